@@ -1,0 +1,81 @@
+"""What the package needs to know of a base model: plain data, read elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+# The type bits of llama.cpp's `llama_token_attr`. A token can carry several (some control tokens are also unused).
+UNKNOWN = 1
+UNUSED = 2
+NORMAL = 4
+CONTROL = 8
+USER_DEFINED = 16
+BYTE = 32
+TYPE_BITS = UNKNOWN | UNUSED | NORMAL | CONTROL | USER_DEFINED | BYTE
+
+
+@dataclass(frozen=True, eq=False)
+class Vocab:
+    """The tokens of a model, as the engine itself writes them out.
+
+    Attributes:
+        tokens: The bytes of each token (`llama_token_to_piece` with special=True), in id order. The engine writes
+            unused tokens as nothing at all.
+        types: uint32 (n_vocab,), the type bits of each token's `llama_token_attr`.
+    """
+
+    tokens: tuple[bytes, ...]
+    types: npt.NDArray[np.uint32]
+
+    def __post_init__(self) -> None:
+        if self.types.dtype != np.uint32:
+            raise ValueError(f"`types` has dtype {self.types.dtype}, expected uint32")
+        if self.types.shape != (len(self.tokens),):
+            raise ValueError(f"`types` has shape {self.types.shape}, expected {(len(self.tokens),)}")
+        if np.any(self.types & ~np.uint32(TYPE_BITS)):
+            raise ValueError(f"`types` holds {int(self.types.max())}, expected type bits only, at most {TYPE_BITS}")
+
+    @property
+    def n_vocab(self) -> int:
+        """The number of tokens."""
+        return len(self.tokens)
+
+    def tokenizer_hash(self) -> str:
+        """Identifies the tokenizer: two models with the same hash can share a gate's token table.
+
+        Returns:
+            The SHA-256, in hexadecimal, of every token in id order: length of its bytes (u32, little endian), the
+            bytes, its type bits (u32, little endian).
+        """
+        parts: list[bytes] = []
+        for token, bits in zip(self.tokens, self.types.tolist()):
+            parts += (struct.pack("<I", len(token)), token, struct.pack("<I", bits))
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class BaseModel:
+    """The facts of a base model that a gate is tied to.
+
+    Attributes:
+        path: The GGUF file they were read from.
+        name: `general.name`, or the file's name where the model has none.
+        architecture: `general.architecture`, e.g. `qwen3`.
+        n_embd: Width of the hidden state that is multiplied by the output matrix.
+        vocab: The tokens.
+        file_type: What the weights are stored as, e.g. `Q4_K - Medium`.
+        metadata: Every metadata value of the file, as text.
+    """
+
+    path: str
+    name: str
+    architecture: str
+    n_embd: int
+    vocab: Vocab
+    file_type: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
