@@ -1,0 +1,367 @@
+"""The decoding rules in NumPy, float64, written from their description alone, and llama.cpp's truncation samplers.
+
+Nothing here shares code or structure with the C++ core: every step evaluates every rule on all the data, sorts the
+whole vocabulary and builds Python sets. Where a decision hangs on a comparison of floats, the distance to the border is
+kept in `margin`, so that a test can leave out what rounding decides.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Optional
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a gate file says about families.
+
+    Attributes:
+        family: int (n_vocab,), family of each token, exemptions applied.
+        maskable: For each family, whether it may be banned.
+        neutral: Index of the family that is no language.
+        threshold: A family is predicted when the sigmoid of its z reaches this.
+        confidence: The (k, p) pairs whose topkp sets form H.
+    """
+
+    family: Ints
+    maskable: tuple[bool, ...]
+    neutral: int
+    threshold: float = 0.5
+    confidence: tuple[tuple[int, float], ...] = ((5, 0.999), (20, 0.95))
+
+
+@dataclass(frozen=True)
+class Switches:
+    """The user's options, with the defaults of the paper."""
+
+    strength: float = math.inf
+    threshold: Optional[float] = None
+    persistence: bool = True
+    confidence: bool = True
+    first_token: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the rules decide for one step.
+
+    Attributes:
+        reason: "intervene", "no_history", "nothing_banned", "not_confident" or "would_empty".
+        predicted: P, family indices.
+        allowed: A.
+        banned: B.
+        confident: H, token ids.
+        candidates: Token id -> logit of what may be sampled afterwards.
+        margin: Distance of the closest float comparison from its border: cumulative probabilities and sigmoids.
+    """
+
+    reason: str
+    predicted: frozenset[int]
+    allowed: frozenset[int]
+    banned: frozenset[int]
+    confident: frozenset[int]
+    candidates: dict[int, float]
+    margin: float = field(compare=False, default=math.inf)
+
+    @property
+    def intervene(self) -> bool:
+        """Whether the candidates were changed."""
+        return self.reason == "intervene"
+
+
+def softmax(logits: npt.ArrayLike, temperature: float = 1.0) -> Floats:
+    """Returns the probabilities of `logits / temperature`; -inf gets 0."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    weights = np.exp(scaled - scaled.max())
+    return weights / weights.sum()
+
+
+def ranking(ids: npt.ArrayLike, logits: npt.ArrayLike) -> Ints:
+    """Returns the positions of the candidates, most probable first, the lower id first among equals."""
+    return np.lexsort((np.asarray(ids), -np.asarray(logits, np.float64)))
+
+
+def topkp(
+    ids: npt.ArrayLike, logits: npt.ArrayLike, k: int, p: float, temperature: float = 1.0
+) -> tuple[list[int], float]:
+    """Keeps at most k tokens, and of these each token whose more-probable predecessors sum to less than p.
+
+    Returns:
+        The ids kept, most probable first, and how close a predecessors' sum came to p.
+    """
+    ids = np.asarray(ids, np.int64)
+    logits = np.asarray(logits, np.float64)
+    finite = logits > -math.inf
+    ids, logits = ids[finite], logits[finite]
+    if len(ids) == 0:
+        return [], math.inf
+    probability = softmax(logits, temperature)
+    order = ranking(ids, logits)
+    kept: list[int] = []
+    before = 0.0
+    margin = math.inf
+    for position in order[:k]:
+        if kept:  # the sum before the first token is exactly zero
+            margin = min(margin, abs(before - p))
+        if before < p:
+            kept.append(int(ids[position]))
+        before += float(probability[position])
+    return kept, margin
+
+
+def predict(z: npt.ArrayLike, threshold: float) -> tuple[frozenset[int], float]:
+    """Returns P: the families whose sigmoid reaches the threshold, and the most probable one; and the margin."""
+    z = np.asarray(z, np.float64)
+    sigmoid = np.where(z >= 0, 1 / (1 + np.exp(-np.abs(z))), np.exp(-np.abs(z)) / (1 + np.exp(-np.abs(z))))
+    families = {f for f in range(len(z)) if sigmoid[f] >= threshold}
+    families.add(int(np.argmax(z)))
+    gaps = [abs(float(s) - threshold) for s in sigmoid if s != threshold]
+    return frozenset(families), min(gaps, default=math.inf)
+
+
+def last_family(rules: Rules, generated: list[int]) -> Optional[int]:
+    """Returns the family of the most recent generated token that is not neutral, or None."""
+    for token in reversed(generated):
+        family = int(rules.family[token])
+        if family != rules.neutral:
+            return family
+    return None
+
+
+def decide(
+    rules: Rules,
+    ids: npt.ArrayLike,
+    logits: npt.ArrayLike,
+    survivors: npt.ArrayLike,
+    z: npt.ArrayLike,
+    last: Optional[int],
+    temperature: float = 1.0,
+    switches: Switches = Switches(),
+) -> Outcome:
+    """Applies the decoding rules to explicit data.
+
+    Args:
+        rules: The gate's families.
+        ids: (n,) the candidates C.
+        logits: (n,) their logits.
+        survivors: (m,) the ids of S.
+        z: (n_families,) the gate's output.
+        last: Family of the last generated token that is not neutral.
+        temperature: T.
+        switches: Options.
+    """
+    ids = np.asarray(ids, np.int64)
+    logits = np.asarray(logits, np.float64)
+    logit_of = {int(i): float(x) for i, x in zip(ids, logits)}
+    stock = {int(i): logit_of[int(i)] for i in np.asarray(survivors, np.int64)}
+    s_set = {i for i, x in stock.items() if x > -math.inf}
+    family = {i: int(rules.family[i]) for i in logit_of}
+
+    threshold = rules.threshold if switches.threshold is None else switches.threshold
+    predicted, margin = predict(z, threshold)
+    allowed = set(predicted)
+    if switches.persistence and last is not None:
+        allowed.add(last)
+    banned = {f for f, maskable in enumerate(rules.maskable) if maskable and f not in allowed}
+
+    h_set: set[int] = set()
+    for k, p in rules.confidence:
+        kept, distance = topkp(ids, logits, k, p, temperature)
+        h_set |= set(kept)
+        margin = min(margin, distance)
+
+    def outcome(reason: str, candidates: dict[int, float]) -> Outcome:
+        return Outcome(
+            reason, predicted, frozenset(allowed), frozenset(banned), frozenset(h_set), dict(candidates), margin
+        )
+
+    if last is None and switches.persistence and not switches.first_token:
+        return outcome("no_history", stock)
+    if not any(family[i] in banned for i in s_set):
+        return outcome("nothing_banned", stock)
+    if switches.confidence and not any(family[i] in predicted for i in h_set):
+        return outcome("not_confident", stock)
+    union = s_set | h_set
+    if math.isinf(switches.strength):
+        after = {i: logit_of[i] for i in union if family[i] not in banned}
+    else:
+        after = {i: logit_of[i] - (switches.strength if family[i] in banned else 0.0) for i in union}
+    if not after:
+        return outcome("would_empty", stock)
+    return outcome("intervene", after)
+
+
+def plugin_slip(rules: Rules, ids: npt.ArrayLike, logits: npt.ArrayLike, temperature: float = 1.0) -> frozenset[int]:
+    """Returns H as the reference plugin computes it: tokens of the 20/0.95 set outside the 5/0.999 set get lost."""
+    (first, second) = (topkp(ids, logits, k, p, temperature)[0] for k, p in rules.confidence)
+    return frozenset(first) | (frozenset(second) & frozenset(first))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# a whole step: truncation as llama.cpp does it, the gate, the rest of the chain
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The sampler settings of a request. `temp` 0 is greedy, below 0 plain random choice without truncation."""
+
+    top_k: int = 40
+    typical_p: float = 1.0
+    top_p: float = 0.95
+    min_p: float = 0.05
+    temp: float = 0.8
+
+
+@dataclass(frozen=True)
+class Step:
+    """The result of a whole step.
+
+    Attributes:
+        survivors: S, most probable first.
+        outcome: The gate's decision, or None for a plain chain.
+        candidates: Token id -> logit (divided by the temperature) of what the random choice sees.
+        chosen: The token that greedy takes; None when the choice is random.
+        margin: Distance of the closest float comparison from its border.
+    """
+
+    survivors: list[int]
+    outcome: Optional[Outcome]
+    candidates: dict[int, float]
+    chosen: Optional[int]
+    margin: float
+
+
+def _by_rank(candidates: dict[int, float]) -> list[int]:
+    ids = list(candidates)
+    return [ids[position] for position in ranking(ids, [candidates[i] for i in ids])]
+
+
+def truncate(candidates: dict[int, float], chain: Chain) -> tuple[dict[int, float], float]:
+    """Applies top-k, typical and top-p in this order, each on what the one before left.
+
+    Returns:
+        The survivors with unchanged logits and the distance of the closest comparison from its border.
+    """
+    if chain.temp == 0.0:
+        best = _by_rank(candidates)[0]
+        return {best: candidates[best]}, math.inf
+    if chain.temp < 0.0:
+        return dict(candidates), math.inf
+    margin = math.inf
+    left = dict(candidates)
+    if chain.top_k > 0:
+        left = {i: left[i] for i in _by_rank(left)[: chain.top_k]}
+    if chain.typical_p < 1.0:
+        left, distance = _typical(left, chain.typical_p)
+        margin = min(margin, distance)
+    if chain.top_p < 1.0:
+        order = _by_rank(left)
+        probability = softmax([left[i] for i in order])
+        kept = []
+        total = 0.0
+        for token, share in zip(order, probability):
+            kept.append(token)
+            total += float(share)
+            margin = min(margin, abs(total - chain.top_p))
+            if total >= chain.top_p:
+                break
+        left = {i: left[i] for i in kept}
+    return left, margin
+
+
+def _typical(candidates: dict[int, float], p: float) -> tuple[dict[int, float], float]:
+    order = _by_rank(candidates)
+    probability = softmax([candidates[i] for i in order])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surprise = -np.log(probability)
+        entropy = float(np.sum(probability * surprise))
+        distance = np.abs(surprise - entropy)
+    by_typicality = np.argsort(distance, kind="stable")
+    kept: list[int] = []
+    total = 0.0
+    margin = math.inf
+    for position in by_typicality:
+        kept.append(int(position))
+        total += float(probability[position])
+        margin = min(margin, abs(total - p))
+        if total > p:
+            break
+    if len(kept) < len(order):
+        # two tokens on different sides of the entropy can be equally typical
+        margin = min(margin, abs(float(distance[by_typicality[len(kept)]] - distance[kept[-1]])))
+        if len(kept) > 1:
+            margin = min(margin, abs(float(distance[kept[-1]] - distance[kept[-2]])))
+    return {order[position]: candidates[order[position]] for position in kept}, margin
+
+
+def finish(candidates: dict[int, float], chain: Chain) -> tuple[dict[int, float], Optional[int], float]:
+    """Applies min-p and temperature, or the greedy choice.
+
+    Returns:
+        Candidates with final logits, the greedy token, and the distance of the closest comparison from its border.
+    """
+    if chain.temp == 0.0:
+        return dict(candidates), _by_rank(candidates)[0], math.inf
+    if chain.temp < 0.0:
+        return dict(candidates), None, math.inf
+    left = dict(candidates)
+    margin = math.inf
+    if chain.min_p > 0.0:
+        floor = max(left.values()) + math.log(chain.min_p)
+        margin = min((abs(x - floor) for x in left.values()), default=math.inf)
+        left = {i: x for i, x in left.items() if x >= floor}
+    return {i: x / chain.temp for i, x in left.items()}, None, margin
+
+
+def step(
+    row: npt.ArrayLike,
+    chain: Chain,
+    *,
+    rules: Optional[Rules] = None,
+    z: Optional[npt.ArrayLike] = None,
+    last: Optional[int] = None,
+    switches: Switches = Switches(),
+) -> Step:
+    """One sampling step from a row of logits to the candidates of the random choice; without `rules` the plain chain.
+
+    Args:
+        row: (n_vocab,) logits after penalties, bias and grammar; -inf is forbidden.
+        chain: Sampler settings.
+        rules: The gate's families.
+        z: (n_families,) the gate's output for this step.
+        last: Family of the last generated token that is not neutral.
+        switches: Options.
+    """
+    logits = np.asarray(row, np.float64)
+    candidates = {i: float(x) for i, x in enumerate(logits)}
+    survivors, margin = truncate(candidates, chain)
+    outcome = None
+    left = survivors
+    if rules is not None and z is not None:
+        temperature = chain.temp if chain.temp > 0.0 else 1.0
+        outcome = decide(rules, np.arange(len(logits)), logits, list(survivors), z, last, temperature, switches)
+        left = outcome.candidates
+        margin = min(margin, outcome.margin)
+    final, chosen, distance = finish(left, chain)
+    return Step(_by_rank(survivors), outcome, final, chosen, min(margin, distance))
+
+
+def gate_forward(weights: dict[str, npt.NDArray[np.float32]], hidden: npt.ArrayLike) -> Floats:
+    """Returns z = W2 relu(W1 h), or W2 h for a linear gate, with biases where there are any; float64 (..., n_families)."""
+    x = np.asarray(hidden, np.float64)
+    if "lcg.fc1.weight" in weights:
+        x = x @ weights["lcg.fc1.weight"].astype(np.float64).T
+        if "lcg.fc1.bias" in weights:
+            x = x + weights["lcg.fc1.bias"]
+        x = np.maximum(x, 0.0)
+    z = x @ weights["lcg.fc2.weight"].astype(np.float64).T
+    if "lcg.fc2.bias" in weights:
+        z = z + weights["lcg.fc2.bias"]
+    return z
