@@ -1,0 +1,230 @@
+// The Language Confusion Gate (arXiv 2510.17555): a small MLP on the model's last hidden state that says which token
+// families may come next, and the rules by which its answer masks candidates in llama.cpp's sampling chain.
+#pragma once
+
+#include "host_api.h"
+
+#include <bitset>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace lcg {
+
+struct gate_error : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+constexpr size_t max_families = 127;
+using family_set = std::bitset<max_families + 1>;
+
+// ---- gate file (gate_file.cpp) ----
+
+// One of the sets whose union is H: at most top_k tokens, each with less than top_p of probability above it.
+struct confidence_set {
+    uint32_t top_k;
+    float    top_p;
+};
+
+struct gate_config {
+    std::string                 architecture; // of the base model
+    std::string                 rules;
+    std::string                 tokenizer_hash;
+    uint32_t                    n_embd = 0;
+    uint32_t                    n_hidden = 0; // 0: linear gate
+    uint32_t                    n_vocab = 0;
+    std::vector<std::string>    families;
+    std::vector<uint8_t>        maskable; // per family
+    uint32_t                    neutral = 0;
+    float                       threshold = 0.5f;
+    std::vector<confidence_set> confidence;
+    std::vector<uint32_t>       exempt_tokens;
+};
+
+struct host_tensor {
+    std::string          name;
+    tensor_type          type = type_f32;
+    int64_t              ne[2] = {0, 1}; // row length, number of rows
+    std::vector<uint8_t> data;
+};
+
+struct gate_weights {
+    std::vector<host_tensor> tensors;      // lcg.fc1.*, lcg.fc2.*
+    std::vector<uint8_t>     token_family; // [n_vocab], exemptions not applied
+
+    const host_tensor * find(const std::string & name) const;
+};
+
+using meta_value = std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<bool>, std::vector<int64_t>,
+    std::vector<uint64_t>, std::vector<double>, std::vector<std::string>>;
+
+struct gate_file {
+    gate_config                                     config;
+    gate_weights                                    weights;
+    std::vector<std::pair<std::string, meta_value>> metadata; // in file order
+};
+
+// Validates every byte that is used; throws gate_error that starts with `source`.
+gate_file parse_gate_file(const uint8_t * data, size_t size, const std::string & source);
+
+// ---- gate (gate.cpp) ----
+
+struct device_weights; // the tensors on a ggml backend
+
+// Immutable and shared: any number of evaluators and contexts use one gate.
+struct gate {
+    gate_config                           config;
+    family_set                            maskable;
+    std::vector<uint8_t>                  token_family; // [n_vocab], as used while decoding: exemptions applied
+    std::string                           device;       // ggml's name of the device that holds the weights
+    std::shared_ptr<const device_weights> weights;
+};
+
+// device: "cpu", "gpu" or "auto" (a GPU that supports the gate's operations, or else the CPU).
+std::shared_ptr<const gate> load_gate(const gate_file & file, const std::string & device);
+
+// A compute graph for a fixed number of columns. Not shared between threads.
+class evaluator {
+  public:
+    evaluator(std::shared_ptr<const gate> gate, size_t n_columns);
+    ~evaluator();
+
+    static bool supported(const std::shared_ptr<const gate> & gate);
+
+    // hidden [n_columns, n_embd] -> z [n_columns, n_families]
+    void run(const float * hidden, float * z);
+
+  private:
+    struct graph;
+    std::unique_ptr<graph> graph_;
+};
+
+// ---- decoding rules (policy.cpp): pure functions of candidates, z and history ----
+
+constexpr int no_family = -1;
+
+struct gate_rules {
+    float threshold = 0.5f;
+    bool  persistence = true;  // needs an earlier language token; its family stays allowed
+    bool  confidence = true;   // the model itself must find an allowed family plausible
+    bool  first_token = false; // act before the first language token as well
+};
+
+enum class verdict { intervene, no_history, nothing_banned, not_confident, would_empty };
+
+// The m largest of n logits, largest first, equal ones by index; false if one of them is NaN or +inf.
+bool select_top(const float * logits, size_t n, size_t m, std::vector<uint32_t> & best);
+
+bool       may_act(const gate_rules & rules, int last);
+family_set allowed_families(const gate_rules & rules, family_set predicted, int last);
+family_set families_of(const token_data * tokens, size_t n, const uint8_t * token_family);
+family_set predicted_families(const float * z, size_t n_families, float threshold);
+
+// Sum of exp((logit - max)/T) over all candidates.
+double softmax_sum(const float * logits, size_t n, float max_logit, float temperature);
+
+// How many of the best tokens (sorted, most probable first) are in H = the union of the confidence sets.
+size_t confident_count(
+    const token_data * best, size_t n_best, const std::vector<confidence_set> & sets, float temperature, double sum);
+
+// Replaces `survivors` by (S ∪ H) less the banned families (or with `strength` subtracted from their logits); sorts
+// what it returns. False: nothing would be left, `out` is undefined.
+bool apply_ban(const token_data_array & survivors, const token_data * confident, size_t n_confident,
+    const family_set & banned, const uint8_t * token_family, float strength, std::vector<token_data> & out);
+
+struct decision {
+    verdict                 outcome = verdict::no_history;
+    family_set              predicted, allowed, banned;
+    std::vector<token_data> candidates;
+};
+
+// All rules on explicit data, nothing lazy. logits: all candidates C; survivors: S, a part of C.
+decision decide(const gate & gate, const gate_rules & rules, float strength, const std::vector<token_data> & candidates,
+    const std::vector<token_data> & survivors, const float * z, int last, float temperature);
+
+// ---- the two stages in llama.cpp's sampling chain (sampler.cpp) ----
+
+enum class gate_mode { mask, observe, off };
+enum class chain_end { draw, greedy, mirostat };
+
+struct stage_options {
+    gate_mode  mode = gate_mode::mask;
+    gate_rules rules;
+    float      strength = 0.0f; // +inf: mask
+    size_t     n_events = 0;
+    bool       eager = false; // run the MLP at every step
+};
+
+// What the stages must know of the chain they stand in.
+struct chain_facts {
+    float           temperature = 1.0f;
+    int32_t         top_k = 0; // <= 0: off
+    chain_end       end = chain_end::draw;
+    bool            direct = false;     // nothing before the shortlist changes a logit
+    llama_sampler * mirostat = nullptr; // its truncation is probed: S is what it would leave
+};
+
+struct stage_stats {
+    uint64_t steps = 0;     // tokens sampled
+    uint64_t gate_runs = 0; // steps on which the MLP was evaluated
+    uint64_t interventions = 0;
+    uint64_t not_confident = 0;  // bans that the confidence rule stopped
+    uint64_t without_hidden = 0; // steps on which the gate was wanted and no hidden state was there
+    double   removed_mass = 0;   // probability removed, summed over interventions
+    double   gate_seconds = 0;   // spent in the MLP
+};
+
+struct gate_event {
+    uint64_t                reply = 0;
+    uint64_t                position = 0; // of the generated token in its reply
+    int                     last = no_family;
+    family_set              predicted, allowed, banned;
+    std::vector<float>      z;
+    std::vector<token_data> removed; // banned tokens that S held, with p, most probable first
+    int32_t                 chosen = -1;
+};
+
+class stage;
+
+// What a stage does, as addresses for a llama_sampler_i.
+struct stage_callbacks {
+    void * name;
+    void * accept;
+    void * apply;
+    void * reset;
+    void * clone;
+    void * free;
+};
+stage_callbacks shortlist_callbacks();
+stage_callbacks gate_callbacks();
+
+// State that the two stages of one chain share; it outlives the chains that are built around it.
+class stage {
+  public:
+    stage(std::shared_ptr<const gate> gate, const stage_options & options);
+    ~stage();
+
+    void set_options(const stage_options & options);
+    void begin_reply(const chain_facts & facts, bool continued);
+
+    // Runs the chain on one row and returns what it leaves; `selected` is set if the chain ends in a choice.
+    token_data_array apply(llama_sampler * chain, const float * logits, const float * hidden, bool direct);
+    // ... and accepts the selected token.
+    int32_t sample(llama_sampler * chain, const float * logits, const float * hidden);
+
+    bool                    wants_hidden_at_start() const;
+    stage_stats             stats() const;
+    std::vector<gate_event> events() const;
+    void                    reset_stats();
+
+    struct state;
+    const std::shared_ptr<state> & shared() const { return state_; }
+
+  private:
+    std::shared_ptr<state> state_;
+};
+
+} // namespace lcg

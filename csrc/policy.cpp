@@ -1,0 +1,199 @@
+// The decoding rules as pure functions. Notation of the paper: C candidates, S survivors of the user's truncation,
+// H what the model itself is confident about, P families the gate predicts, A allowed, B banned.
+#include "lcg.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace lcg {
+namespace {
+
+bool counts(const token_data & token) {
+    return token.logit != -INFINITY;
+} // a grammar forbids with -inf
+
+bool more_probable(const token_data & a, const token_data & b) {
+    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+}
+
+// True if a value of the block is above the limit or NaN; written for the compiler to vectorize.
+template <size_t n> bool any_not_below(const float * values, float limit) {
+    int hit = 0;
+    for (size_t i = 0; i < n; i++) {
+        hit |= !(values[i] <= limit);
+    }
+    return hit != 0;
+}
+
+} // namespace
+
+bool select_top(const float * logits, size_t n, size_t m, std::vector<uint32_t> & best) {
+    constexpr size_t block = 64;
+    const auto above = [logits](
+                           uint32_t a, uint32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+    m = std::min(m, n);
+    best.clear();
+    if (m == 0) {
+        return true;
+    }
+    for (size_t i = 0; i < m; i++) {
+        if (!(logits[i] < INFINITY)) {
+            return false;
+        }
+        best.push_back(static_cast<uint32_t>(i));
+    }
+    std::make_heap(best.begin(), best.end(), above); // the least of the best in front
+    float limit = logits[best.front()];
+    for (size_t begin = m; begin < n;) {
+        const size_t end = std::min(begin + block, n);
+        if (end - begin == block && !any_not_below<block>(logits + begin, limit)) {
+            begin = end;
+            continue;
+        }
+        for (; begin < end; begin++) {
+            if (logits[begin] <= limit) { // equal ones lose to a lower index
+                continue;
+            }
+            if (!(logits[begin] < INFINITY)) {
+                return false;
+            }
+            std::pop_heap(best.begin(), best.end(), above);
+            best.back() = static_cast<uint32_t>(begin);
+            std::push_heap(best.begin(), best.end(), above);
+            limit = logits[best.front()];
+        }
+    }
+    std::sort_heap(best.begin(), best.end(), above);
+    return true;
+}
+
+bool may_act(const gate_rules & rules, int last) {
+    return last != no_family || rules.first_token || !rules.persistence;
+}
+
+family_set allowed_families(const gate_rules & rules, family_set predicted, int last) {
+    if (rules.persistence && last != no_family) {
+        predicted.set(static_cast<size_t>(last));
+    }
+    return predicted;
+}
+
+family_set families_of(const token_data * tokens, size_t n, const uint8_t * token_family) {
+    family_set families;
+    for (size_t i = 0; i < n; i++) {
+        if (counts(tokens[i])) {
+            families.set(token_family[tokens[i].id]);
+        }
+    }
+    return families;
+}
+
+family_set predicted_families(const float * z, size_t n_families, float threshold) {
+    family_set families;
+    size_t     best = 0;
+    for (size_t f = 0; f < n_families; f++) {
+        if (1.0 / (1.0 + std::exp(-static_cast<double>(z[f]))) >= static_cast<double>(threshold)) {
+            families.set(f);
+        }
+        if (z[f] > z[best]) {
+            best = f;
+        }
+    }
+    families.set(best);
+    return families;
+}
+
+double softmax_sum(const float * logits, size_t n, float max_logit, float temperature) {
+    double sum = 0.0;
+    for (size_t i = 0; i < n; i++) {
+        sum += std::exp((logits[i] - max_logit) / temperature);
+    }
+    return sum;
+}
+
+size_t confident_count(
+    const token_data * best, size_t n_best, const std::vector<confidence_set> & sets, float temperature, double sum) {
+    size_t longest = 0; // every set is a prefix of the sorted tokens, so the union is the longest of them
+    for (const confidence_set & set : sets) {
+        const size_t limit = std::min<size_t>(set.top_k, n_best);
+        double       before = 0.0;
+        size_t       n = 0;
+        while (n < limit && counts(best[n]) && (n == 0 || before < set.top_p)) {
+            before += std::exp((best[n].logit - best[0].logit) / temperature) / sum;
+            n++;
+        }
+        longest = std::max(longest, n);
+    }
+    return longest;
+}
+
+bool apply_ban(const token_data_array & survivors, const token_data * confident, size_t n_confident,
+    const family_set & banned, const uint8_t * token_family, float strength, std::vector<token_data> & out) {
+    out.clear();
+    const auto keep = [&](token_data token) {
+        if (!counts(token)) {
+            return;
+        }
+        if (banned[token_family[token.id]]) {
+            token.logit -= strength;
+        }
+        if (counts(token)) {
+            out.push_back(token);
+        }
+    };
+    for (size_t i = 0; i < survivors.size; i++) {
+        keep(survivors.data[i]);
+    }
+    for (size_t i = 0; i < n_confident; i++) {
+        const token_data & token = confident[i];
+        const bool         in_s = std::any_of(survivors.data, survivors.data + survivors.size,
+            [&](const token_data & survivor) { return survivor.id == token.id; });
+        if (!in_s) {
+            keep(token);
+        }
+    }
+    std::sort(out.begin(), out.end(), more_probable);
+    return !out.empty();
+}
+
+decision decide(const gate & gate, const gate_rules & rules, float strength, const std::vector<token_data> & candidates,
+    const std::vector<token_data> & survivors, const float * z, int last, float temperature) {
+    const uint8_t * family = gate.token_family.data();
+    decision        result;
+    result.candidates = survivors;
+    std::sort(result.candidates.begin(), result.candidates.end(), more_probable);
+    result.predicted = predicted_families(z, gate.config.families.size(), rules.threshold);
+    result.allowed = allowed_families(rules, result.predicted, last);
+    result.banned = gate.maskable & ~result.allowed;
+    if (!may_act(rules, last)) {
+        result.outcome = verdict::no_history;
+        return result;
+    }
+    if ((families_of(survivors.data(), survivors.size(), family) & result.banned).none()) {
+        result.outcome = verdict::nothing_banned;
+        return result;
+    }
+    std::vector<token_data> best = candidates;
+    std::sort(best.begin(), best.end(), more_probable);
+    std::vector<float> logits;
+    for (const token_data & token : candidates) {
+        logits.push_back(token.logit);
+    }
+    const double sum = softmax_sum(logits.data(), logits.size(), best[0].logit, temperature);
+    const size_t n = confident_count(best.data(), best.size(), gate.config.confidence, temperature, sum);
+    if (rules.confidence && (families_of(best.data(), n, family) & result.predicted).none()) {
+        result.outcome = verdict::not_confident;
+        return result;
+    }
+    const token_data_array  s = {result.candidates.data(), result.candidates.size(), -1, true};
+    std::vector<token_data> left;
+    if (!apply_ban(s, best.data(), n, result.banned, family, strength, left)) {
+        result.outcome = verdict::would_empty;
+        return result;
+    }
+    result.outcome = verdict::intervene;
+    result.candidates = std::move(left);
+    return result;
+}
+
+} // namespace lcg

@@ -1,0 +1,352 @@
+"""A gate, its options, and what it reports: the part of the package that knows nothing of a running model."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Union, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from .errors import GateError
+
+Mode = Literal["mask", "observe", "off"]
+Device = Literal["cpu", "gpu", "auto"]
+Reason = Literal["intervene", "no_history", "nothing_banned", "not_confident", "would_empty"]
+PathLike = Union[str, "os.PathLike[str]"]
+
+MAX_FILE_SIZE = 2 << 30  # bytes; the largest real gate, F32 at 8,192 dimensions, has 270 MB
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """How a gate acts while a model generates. The defaults are the method's, but for `first_token`.
+
+    Attributes:
+        mode: `mask` removes what the gate bans; `observe` computes and records the same decisions and leaves every
+            token exactly as stock llama.cpp would sample it; `off` does nothing.
+        strength: Logits subtracted from banned families. Infinity removes them.
+        threshold: Probability from which a family counts as predicted; None takes the gate file's.
+        persistence: The gate acts only after a language token was generated, and that token's family stays allowed.
+        confidence: The gate acts only where the model itself finds a predicted family plausible.
+        first_token: Act before the first language token of a reply too, on the gate's word alone (the paper never
+            does). The prompt's last token is then evaluated on its own, one decode step per prompt. Without effect
+            in mode `observe`, which must not touch how the prompt is evaluated.
+        n_events: How many of the latest interventions are kept in `GatedLlama.gate_events`.
+        eager: Run the MLP at every step rather than only where its answer can matter. Changes no decision.
+    """
+
+    mode: Mode = "mask"
+    strength: float = math.inf
+    threshold: float | None = None
+    persistence: bool = True
+    confidence: bool = True
+    first_token: bool = True
+    n_events: int = 256
+    eager: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("mask", "observe", "off"):
+            raise GateError(f'`mode` is "{self.mode}", expected "mask", "observe" or "off"')
+        if not self.strength >= 0:
+            raise GateError(f"`strength` is {self.strength}, expected logits from 0 to infinity")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise GateError(f"`threshold` is {self.threshold}, expected a probability between 0 and 1")
+        if not 0 <= self.n_events <= 1_000_000:
+            raise GateError(f"`n_events` is {self.n_events}, expected 0 to 1000000")
+
+
+PAPER_OPTIONS = GateOptions(first_token=False)
+
+
+@dataclass(frozen=True)
+class GateStats:
+    """Counters since the model was loaded or `reset_gate_stats` was called.
+
+    Attributes:
+        steps: Tokens sampled.
+        gate_runs: Steps on which the MLP was evaluated.
+        interventions: Steps on which a banned family was removed (in mode `observe`: would have been).
+        not_confident: Steps on which the gate banned a family that could be sampled and the confidence rule, the
+            model's own opinion, overruled it.
+        without_hidden: Steps on which the gate was wanted but no hidden state was there to read.
+        removed_mass: Probability of the removed tokens, summed over the interventions.
+        gate_seconds: Time spent in the MLP.
+    """
+
+    steps: int = 0
+    gate_runs: int = 0
+    interventions: int = 0
+    not_confident: int = 0
+    without_hidden: int = 0
+    removed_mass: float = 0.0
+    gate_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class GateEvent:
+    """One intervention.
+
+    Attributes:
+        reply: Counts the replies since the model was loaded, from 1.
+        position: Index of the generated token in its reply, from 0.
+        last: Family of the most recent language token, None before the first.
+        predicted: Families the gate predicts.
+        allowed: `predicted` and `last`.
+        banned: Families that were removed.
+        z: The gate's output, one logit for each family.
+        removed: (token id, probability) of the removed tokens that could have been sampled, most probable first, at
+            most 20.
+        chosen: The token sampled instead.
+    """
+
+    reply: int
+    position: int
+    last: str | None
+    predicted: tuple[str, ...]
+    allowed: tuple[str, ...]
+    banned: tuple[str, ...]
+    z: tuple[float, ...]
+    removed: tuple[tuple[int, float], ...]
+    chosen: int
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What the rules make of one step.
+
+    Attributes:
+        intervene: Whether anything is removed.
+        reason: `intervene`, or which condition failed: `no_history` (no language token was generated yet),
+            `nothing_banned` (no banned family could be sampled), `not_confident` (the model finds no predicted family
+            plausible), `would_empty` (nothing would be left).
+        predicted: Families whose probability reaches the threshold, and the most probable one.
+        allowed: `predicted` and the last family.
+        banned: Maskable families that are not allowed.
+        candidates: int32 ids of the tokens left to sample from, most probable first.
+        logits: float32 logits of `candidates`.
+    """
+
+    intervene: bool
+    reason: Reason
+    predicted: tuple[str, ...]
+    allowed: tuple[str, ...]
+    banned: tuple[str, ...]
+    candidates: npt.NDArray[np.int32]
+    logits: npt.NDArray[np.float32]
+
+
+def read_gate_file(path: PathLike) -> _core.GateFile:
+    """Read and validate a gate file without loading it onto a device.
+
+    Raises:
+        GateError: The file is not a valid gate file; the message says what is wrong.
+        OSError: The file cannot be read.
+    """
+    name = os.fspath(path)
+    size = os.stat(name).st_size
+    if size > MAX_FILE_SIZE:
+        raise GateError(
+            f"{name}: has {size / 1e9:.1f} GB, a gate file has at most {MAX_FILE_SIZE / 1e9:.1f} GB"
+            " (is this a base model? it goes to -m/--model)"
+        )
+    with open(name, "rb") as file:
+        return _core.parse_gate_file(file.read(), name)
+
+
+class Gate:
+    """A Language Confusion Gate, loaded. Immutable: any number of models and threads may share one."""
+
+    def __init__(self, path: PathLike, *, device: Device = "cpu") -> None:
+        """See `Gate.load`."""
+        from .llama import connect_core  # noqa: PLC0415 (llama.py builds on this module)
+
+        connect_core()
+        self.path = os.fspath(path)
+        file = read_gate_file(path)
+        self.metadata: dict[str, object] = file.metadata
+        self.tensors: dict[str, tuple[str, tuple[int, ...]]] = file.tensors
+        self._requested_device: Device = device
+        self._core = _core.Gate(file, device)
+        self.families: tuple[str, ...] = tuple(self._core.families)
+        self._token_families = self._core.token_families
+        self._token_families.flags.writeable = False
+
+    @classmethod
+    def load(cls, path: PathLike, device: Device = "cpu") -> Gate:
+        """Load a gate file.
+
+        Args:
+            path: A gate file (GGUF v3).
+            device: Where the MLP runs: `cpu`, `gpu` (the GPU backend of the installed llama-cpp-python), or `auto`
+                (a GPU that supports the gate's tensor types, or else the CPU).
+
+        Raises:
+            GateError: The file is not a valid gate file, or the device is not there.
+            OSError: The file cannot be read.
+        """
+        return cls(path, device=device)
+
+    def __repr__(self) -> str:
+        return (
+            f"Gate({self.path!r}, architecture={self.architecture!r}, n_embd={self.n_embd}, "
+            f"n_hidden={self.n_hidden}, n_vocab={self.n_vocab}, device={self.device!r})"
+        )
+
+    @property
+    def device(self) -> str:
+        """The ggml device that holds the weights, e.g. `CPU` or `Metal`."""
+        return self._core.device
+
+    @property
+    def architecture(self) -> str:
+        """Architecture of the base model, e.g. `qwen3`."""
+        return self._core.architecture
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the hidden state."""
+        return self._core.n_embd
+
+    @property
+    def n_hidden(self) -> int:
+        """Width of the hidden layer; 0 is a linear gate."""
+        return self._core.n_hidden
+
+    @property
+    def n_vocab(self) -> int:
+        """Size of the base model's vocabulary."""
+        return self._core.n_vocab
+
+    @property
+    def maskable(self) -> tuple[bool, ...]:
+        """For each family, whether it may be masked."""
+        return tuple(self._core.maskable)
+
+    @property
+    def neutral(self) -> int:
+        """Index of the family that is no language (symbols)."""
+        return self._core.neutral
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a family counts as predicted."""
+        return self._core.threshold
+
+    @property
+    def confidence(self) -> tuple[tuple[int, float], ...]:
+        """(top-k, top-p) of the sets whose union is what the model itself is confident about."""
+        return tuple(self._core.confidence)
+
+    @property
+    def rules(self) -> str:
+        """Name of the rule set that gave the tokens their families: `default` or `paper`."""
+        return self._core.rules
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 over the base model's tokens."""
+        return self._core.tokenizer_hash
+
+    @property
+    def exempt_tokens(self) -> tuple[int, ...]:
+        """Tokens that count as neutral while decoding."""
+        return tuple(self._core.exempt_tokens)
+
+    @property
+    def token_families(self) -> npt.NDArray[np.uint8]:
+        """uint8 (n_vocab,): the family of each token as used while decoding (exemptions applied); read-only."""
+        return self._token_families
+
+    def names(self, indices: Sequence[int]) -> tuple[str, ...]:
+        """Names of families by index."""
+        return tuple(self.families[i] for i in indices)
+
+    def predict(self, hidden: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Evaluate the MLP: z = W2 · relu(W1 · h + b1) + b2.
+
+        Args:
+            hidden: float32 (n, n_embd), hidden states after the final norm.
+
+        Returns:
+            float32 (n, n_families), logits; the sigmoid of each is the probability that its family may come next.
+
+        Raises:
+            GateError: `hidden` has another shape.
+        """
+        return self._core.predict(np.asarray(hidden, dtype=np.float32))
+
+    def decide(
+        self,
+        ids: npt.ArrayLike,
+        logits: npt.ArrayLike,
+        survivors: npt.ArrayLike,
+        z: npt.ArrayLike,
+        *,
+        last: int | None,
+        temperature: float = 1.0,
+        options: GateOptions | None = None,
+    ) -> Decision:
+        """Apply the decoding rules (paper, section 3.3) to explicit data, for anyone who wants to see why.
+
+        Args:
+            ids: int32 (n,), all candidates C, each once.
+            logits: float32 (n,), their logits before temperature; -inf for what a grammar forbids.
+            survivors: int32 (m,), the ids of C that the user's own truncation (top-k, top-p …) leaves.
+            z: float32 (n_families,), the gate's output at this step.
+            last: Family index of the most recent generated language token, None at the start of a reply.
+            temperature: The request's temperature, above 0 (1 for greedy).
+            options: Rules, threshold and strength; `mode`, `n_events` and `eager` have no meaning here.
+
+        Raises:
+            GateError: An argument does not fit the gate or the others.
+        """
+        chosen = options if options is not None else GateOptions()
+        if not temperature > 0:
+            raise GateError(f"`temperature` is {temperature}, expected more than 0 (1 for greedy)")
+        reason, predicted, allowed, banned, (left, left_logits) = self._core.decide(
+            np.asarray(ids, dtype=np.int32),
+            np.asarray(logits, dtype=np.float32),
+            np.asarray(survivors, dtype=np.int32),
+            np.asarray(z, dtype=np.float32),
+            -1 if last is None else last,
+            temperature,
+            self.core_rules(chosen),
+            chosen.strength,
+        )
+        return Decision(
+            intervene=reason == "intervene",
+            reason=cast(Reason, reason),
+            predicted=self.names(predicted),
+            allowed=self.names(allowed),
+            banned=self.names(banned),
+            candidates=left,
+            logits=left_logits,
+        )
+
+    def core_rules(self, options: GateOptions) -> _core.Rules:
+        """The rules of `options`, with this gate's threshold where they name none."""
+        return _core.Rules(
+            threshold=self.threshold if options.threshold is None else options.threshold,
+            persistence=options.persistence,
+            confidence=options.confidence,
+            first_token=options.first_token and options.mode != "observe",
+        )
+
+    def new_stage(self, options: GateOptions) -> _core.Stage:
+        """State for one sampling chain at a time."""
+        return _core.Stage(self._core, self.core_stage_options(options))
+
+    def core_stage_options(self, options: GateOptions) -> _core.StageOptions:
+        """`options` as the core takes them."""
+        return _core.StageOptions(
+            mode=options.mode,
+            rules=self.core_rules(options),
+            strength=options.strength,
+            n_events=options.n_events,
+            eager=options.eager,
+        )
