@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcg_cpp.base_model import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
+from lcg_cpp.errors import GateError
 
 FAMILIES = ("cj", "latin", "symbols", "lowres")
 MASKABLE = (True, True, False, False)
@@ -145,10 +146,10 @@ def token_families(vocab: Vocab, rules: str = "default") -> npt.NDArray[np.uint8
         uint8 (n_vocab,), indices into `FAMILIES`.
 
     Raises:
-        ValueError: `rules` names no rule set.
+        GateError: `rules` names no rule set.
     """
     if rules not in RULES:
-        raise ValueError(f"`rules` is {rules!r}, expected one of {', '.join(RULES)}")
+        raise GateError(f"`rules` is {rules!r}, expected one of {', '.join(RULES)}")
     rank_of = _character_ranks.__getitem__
     ranks = np.empty(vocab.n_vocab, dtype=np.uint8)
     for i, token in enumerate(vocab.tokens):

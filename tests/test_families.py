@@ -1,0 +1,421 @@
+"""Families of hand-made vocabularies of every tokenizer kind, and of the real ones in LCG_VOCAB_DIR."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lcg_cpp.base_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BaseModel, Vocab
+from lcg_cpp.errors import GateError
+from lcg_cpp.families import FAMILIES, exempt_tokens, family_report, text_scripts, token_families
+
+REAL_VOCABS = ("qwen2", "llama-bpe", "deepseek-llm", "llama-spm", "gemma-4")
+
+# Unicode's blocks of ideographs, apart from the code's own list; test_block_list_agrees_with_names checks it.
+IDEOGRAPHS = [
+    range(0x3400, 0x4DC0),
+    range(0x4E00, 0xA000),
+    range(0xF900, 0xFB00),
+    range(0x20000, 0x2A6E0),
+    range(0x2A700, 0x2EE60),
+    range(0x2F800, 0x2FA20),
+    range(0x30000, 0x33480),
+]
+
+
+def make_vocab(tokens: Iterable[bytes | tuple[bytes, int]]) -> Vocab:
+    pairs = [token if isinstance(token, tuple) else (token, NORMAL) for token in tokens]
+    return Vocab(tuple(token for token, _ in pairs), np.array([bits for _, bits in pairs], dtype=np.uint32))
+
+
+def families_of(tokens: Iterable[bytes | tuple[bytes, int]], rules: str = "default") -> list[str]:
+    return [FAMILIES[family] for family in token_families(make_vocab(tokens), rules)]
+
+
+@cache
+def completions() -> dict[bytes, tuple[int, int]]:
+    """Every unfinished character -> first and last code point it can become, from encoding all of Unicode."""
+    table: dict[bytes, tuple[int, int]] = {}
+    for code_point in range(0x80, 0x110000):
+        if not 0xD800 <= code_point <= 0xDFFF:
+            encoded = chr(code_point).encode("utf-8")
+            for n in range(1, len(encoded)):
+                table[encoded[:n]] = (table.get(encoded[:n], (code_point,))[0], code_point)
+    return table
+
+
+def slow_family(token: bytes, rules: str) -> str:
+    """The rules of the paper on one normal token, character by character."""
+    names: list[str] = []
+    i = 0
+    while i < len(token):
+        for n in (1, 2, 3, 4):
+            try:
+                character = token[i : i + n].decode("utf-8")
+            except UnicodeDecodeError:
+                continue
+            if unicodedata.category(character).startswith("L"):
+                names.append(unicodedata.name(character, ""))
+            i += n
+            break
+        else:
+            fragment = token[i:]
+            if fragment in completions():
+                first, last = completions()[fragment]
+                reachable = range(first, last + 1)
+                if len(fragment) >= 2 and any(c in block for c in reachable for block in IDEOGRAPHS):
+                    names.append("CJK")
+                if len(fragment) == 1 and rules == "default" and fragment[0] in range(0xE4, 0xEA):
+                    names.append("CJK")
+            i += 1
+    if any(script in name for name in names for script in ("CJK", "HIRAGANA", "KATAKANA")):
+        return "cj"
+    if any("LATIN" in name for name in names):
+        return "latin"
+    return "lowres" if names else "symbols"
+
+
+@pytest.mark.parametrize(
+    ("text", "family"),
+    [
+        ("中", "cj"),
+        ("ひらがな", "cj"),
+        ("カタカナ", "cj"),
+        ("ー", "cj"),  # KATAKANA-HIRAGANA PROLONGED SOUND MARK
+        ("ｱ", "cj"),  # HALFWIDTH KATAKANA LETTER A
+        ("𠀀", "cj"),
+        ("abc", "latin"),
+        (" naïve", "latin"),
+        ("Ａ", "latin"),  # FULLWIDTH LATIN CAPITAL LETTER A
+        ("123", "symbols"),
+        (" \n\t", "symbols"),
+        ("。「」", "symbols"),
+        ("😀", "symbols"),
+        ("㌢", "symbols"),  # a square of katakana, but no letter
+        ("", "symbols"),
+        ("عربي", "lowres"),
+        ("עברית", "lowres"),
+        ("ไทย", "lowres"),
+        ("한국", "lowres"),
+        ("Русский", "lowres"),
+        ("ελ", "lowres"),
+        ("हिन्दी", "lowres"),
+        ("ㄅ", "lowres"),  # BOPOMOFO is not among the names
+        ("々", "lowres"),  # IDEOGRAPHIC ITERATION MARK neither
+        ("iPhone手机", "cj"),
+        ("Привет hello", "latin"),
+        ("C++ عربي", "latin"),
+        ("1,5 м", "lowres"),
+    ],
+)
+def test_complete_tokens_follow_their_strongest_letter(text: str, family: str) -> None:
+    for rules in ("default", "paper"):
+        assert families_of([text.encode()], rules) == [family]
+
+
+@pytest.mark.parametrize(
+    ("token", "family"),
+    [
+        (b"\xe4\xb8", "cj"),  # U+4E00..4E3F
+        (b"\xe3\x90", "cj"),  # U+3400..343F, the first of extension A
+        (b"\xe3\x8f", "symbols"),  # U+33C0..33FF, just before it
+        (b"\xe4\xb6", "cj"),  # U+4D80..4DBF, the last of extension A
+        (b"\xe4\xb7", "symbols"),  # U+4DC0..4DFF, hexagrams
+        (b"\xe9\xbf", "cj"),  # U+9FC0..9FFF
+        (b"\xea\x80", "symbols"),  # U+A000, Yi
+        (b"\xe3\x81", "symbols"),  # U+3040..307F, hiragana: no ideographs
+        (b"\xef\xa4", "cj"),  # U+F900..F93F, compatibility ideographs
+        (b"\xef\xac", "symbols"),  # U+FB00, presentation forms
+        (b"\xf0\xa0", "cj"),  # U+20000..20FFF
+        (b"\xf0\xaf", "cj"),  # U+2F000..2FFFF holds the compatibility supplement
+        (b"\xf0\xaf\xa0", "cj"),  # U+2F800..2F83F
+        (b"\xf0\xaf\xa9", "symbols"),  # U+2FA40..2FA7F, after it
+        (b"\xf0\xb3\x92", "symbols"),  # U+33480.., after extension J
+        (b"\xf0\x9f", "symbols"),  # emoji
+        (b"\xf0\x9f\x98", "symbols"),
+        (b"\xe0\x80", "symbols"),  # overlong
+        (b"\xed\xa0", "symbols"),  # a surrogate
+        (b"\xf4\x90", "symbols"),  # beyond U+10FFFF
+        (b"\xb8\xad", "symbols"),  # the end of a character
+        (b"\xe4\xb8 ", "symbols"),  # broken off in the middle of the token: nothing can complete it
+        (b"\xb8\xad\xe4\xb8", "cj"),  # end of one, start of the next
+        (b"\xb8\xadabc", "latin"),
+        (b"abc\xe4\xb8", "cj"),
+        (b"abc\xd0", "latin"),
+        ("д".encode() + b"\xd0", "lowres"),
+        (b"\x80" * 5, "symbols"),
+    ],
+)
+def test_fragments_count_as_what_they_can_become(token: bytes, family: str) -> None:
+    for rules in ("default", "paper"):
+        assert families_of([token], rules) == [family]
+
+
+def test_a_lone_lead_byte_is_cj_by_default_only_where_it_starts_nothing_else() -> None:
+    single = [bytes([byte]) for byte in range(256)]
+    letters = {byte for byte in range(0x80) if chr(byte).isalpha()}
+    for rules, cj in (("default", set(range(0xE4, 0xEA))), ("paper", set())):
+        expected = ["cj" if b in cj else "latin" if b in letters else "symbols" for b in range(256)]
+        assert families_of(single, rules) == expected
+        assert families_of([b"x" + token for token in single[0x80:]], rules) == [
+            "cj" if b in cj else "latin" for b in range(0x80, 256)
+        ]
+
+
+def test_block_list_agrees_with_names() -> None:
+    for code_point in range(0x110000):
+        character = chr(code_point)
+        if unicodedata.category(character) == "Cn":
+            continue  # not assigned in this Python's Unicode version
+        name = unicodedata.name(character, "")
+        is_ideograph = name.startswith(("CJK UNIFIED IDEOGRAPH", "CJK COMPATIBILITY IDEOGRAPH"))
+        assert is_ideograph == any(code_point in block for block in IDEOGRAPHS), name
+
+
+def test_every_unfinished_character_is_judged_by_its_completions() -> None:
+    fragments = list(completions())
+    expected = [slow_family(fragment, "default") for fragment in fragments]
+    assert families_of(fragments) == expected
+    assert Counter(expected).keys() == {"cj", "symbols"}
+
+
+def test_lead_bytes_e4_to_e9_are_exactly_those_that_start_only_cj_letters() -> None:
+    only_cj = []
+    for lead in range(0xC2, 0xF5):
+        first, last = completions()[bytes([lead])]
+        letters = [chr(c) for c in range(first, last + 1) if unicodedata.category(chr(c)).startswith("L")]
+        names = [unicodedata.name(letter, "") for letter in letters]
+        if names and all(any(script in name for script in ("CJK", "HIRAGANA", "KATAKANA")) for name in names):
+            only_cj.append(lead)
+    assert only_cj == list(range(0xE4, 0xEA))
+
+
+@given(
+    st.lists(st.binary(max_size=6) | st.text("aZ1 é中ひカд한ع😀𠀀", max_size=4).map(str.encode), max_size=4).map(
+        b"".join
+    ),
+    st.integers(0, 3),
+    st.integers(0, 3),
+)
+def test_any_bytes_agree_with_the_slow_rules(token: bytes, cut_left: int, cut_right: int) -> None:
+    token = token[cut_left : len(token) - cut_right]
+    for rules in ("default", "paper"):
+        assert families_of([token], rules) == [slow_family(token, rules)]
+
+
+def test_byte_level_bpe_keeps_added_tokens_neutral_by_default_and_reads_them_in_paper() -> None:
+    tokens = [
+        b"Hello",
+        " 世界".encode(),
+        b"\xe4\xb8",
+        b"\xe4",
+        (b"<|im_end|>", CONTROL),
+        (b"</s>", CONTROL | NORMAL),
+        (b"<think>", USER_DEFINED),
+        ("<｜工具｜>".encode(), USER_DEFINED),
+        (b"[unused1]", UNUSED),
+    ]
+    assert families_of(tokens) == ["latin", "cj", "cj", "cj", *["symbols"] * 5]
+    assert families_of(tokens, "paper") == [
+        "latin",
+        "cj",
+        "cj",
+        "symbols",
+        "symbols",
+        "symbols",
+        "latin",
+        "cj",
+        "latin",
+    ]
+
+
+def test_sentencepiece_byte_tokens_are_judged_as_the_bytes_they_stand_for() -> None:
+    tokens = [
+        (b"<unk>", UNKNOWN),
+        (b"<s>", CONTROL),
+        *((bytes([byte]), BYTE) for byte in (0x0A, 0x41, 0xD0, 0xE3, 0xE4, 0xE9, 0xEA, 0xF0)),
+        b" the",
+        "です".encode(),
+        "й".encode(),
+    ]
+    expected = ["symbols", "symbols", "symbols", "latin", "symbols", "symbols", "cj", "cj", "symbols", "symbols"]
+    assert families_of(tokens) == [*expected, "latin", "cj", "lowres"]
+    expected[6:8] = ["symbols", "symbols"]
+    assert families_of(tokens, "paper") == [*expected, "latin", "cj", "lowres"]
+
+
+def test_gemma_4_mixes_complete_tokens_byte_tokens_and_doubly_typed_ones() -> None:
+    tokens = [
+        (b"<pad>", CONTROL),
+        (b"<|tool>", USER_DEFINED),
+        (b"<|tool_call>", CONTROL | USER_DEFINED),
+        (b"\xe5", BYTE),
+        (b"\xce", BYTE),
+        " 日本語".encode(),
+        " α".encode(),
+    ]
+    assert families_of(tokens) == ["symbols", "symbols", "symbols", "cj", "symbols", "cj", "lowres"]
+    assert families_of(tokens, "paper") == ["symbols", "latin", "symbols", "symbols", "symbols", "cj", "lowres"]
+
+
+def test_families_are_uint8_and_an_empty_vocabulary_has_none() -> None:
+    families = token_families(make_vocab([b"a", b"1"]))
+    assert families.dtype == np.uint8
+    assert families.tolist() == [1, 2]
+    assert token_families(make_vocab([])).shape == (0,)
+
+
+def test_an_unknown_rule_set_is_refused() -> None:
+    with pytest.raises(GateError, match="`rules` is 'strict', expected one of default, paper"):
+        token_families(make_vocab([b"a"]), "strict")
+
+
+def test_exempt_tokens_are_the_exact_normal_ones() -> None:
+    tokens = [
+        b"A",
+        b" A",
+        b"  A",
+        b"G",
+        b" G",
+        b"H",
+        b"assistant",
+        b" assistant",
+        b"Assistant",
+        (b"B", BYTE),
+        (b"C", USER_DEFINED),
+        (b"D", CONTROL | NORMAL),
+        b"a",
+        b" E",
+        b"A",
+        "Ａ".encode(),
+    ]
+    assert exempt_tokens(make_vocab(tokens)) == (0, 1, 3, 4, 6, 11, 13, 14)
+
+
+@pytest.mark.parametrize(
+    ("text", "scripts"),
+    [
+        ("", set()),
+        ("1 + 2 = 3 😀", set()),
+        ("نص", {"lowres"}),
+        ("نص with 中文 in it", {"lowres", "latin", "cj"}),
+        ("東京 Tower", {"cj", "latin"}),
+    ],
+)
+def test_text_scripts_names_the_families_of_the_letters(text: str, scripts: set[str]) -> None:
+    assert text_scripts(text) == scripts
+
+
+def test_report_counts_families_and_fragments_and_shows_complete_normal_tokens() -> None:
+    tokens = [b"a", b"b", b"c", b"d", b"!", b"\xe4\xb8", b"\xd0", "中".encode(), (b"<s>", CONTROL), b"x\xd0"]
+    report = family_report(make_vocab(tokens), n_examples=2)
+    assert (report.n_vocab, report.rules) == (10, "default")
+    assert report.counts == {"cj": 2, "latin": 5, "symbols": 3, "lowres": 0}
+    assert report.examples == {"cj": ("中",), "latin": ("a", "c"), "symbols": ("!",), "lowres": ()}
+    assert report.n_fragments == 3
+    assert report.fragment_counts == {"cj": 1, "latin": 1, "symbols": 1, "lowres": 0}
+    assert report.fragment_share == pytest.approx(0.3)
+
+
+def test_tokenizer_hash_covers_bytes_types_and_token_borders() -> None:
+    # printf '\x02\0\0\0ab\x04\0\0\0\x01\0\0\0c\x08\0\0\0' | sha256sum
+    vocab = make_vocab([b"ab", (b"c", CONTROL)])
+    assert vocab.tokenizer_hash() == "9cdc95668125b663e06ac72ff78d03a6852062eaed6778578b553cf274fc9b36"
+    others = [
+        make_vocab([b"a", (b"bc", CONTROL)]),
+        make_vocab([b"ab", (b"c", UNKNOWN)]),
+        make_vocab([(b"c", CONTROL), b"ab"]),
+        make_vocab([b"ab", (b"c", CONTROL), b""]),
+    ]
+    assert len({other.tokenizer_hash() for other in (vocab, *others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("types", "message"),
+    [
+        (np.array([4, 4], dtype=np.uint32), "`types` has shape \\(2,\\), expected \\(1,\\)"),
+        (np.array([4], dtype=np.int64), "`types` has dtype int64, expected uint32"),
+        (np.array([68], dtype=np.uint32), "`types` holds 68, expected type bits only, at most 63"),
+    ],
+)
+def test_a_vocabulary_of_wrong_types_is_refused(types: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Vocab((b"a",), types)
+
+
+@cache
+def real_model(name: str) -> BaseModel:
+    folder = os.environ.get("LCG_VOCAB_DIR")
+    if not folder:
+        pytest.skip("LCG_VOCAB_DIR is not set")
+    from lcg_cpp.llama import read_base_model
+
+    return read_base_model(Path(folder) / f"ggml-vocab-{name}.gguf")
+
+
+def test_qwen2_gives_the_papers_counts_of_qwen3_less_its_added_tokens() -> None:
+    vocab = real_model("qwen2").vocab
+    assert vocab.n_vocab == 151_936
+    families = [FAMILIES[family] for family in token_families(vocab, "paper")]
+    # the paper's table does not count fragments as cj
+    by_fragment = sum(
+        family == "cj" and slow_family(token.decode("utf-8", "ignore").encode(), "paper") != "cj"
+        for family, token in zip(families, vocab.tokens)
+    )
+    assert by_fragment == 549
+    counts = Counter(families)
+    paper = {"cj": 27_658, "latin": 94_666, "symbols": 10_355, "lowres": 19_257}
+    assert counts["cj"] - by_fragment == paper["cj"]
+    assert counts["lowres"] == paper["lowres"]
+    # Qwen3 adds 26 tokens: 14 control tokens, and 12 like <think> that are latin by their text; the 267 numbers up to
+    # 151,936 are padding without a text. This file has 3 control tokens and 290 user-defined ones called [PAD151646].
+    # Besides, llama.cpp takes the ordinary token </s> for a control token.
+    assert counts["latin"] == paper["latin"] - 12 + 290 - 1
+    assert counts["symbols"] + by_fragment == paper["symbols"] - 14 - 267 + 3 + 1
+
+
+def test_qwen2_by_default_rules_differs_from_paper_in_padding_and_lead_bytes_only() -> None:
+    vocab = real_model("qwen2").vocab
+    default, paper = (token_families(vocab, rules) for rules in ("default", "paper"))
+    changed = Counter((FAMILIES[before], FAMILIES[after]) for before, after in zip(paper, default) if before != after)
+    assert changed == {("latin", "symbols"): 290, ("symbols", "cj"): 11}
+    assert len(exempt_tokens(vocab)) == 15
+
+
+@pytest.mark.parametrize("rules", ["default", "paper"])
+@pytest.mark.parametrize("name", REAL_VOCABS)
+def test_real_vocabularies_agree_with_the_slow_rules(name: str, rules: str) -> None:
+    vocab = real_model(name).vocab
+    never_text = UNKNOWN | CONTROL | (USER_DEFINED | UNUSED if rules == "default" else 0)
+    expected = [
+        "symbols" if bits & never_text else slow_family(token, rules)
+        for token, bits in zip(vocab.tokens, vocab.types.tolist())
+    ]
+    assert [FAMILIES[family] for family in token_families(vocab, rules)] == expected
+
+
+@pytest.mark.parametrize("name", ["llama-spm", "gemma-4"])
+def test_byte_fallback_vocabularies_hold_every_lead_byte_of_cj(name: str) -> None:
+    vocab = real_model(name).vocab
+    families = token_families(vocab)
+    by_bytes = {token: family for token, family, bits in zip(vocab.tokens, families, vocab.types) if bits == BYTE}
+    assert len(by_bytes) == 256
+    assert [lead for lead in range(0x80, 256) if by_bytes[bytes([lead])] == 0] == list(range(0xE4, 0xEA))
+
+
+@pytest.mark.parametrize("name", REAL_VOCABS)
+def test_control_tokens_of_real_vocabularies_are_never_maskable(name: str) -> None:
+    vocab = real_model(name).vocab
+    control = (vocab.types & CONTROL) != 0
+    assert control.any()
+    for rules in ("default", "paper"):
+        assert set(token_families(vocab, rules)[control]) == {FAMILIES.index("symbols")}
