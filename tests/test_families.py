@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from lcg_cpp.base_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BaseModel, Vocab
 from lcg_cpp.errors import GateError
 from lcg_cpp.families import FAMILIES, exempt_tokens, family_report, text_scripts, token_families

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lcg_cpp.base_model import BaseModel
-from lcg_cpp.errors import GateError
-from lcg_cpp.families import FAMILIES
-from lcg_cpp.gate_file import GateSpec, spec_for, write_gate
+from .base_model import BaseModel
+from .errors import GateError
+from .families import FAMILIES
+from .gate_file import GateSpec, spec_for, write_gate
 
 if TYPE_CHECKING:
     import torch
@@ -398,7 +398,7 @@ def _flatten(content: Any, torch: Any, prefix: str = "", depth: int = 0) -> Iter
 
 def _import_torch(path: Path) -> Any:
     try:
-        import torch
+        import torch  # noqa: PLC0415 (an extra that most conversions do without)
     except ImportError as error:
         raise GateError(f"{path}: reading it needs PyTorch, install it with: pip install lcg-cpp[train]") from error
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])

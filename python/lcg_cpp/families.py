@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from lcg_cpp.base_model import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
-from lcg_cpp.errors import GateError
+from .base_model import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
+from .errors import GateError
 
 FAMILIES = ("cj", "latin", "symbols", "lowres")
 MASKABLE = (True, True, False, False)

@@ -12,17 +12,15 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any, Union
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 
-from lcg_cpp.base_model import BaseModel
-from lcg_cpp.errors import GateError
-from lcg_cpp.families import FAMILIES, MASKABLE, NEUTRAL, RULES, exempt_tokens, token_families
-
-if TYPE_CHECKING:
-    import gguf
+from .base_model import BaseModel
+from .errors import GateError
+from .families import FAMILIES, MASKABLE, NEUTRAL, RULES, exempt_tokens, token_families
 
 VERSION = 1
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
@@ -242,9 +240,6 @@ def write_gate(
     _check_weights(spec, weights)
     target = Path(path)
     temporary = target.with_name(f".lcg-{secrets.token_hex(8)}.tmp")
-    # gguf imports whatever tokenizer libraries are installed beside it, so only writing pays for it
-    import gguf
-
     writer = gguf.GGUFWriter(temporary, spec.architecture)
     tensors = {name: _encode(name, weights[name], outtype) for name in _wanted_shapes(spec) if name in weights}
     _add_keys(writer, spec, _file_type(outtype, [kind for name, (_, kind) in tensors.items() if "weight" in name]))
@@ -325,8 +320,6 @@ def _encode(
     name: str, tensor: npt.NDArray[np.float32], outtype: str
 ) -> tuple[npt.NDArray[Any], gguf.GGMLQuantizationType]:
     """Converts a tensor to the type it is stored in; values that this type cannot hold are refused."""
-    import gguf
-
     kind = gguf.GGMLQuantizationType[outtype.upper()]
     if name.endswith(".bias"):
         kind = gguf.GGMLQuantizationType.F32
@@ -342,8 +335,6 @@ def _encode(
 
 def _file_type(outtype: str, kinds: list[gguf.GGMLQuantizationType]) -> int:
     """llama.cpp's number for a file whose matrices are of these types: `outtype`, unless all of them fell back."""
-    import gguf
-
     types = {
         "F32": gguf.LlamaFileType.ALL_F32,
         "F16": gguf.LlamaFileType.MOSTLY_F16,
@@ -356,8 +347,6 @@ def _file_type(outtype: str, kinds: list[gguf.GGMLQuantizationType]) -> int:
 
 def _add_keys(writer: gguf.GGUFWriter, spec: GateSpec, file_type: int) -> None:
     """Adds the keys in a fixed order; `general.architecture` is there already."""
-    import gguf
-
     kinds = gguf.GGUFValueType
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lcg")
