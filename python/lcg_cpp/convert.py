@@ -8,6 +8,7 @@ BF16 without PyTorch; pickled checkpoints go through PyTorch's restricted loader
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import math
 import os
@@ -359,9 +360,9 @@ class _Pickled:
         try:
             # only zip archives can be mapped; older files are read whole, by the same restricted loader
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:  # a damaged pickle can raise anything
+        except Exception as error:  # a damaged pickle can raise anything, and a truncated archive is EINVAL to PyTorch
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
+                raise
             raise GateError(
                 f"{path}: PyTorch cannot load it as weights ({type(error).__name__}), expected an undamaged file with "
                 "tensors and no other objects in it"
