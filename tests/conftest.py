@@ -15,9 +15,8 @@ import pytest
 import tiny_model
 
 if TYPE_CHECKING:
-    from oracle import Rules
-
     from lcg_cpp import Gate
+    from oracle import Rules
 
 
 @pytest.fixture(scope="session")

@@ -279,10 +279,10 @@ def truncate(candidates: dict[int, float], chain: Chain) -> tuple[dict[int, floa
 def _typical(candidates: dict[int, float], p: float) -> tuple[dict[int, float], float]:
     order = _by_rank(candidates)
     probability = softmax([candidates[i] for i in order])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        surprise = -np.log(probability)
-        entropy = float(np.sum(probability * surprise))
-        distance = np.abs(surprise - entropy)
+    if float(probability.min()) < np.finfo(np.float32).tiny:
+        return candidates, 0.0  # llama.cpp computes 0 * log 0 here, and sorts by NaN
+    surprise = -np.log(probability)
+    distance = np.abs(surprise - float(np.sum(probability * surprise)))
     by_typicality = np.argsort(distance, kind="stable")
     kept: list[int] = []
     total = 0.0

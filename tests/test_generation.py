@@ -17,18 +17,25 @@ import numpy as np
 import numpy.typing as npt
 import oracle
 import pytest
-from llama_cpp import Llama, LlamaGrammar, LogitsProcessorList, LlamaRAMCache, StoppingCriteriaList
+from lcg_cpp import Gate, GatedLlama, GateError, GateOptions
+from llama_cpp import Llama, LlamaGrammar, LlamaRAMCache, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp.llama_speculative import LlamaDraftModel, LlamaPromptLookupDecoding
 from oracle import Chain, Rules, Switches
 from tiny_model import N_EMBD, TinyVocab, gate_weights
-
-from lcg_cpp import Gate, GatedLlama, GateError, GateOptions
 
 MakeGateFile = Callable[..., Path]
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
 PROMPTS = ("the name of the city", "中国 的 名字", "في مدينة", "です", "1, 2, 3", "{")
-COMMON: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
+COMMON: dict[str, Any] = {
+    "n_ctx": 256,
+    "n_threads": 1,
+    "n_threads_batch": 1,
+    "verbose": False,
+    # an F16 cache turns the last bit of a state, which depends on the batch size, into differences that can be seen
+    "type_k": llama_cpp.GGML_TYPE_F32,
+    "type_v": llama_cpp.GGML_TYPE_F32,
+}
 
 # gates that always say the same, whatever the state
 SAYS_LOWRES = (-6.0, -6.0, -6.0, 6.0)
@@ -133,7 +140,7 @@ class IndependentLoop:
             else:
                 token, distance = draw(step.candidates, random)
                 margin = min(margin, distance)
-            if margin < 2e-5:
+            if margin < 5e-6:
                 break
             steps.append(LoopStep(token, hidden, step))
         return steps
@@ -275,7 +282,7 @@ CHAINS: dict[str, Chain] = {
     "typical": Chain(top_k=40, typical_p=0.7, top_p=0.9, min_p=0.05, temp=1.2),
     "no_top_k": Chain(top_k=0, top_p=0.9, min_p=0.02, temp=0.9),
     "min_p": Chain(top_k=100, top_p=1.0, min_p=0.2, temp=1.5),
-    "hot": Chain(top_k=300, top_p=0.99, min_p=0.0, temp=3.0),
+    "hot": Chain(top_k=100, top_p=0.9, min_p=0.0, temp=3.0),
     "cold": Chain(top_k=40, top_p=0.95, min_p=0.05, temp=0.1),
 }
 
@@ -334,7 +341,7 @@ def mild_processor(input_ids: npt.NDArray[np.intc], scores: npt.NDArray[np.singl
 
 
 JSON_GRAMMAR = r"""
-root ::= "{\"name\": \"" char char char char* "\", \"city\": " [0-9] [0-9]? "}"
+root ::= "{\"name\": \"" char char char char* "\", \"city\": " [1-9] [0-9]? "}"
 char ::= [^"\\{}\x00-\x1f]
 """
 
@@ -495,9 +502,7 @@ def check_events(llm: GatedLlama, tokens: list[int], families: npt.NDArray[np.in
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_mask_works_with_every_setting(
-    gated: GatedLlama, families: npt.NDArray[np.int64], name: str
-) -> None:
+def test_mask_works_with_every_setting(gated: GatedLlama, families: npt.NDArray[np.int64], name: str) -> None:
     gated.gate_options = GateOptions()
     interventions = 0
     for seed, prompt in enumerate(PROMPTS[:4]):
@@ -531,22 +536,26 @@ def test_eager_equals_lazy_in_generation(gated: GatedLlama, name: str) -> None:
 def test_json_grammar_keeps_its_latin_keys(
     tiny_model_path: Path, make_gate_file: MakeGateFile, families: npt.NDArray[np.int64], temperature: float
 ) -> None:
-    llm = load(tiny_model_path, make_gate_file(constant_gate(SAYS_LOWRES)), gate_options=GateOptions())
+    llm = load(tiny_model_path, make_gate_file(constant_gate(SAYS_LOWRES)))
     grammar = LlamaGrammar.from_string(JSON_GRAMMAR, verbose=False)
-    done = 0
+    finished = 0
     for seed in range(8):
         llm.reset()
         llm.reset_gate_stats()
         tokens, text = generated(llm, PROMPTS[2], n=80, seed=seed, grammar=grammar, temperature=temperature)
+        # the gate wants anything but Latin from the first token on, and the grammar leaves nothing else
         assert text.startswith('{"name": "')
-        value = text[len('{"name": "') :].split('"')[0]
-        # within the value the gate rules: nothing but lowres letters and symbols
-        assert not any("a" <= c.lower() <= "z" or "\u4e00" <= c <= "\u9fff" for c in value), text
-        if text.endswith("}"):
+        spoken = [int(families[token]) for token in tokens if families[token] != SYMBOLS]
+        assert spoken[0] == LATIN
+        if LOWRES in spoken and text.endswith("}"):
             assert set(json.loads(text)) == {"name", "city"}
-            done += 1
+            # the value stays in its script once it is there; then the second key, and digits
+            value = spoken[spoken.index(LOWRES) : len(spoken) - 1 - spoken[::-1].index(LOWRES)]
+            assert set(value) == {LOWRES}
+            assert spoken[-1] == LATIN
+            finished += 1
         check_events(llm, tokens, families)
-    assert temperature == 0.0 or done > 0
+    assert temperature == 0.0 or finished > 0
 
 
 def constant_gate(z: Sequence[float]) -> dict[str, npt.NDArray[np.float32]]:
@@ -557,19 +566,21 @@ def constant_gate(z: Sequence[float]) -> dict[str, npt.NDArray[np.float32]]:
 def test_constant_gate_keeps_a_reply_in_its_script(
     tiny_model_path: Path, make_gate_file: MakeGateFile, families: npt.NDArray[np.int64]
 ) -> None:
-    llm = load(tiny_model_path, make_gate_file(constant_gate(SAYS_LOWRES)), gate_options=GateOptions(first_token=True))
+    # without the confidence rule: a few of these steps have no lowres token among their most probable ones
+    options = GateOptions(first_token=True, confidence=False)
+    llm = load(tiny_model_path, make_gate_file(constant_gate(SAYS_LOWRES)), gate_options=options)
     for seed, prompt in enumerate(PROMPTS):
         tokens, _ = generated(llm, prompt, seed=seed, temperature=1.0)
         assert {int(families[t]) for t in tokens} <= {SYMBOLS, LOWRES}
-    paper = replace(llm.gate_options, first_token=False)
-    llm.gate_options = paper
+    llm.gate_options = replace(options, first_token=False)
     firsts = set()
     for seed in range(12):
         tokens, _ = generated(llm, PROMPTS[0], seed=seed, temperature=1.0)
         spoken = [int(families[t]) for t in tokens if families[t] != SYMBOLS]
         firsts.add(spoken[0])
-        # the first language token is free; then only the gate's family and the last one, which is the first's or the gate's
+        # the first language token is free, its family may go on, and after a lowres token there is nothing else
         assert set(spoken) <= {spoken[0], LOWRES}
+        assert LOWRES not in spoken or set(spoken[spoken.index(LOWRES) :]) == {LOWRES}
     assert len(firsts) > 1
 
 
@@ -634,7 +645,7 @@ class Prophet(LlamaDraftModel):
 def test_prompt_lookup_decoding_changes_no_greedy_token(
     looping_model_path: Path, make_gate_file: MakeGateFile, option: str
 ) -> None:
-    path = make_gate_file(gate_weights(16, seed=2), base=looping_model_path)
+    path = make_gate_file(gate_weights(16, seed=1), base=looping_model_path)
     options = gate_options(OPTIONS[option])
     plain = load(looping_model_path, path, gate_options=options)
     draft = load(
@@ -664,8 +675,10 @@ def test_accepted_and_refused_drafts_read_the_right_row(tiny_model_path: Path, g
 
 
 @pytest.mark.parametrize("name", ["greedy", "defaults", "top_k_0", "mirostat_2", "repeat_penalty", "logits_processor"])
-def test_observe_with_a_draft_model_equals_stock(looping_model_path: Path, make_gate_file: MakeGateFile, name: str) -> None:
-    path = make_gate_file(gate_weights(16, seed=2), base=looping_model_path)
+def test_observe_with_a_draft_model_equals_stock(
+    looping_model_path: Path, make_gate_file: MakeGateFile, name: str
+) -> None:
+    path = make_gate_file(gate_weights(16, seed=1), base=looping_model_path)
 
     def lookup() -> LlamaDraftModel:
         return LlamaPromptLookupDecoding(max_ngram_size=2, num_pred_tokens=4)
@@ -754,8 +767,7 @@ def test_streaming_gives_the_text_of_a_plain_call(gated: GatedLlama) -> None:
     gated.reset()
     gated.reset_gate_stats()
     pieces = [
-        chunk["choices"][0]["text"]
-        for chunk in gated.create_completion(PROMPTS[1], max_tokens=40, seed=5, stream=True)
+        chunk["choices"][0]["text"] for chunk in gated.create_completion(PROMPTS[1], max_tokens=40, seed=5, stream=True)
     ]
     assert len(pieces) > 5
     assert "".join(pieces) == text
@@ -802,9 +814,7 @@ def test_instances_share_one_gate_without_sharing_history(tiny_model_path: Path,
     gate = Gate.load(gate16)
     instances = [load(tiny_model_path, gate) for _ in range(3)]
     assert all(llm.gate is gate for llm in instances)
-    streams = [
-        llm.generate(llm.tokenize(prompt.encode()), temp=0.0) for llm, prompt in zip(instances, PROMPTS)
-    ]
+    streams = [llm.generate(llm.tokenize(prompt.encode()), temp=0.0) for llm, prompt in zip(instances, PROMPTS)]
     together: list[list[int]] = [[], [], []]
     for _ in range(40):  # token by token in turn
         for stream, tokens in zip(streams, together):
@@ -832,7 +842,9 @@ def test_threads_share_one_gate(tiny_model_path: Path, gate16: Path) -> None:
     assert results == expected
 
 
-def test_gate_can_be_exchanged_between_replies(tiny_model_path: Path, gate16: Path, make_gate_file: MakeGateFile) -> None:
+def test_gate_can_be_exchanged_between_replies(
+    tiny_model_path: Path, gate16: Path, make_gate_file: MakeGateFile
+) -> None:
     other = make_gate_file(constant_gate(SAYS_LATIN))
     expected = {
         path: generated(load(tiny_model_path, path), PROMPTS[0], temperature=0.0) for path in (gate16, other, None)
@@ -849,6 +861,7 @@ def test_gate_can_be_exchanged_between_replies(tiny_model_path: Path, gate16: Pa
 
 
 def test_everything_can_be_closed_and_collected_in_any_order(tiny_model_path: Path, gate16: Path) -> None:
+    gc.collect()
     for order in itertools.permutations(("gate", "stream", "sampler", "llm")):
         things: dict[str, Any] = {"gate": Gate.load(gate16)}
         things["llm"] = load(tiny_model_path, things["gate"])
@@ -857,7 +870,7 @@ def test_everything_can_be_closed_and_collected_in_any_order(tiny_model_path: Pa
         things["sampler"] = things["llm"]._sampler.clone()
         for name in order:
             del things[name]
-            gc.collect()
+    gc.collect()
 
 
 def test_close_can_be_called_twice_and_mid_reply(tiny_model_path: Path, gate16: Path) -> None:
@@ -877,7 +890,9 @@ def test_many_replies_build_and_free_their_chains(tiny_model_path: Path, gate16:
         assert generated(llm, PROMPTS[0], n=3, temperature=0.0) == expected
 
 
-def test_cloned_chain_has_its_own_history(tiny_model_path: Path, make_gate_file: MakeGateFile, tiny_vocab: TinyVocab) -> None:
+def test_cloned_chain_has_its_own_history(
+    tiny_model_path: Path, make_gate_file: MakeGateFile, tiny_vocab: TinyVocab
+) -> None:
     llm = load(tiny_model_path, make_gate_file(constant_gate(SAYS_LOWRES)), gate_options=GateOptions(first_token=False))
     stream = llm.generate(llm.tokenize(PROMPTS[0].encode()), temp=0.0)
     for _ in range(5):
@@ -887,9 +902,7 @@ def test_cloned_chain_has_its_own_history(tiny_model_path: Path, make_gate_file:
     clone = original.clone()
     n = llama_cpp.llama_sampler_chain_n(clone.sampler)
     assert n == llama_cpp.llama_sampler_chain_n(original.sampler)
-    names = [
-        llama_cpp.llama_sampler_name(llama_cpp.llama_sampler_chain_get(clone.sampler, i)) for i in range(n)
-    ]
+    names = [llama_cpp.llama_sampler_name(llama_cpp.llama_sampler_chain_get(clone.sampler, i)) for i in range(n)]
     assert all(names)
     # the clone is told of a Chinese token, the original goes on as if nothing had happened
     clone.accept(tiny_vocab.id_of("中国"))
@@ -935,9 +948,7 @@ def test_gate_of_another_vocabulary_size_is_refused_with_both_values(
     tiny_model_path: Path, make_gate_file: MakeGateFile, tiny_vocab: TinyVocab
 ) -> None:
     n = len(tiny_vocab.tokens)
-    path = make_gate_file(
-        gate_weights(16), token_family=np.zeros(n - 1, np.uint8), exempt_tokens=()
-    )
+    path = make_gate_file(gate_weights(16), token_family=np.zeros(n - 1, np.uint8), exempt_tokens=())
     with pytest.raises(GateError, match=rf"(?s){n - 1}.*{n}|{n}.*{n - 1}"):
         load(tiny_model_path, path)
 
@@ -994,19 +1005,19 @@ def test_eval_and_sample_by_hand_equal_generate(tiny_model_path: Path, gate16: P
 
 
 def test_generate_accepts_tokens_from_the_caller(tiny_model_path: Path, gate16: Path) -> None:
-    # Llama.generate is a coroutine: what is sent goes into the context after the sampled token
-    stock = load_stock(tiny_model_path)
-    observe = load(tiny_model_path, gate16, gate_options=GateOptions(mode="observe"))
-    mask = load(tiny_model_path, gate16)
+    # Llama.generate is a coroutine: what is sent goes into the context after the sampled token. Without logits_all
+    # plain llama-cpp-python aborts here, because the row it samples was no output
+    stock = load_stock(tiny_model_path, logits_all=True)
+    observe = load(tiny_model_path, gate16, gate_options=GateOptions(mode="observe"), logits_all=True)
+    mask = load(tiny_model_path, gate16, logits_all=True)
     results = []
     for llm in (stock, observe, mask):
-        tokens = llm.tokenize(PROMPTS[0].encode())
-        stream = llm.generate(tokens, temp=0.0)
+        stream = llm.generate(llm.tokenize(PROMPTS[0].encode()), temp=0.0)
         reply = [next(stream)]
-        for _ in range(15):
-            reply.append(stream.send([300, 301]))
+        reply.extend(stream.send([300, 301]) for _ in range(15))
         results.append(reply)
     assert results[0] == results[1]
+    assert len(results[2]) == 16
 
 
 def test_stopping_criteria_see_the_same_as_in_stock(stock: Llama, gated: GatedLlama) -> None:
@@ -1120,12 +1131,10 @@ def test_prompt_evaluation_asks_for_one_output(
 
 
 def test_context_is_left_without_embeddings_for_the_next_prompt(tiny_model_path: Path, gate16: Path) -> None:
-    llm = load(tiny_model_path, gate16)
+    llm = load(tiny_model_path, gate16, gate_options=GateOptions(first_token=False))
     generated(llm, PROMPTS[0], n=5, temperature=0.0)
     llm.reset()
     tokens = llm.tokenize(PROMPTS[0].encode())
     llm.eval(tokens)
     assert not llama_cpp.llama_get_logits_ith(llm.ctx, 0)
     assert llama_cpp.llama_get_logits_ith(llm.ctx, len(tokens) - 1)
-
-

@@ -12,10 +12,9 @@ import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import Rules, Switches
-
 from lcg_cpp import Gate, GateError, GateOptions
 from lcg_cpp.gate import Decision
+from oracle import Rules, Switches
 
 MakeGate = Callable[..., Gate]
 

@@ -30,18 +30,18 @@ LATIN = (
     "time if will way about many then them write would like so these her long make thing see him two has look more day "
     "could go come did number sound no most people my over know water than call first who may down side been now find "
     "name city A B C D E F G H json key value día año señor über größe été naïve ção ñ"
-).split()
+)
 CJ = (
     "的 一 是 不 了 人 我 在 有 他 这 为 之 大 来 以 个 中 上 们 到 说 国 和 地 也 子 时 道 出 而 要 于 就 下 得 可 你 年 生 "
     "中国 我们 他们 时间 世界 名字 城市 语言 今天 明天 北京 上海 日本 東京 言語 名前 です ます した から まで する これ それ あれ どこ "
     "の は に を が で と も コンピュータ データ テスト カタカナ ひらがな こんにちは ありがとう 㐀 𠀀"
-).split()
+)
 LOWRES = (
     "في من على إلى أن هذا التي الذي كان مدينة اسم السلام عليكم لغة العربية של את על זה לא הוא היא אני שלום עולם עברית שם "
     "은 는 이 가 을 를 의 에 한국 언어 도시 이름 안녕 하세요 ที่ และ การ เป็น ไทย ภาษา เมือง ชื่อ สวัสดี и в не на я что "
     "он с как это язык город имя привет мир και το της γλώσσα πόλη όνομα के है में भाषा शहर नाम"
-).split()
-SYMBOLS = ". , ! ? : ; - ( ) [ ] { } \" ' 0 1 2 3 10 100 2024 ... -- == => 。 、 ！ ？ 「 」 … → 😀 🎉 ، ؟".split()
+)
+SYMBOLS = ". , ! ? : ; - ( ) [ ] { } \" ' 0 1 2 3 10 100 2024 ... -- == => 。 、 ！ ？ 「 」 … → 😀 🎉 ، ؟"
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -97,10 +97,11 @@ def make_vocab() -> TinyVocab:
             types.append(int(gguf.TokenType.NORMAL))
             contents.append(piece)
 
-    for word in (*LATIN, *CJ, *LOWRES, *SYMBOLS):
-        add(word.encode())
-        if word in LATIN or word in LOWRES:
-            add(b" " + word.encode())
+    for words, spaced in ((LATIN, True), (CJ, False), (LOWRES, True), (SYMBOLS, False)):
+        for word in words.split():
+            add(word.encode())
+            if spaced:
+                add(b" " + word.encode())
     # unfinished characters: what byte-level vocabularies of every size hold
     for piece in ("中", "語", "あ", "가", "ไ", "😀", "ع", "ш"):
         add(piece.encode()[:2])
