@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,7 @@ def make_gate_file(tmp_path_factory: pytest.TempPathFactory, tiny_model_path: Pa
     def make(
         weights: dict[str, npt.NDArray[np.float32]],
         *,
-        base: Optional[Path] = None,
+        base: Path | None = None,
         outtype: str = "f32",
         **changes: Any,
     ) -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Optional
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +41,7 @@ class Switches:
     """The user's options, with the defaults of the paper."""
 
     strength: float = math.inf
-    threshold: Optional[float] = None
+    threshold: float | None = None
     persistence: bool = True
     confidence: bool = True
     first_token: bool = False
@@ -126,7 +125,7 @@ def predict(z: npt.ArrayLike, threshold: float) -> tuple[frozenset[int], float]:
     return frozenset(families), min(gaps, default=math.inf)
 
 
-def last_family(rules: Rules, generated: list[int]) -> Optional[int]:
+def last_family(rules: Rules, generated: list[int]) -> int | None:
     """Returns the family of the most recent generated token that is not neutral, or None."""
     for token in reversed(generated):
         family = int(rules.family[token])
@@ -141,7 +140,8 @@ def decide(
     logits: npt.ArrayLike,
     survivors: npt.ArrayLike,
     z: npt.ArrayLike,
-    last: Optional[int],
+    *,
+    last: int | None,
     temperature: float = 1.0,
     switches: Switches = Switches(),
 ) -> Outcome:
@@ -232,9 +232,9 @@ class Step:
     """
 
     survivors: list[int]
-    outcome: Optional[Outcome]
+    outcome: Outcome | None
     candidates: dict[int, float]
-    chosen: Optional[int]
+    chosen: int | None
     margin: float
 
 
@@ -301,7 +301,7 @@ def _typical(candidates: dict[int, float], p: float) -> tuple[dict[int, float], 
     return {order[position]: candidates[order[position]] for position in kept}, margin
 
 
-def finish(candidates: dict[int, float], chain: Chain) -> tuple[dict[int, float], Optional[int], float]:
+def finish(candidates: dict[int, float], chain: Chain) -> tuple[dict[int, float], int | None, float]:
     """Applies min-p and temperature, or the greedy choice.
 
     Returns:
@@ -324,9 +324,9 @@ def step(
     row: npt.ArrayLike,
     chain: Chain,
     *,
-    rules: Optional[Rules] = None,
-    z: Optional[npt.ArrayLike] = None,
-    last: Optional[int] = None,
+    rules: Rules | None = None,
+    z: npt.ArrayLike | None = None,
+    last: int | None = None,
     switches: Switches = Switches(),
 ) -> Step:
     """One sampling step from a row of logits to the candidates of the random choice; without `rules` the plain chain.
@@ -346,7 +346,16 @@ def step(
     left = survivors
     if rules is not None and z is not None:
         temperature = chain.temp if chain.temp > 0.0 else 1.0
-        outcome = decide(rules, np.arange(len(logits)), logits, list(survivors), z, last, temperature, switches)
+        outcome = decide(
+            rules,
+            np.arange(len(logits)),
+            logits,
+            list(survivors),
+            z,
+            last=last,
+            temperature=temperature,
+            switches=switches,
+        )
         left = outcome.candidates
         margin = min(margin, outcome.margin)
     final, chosen, distance = finish(left, chain)
@@ -354,7 +363,7 @@ def step(
 
 
 def gate_forward(weights: dict[str, npt.NDArray[np.float32]], hidden: npt.ArrayLike) -> Floats:
-    """Returns z = W2 relu(W1 h), or W2 h for a linear gate, with biases where there are any; float64 (..., n_families)."""
+    """Returns z = W2 relu(W1 h), or W2 h for a linear gate, with the biases there are; float64 (..., n_families)."""
     x = np.asarray(hidden, np.float64)
     if "lcg.fc1.weight" in weights:
         x = x @ weights["lcg.fc1.weight"].astype(np.float64).T

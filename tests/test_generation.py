@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -36,6 +36,9 @@ COMMON: dict[str, Any] = {
     "type_k": llama_cpp.GGML_TYPE_F32,
     "type_v": llama_cpp.GGML_TYPE_F32,
 }
+
+PAPER = Switches()
+GREEDY = Chain(temp=0.0)
 
 # gates that always say the same, whatever the state
 SAYS_LOWRES = (-6.0, -6.0, -6.0, 6.0)
@@ -111,10 +114,10 @@ class IndependentLoop:
         prompt: Sequence[int],
         n: int,
         *,
-        rules: Optional[Rules] = None,
-        weights: Optional[dict[str, npt.NDArray[np.float32]]] = None,
-        switches: Switches = Switches(),
-        chain: Chain = Chain(temp=0.0),
+        rules: Rules | None = None,
+        weights: dict[str, npt.NDArray[np.float32]] | None = None,
+        switches: Switches = PAPER,
+        chain: Chain = GREEDY,
         seed: int = 0,
         repeat_penalty: float = 1.0,
     ) -> list[LoopStep]:
@@ -220,6 +223,7 @@ def compare_with_loop(
     llm: GatedLlama,
     loop: IndependentLoop,
     weights: dict[str, npt.NDArray[np.float32]],
+    *,
     switches: Switches,
     n: int,
     settings: dict[str, Any],
@@ -257,7 +261,7 @@ def test_greedy_generation_equals_the_independent_loop(
     weights = random_gate(**GATES[kind])
     switches = OPTIONS[option]
     llm = load(tiny_model_path, make_gate_file(weights), gate_options=gate_options(switches))
-    compared, interventions = compare_with_loop(llm, loop, weights, switches, 30, {"temp": 0.0})
+    compared, interventions = compare_with_loop(llm, loop, weights, switches=switches, n=30, settings={"temp": 0.0})
     assert compared > 0.8 * 30 * len(PROMPTS)
     assert interventions > 10
 
@@ -268,7 +272,7 @@ def test_greedy_generation_with_penalties_equals_the_independent_loop(
     weights = random_gate(16, 5)
     llm = load(tiny_model_path, make_gate_file(weights), gate_options=gate_options(Switches()))
     compared, interventions = compare_with_loop(
-        llm, loop, weights, Switches(), 30, {"temp": 0.0, "repeat_penalty": 1.3}, repeat_penalty=1.3
+        llm, loop, weights, switches=PAPER, n=30, settings={"temp": 0.0, "repeat_penalty": 1.3}, repeat_penalty=1.3
     )
     assert compared > 0.8 * 30 * len(PROMPTS)
     assert interventions > 10
@@ -315,7 +319,7 @@ def test_sampled_generation_equals_the_independent_loop(
     weights = random_gate(16, 6)
     llm = load(tiny_model_path, make_gate_file(weights), gate_options=gate_options(Switches()))
     compared, interventions = compare_with_loop(
-        llm, loop, weights, Switches(), 25, chain_settings(chain), chain=chain, seed=7
+        llm, loop, weights, switches=PAPER, n=25, settings=chain_settings(chain), chain=chain, seed=7
     )
     assert compared > 0.5 * 25 * len(PROMPTS)
     assert interventions > 3
@@ -925,7 +929,7 @@ def test_cloned_chain_has_its_own_history(
     ],
 )
 def test_gate_of_another_model_is_refused_with_both_values(
-    tiny_model_path: Path, make_gate_file: MakeGateFile, change: dict[str, Any], found: str, wanted: Optional[str]
+    tiny_model_path: Path, make_gate_file: MakeGateFile, change: dict[str, Any], found: str, wanted: str | None
 ) -> None:
     path = make_gate_file(gate_weights(16), **change)
     with pytest.raises(GateError) as error:
@@ -974,7 +978,7 @@ def test_refused_gate_leaves_a_live_model_as_it_was(
 
 
 def test_missing_gate_file_is_an_os_error(tiny_model_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nothing.gguf"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.gguf"):
         load(tiny_model_path, tmp_path / "nothing.gguf")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import oracle
@@ -61,7 +61,8 @@ def decide(
     probabilities: dict[int, float],
     survivors: list[int],
     z: tuple[float, ...],
-    last: Optional[int],
+    last: int | None,
+    *,
     temperature: float = 1.0,
     gate_options: GateOptions = PAPER,
 ) -> Decision:
@@ -444,7 +445,7 @@ def random_case(rng: np.random.Generator, rules: Rules) -> dict[str, Any]:
     z = rng.normal(rng.choice([-3.0, 0.0]), float(rng.choice([0.5, 3.0, 50.0])), n_families).astype(np.float32)
     if rng.random() < 0.1:
         z = np.round(z)  # ties, and zeros: a sigmoid of exactly one half
-    last: Optional[int] = None
+    last: int | None = None
     languages = [f for f in range(n_families) if f != rules.neutral]
     if languages and rng.random() < 0.85:
         last = int(rng.choice(languages))

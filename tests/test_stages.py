@@ -9,20 +9,19 @@ import ctypes
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any
 
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
 import oracle
 import pytest
-from llama_cpp import _internals as internals
-from oracle import Chain, Rules, Switches
-
 from lcg_cpp import Gate, GateOptions
 from lcg_cpp.llama import insert_stages
+from llama_cpp import _internals as internals
+from oracle import Chain, Rules, Switches
 
 MakeGate = Callable[..., Gate]
 Row = npt.NDArray[np.float32]
@@ -59,7 +58,7 @@ class Result:
 
     ids: list[int]
     logits: list[float]
-    selected: Optional[int] = None
+    selected: int | None = None
     stats: Any = None
     events: Any = None
 
@@ -94,7 +93,7 @@ def run(
     gate: Gate,
     row: Row,
     chain: Chain,
-    z: Optional[Row],
+    z: Row | None,
     history: tuple[int, ...] = (),
     *,
     options: GateOptions = GateOptions(first_token=False),  # noqa: B008 (frozen)
@@ -163,7 +162,7 @@ def gate_options(switches: Switches, **others: Any) -> GateOptions:
     )
 
 
-def history_of(rules: Rules, last: Optional[int], rng: np.random.Generator) -> tuple[int, ...]:
+def history_of(rules: Rules, last: int | None, rng: np.random.Generator) -> tuple[int, ...]:
     """Returns accepted tokens after which the last family is `last`, symbols before and after it."""
     symbols = np.flatnonzero(rules.family == rules.neutral)[:3].tolist()
     if last is None:
@@ -186,7 +185,7 @@ def assert_same_candidates(found: Result, expected: dict[int, float], chain: Cha
 # --- lazy, eager, direct and full array against the oracle -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n_vocab", "n_cases"), [(30, 1200), (300, 2400), (3000, 150)])
+@pytest.mark.parametrize(("n_vocab", "n_cases"), [(30, 2000), (300, 1500), (3000, 60)])
 def test_every_path_equals_the_oracle(make_gate: MakeGate, n_vocab: int, n_cases: int) -> None:
     rng = np.random.default_rng(n_vocab)
     rules = four_families(n_vocab)
@@ -200,6 +199,9 @@ def test_every_path_equals_the_oracle(make_gate: MakeGate, n_vocab: int, n_cases
         last = None if rng.random() < 0.15 else int(rng.choice([CJ, LATIN, LOWRES]))
         history = history_of(rules, last, rng)
         expected = oracle.step(row, chain, rules=rules, z=z, last=last, switches=switches)
+        if expected.margin == 0.0 and chain.typical_p < 1.0:  # llama.cpp's typical sampler is undefined on this row
+            chain = replace(chain, typical_p=1.0)
+            expected = oracle.step(row, chain, rules=rules, z=z, last=last, switches=switches)
         what = (number, chain, switches, last, z)
         if expected.margin < STOCK_TOLERANCE:
             on_the_border += 1
