@@ -346,9 +346,12 @@ def with_header(header: Any, data: bytes = bytes(16)) -> bytes:
     [
         (b"", "the file has 0 bytes, a safetensors file has at least 8"),
         (b"1234567", "the file has 7 bytes"),
-        (struct.pack("<Q", 1000) + b"{}", "the header has 1000 bytes, the file has 2 left"),
+        (struct.pack("<Q", 1000) + b"{}", "the header has 1000 bytes, expected at most 2"),
         (struct.pack("<Q", 1 << 63) + b"{}", "the header has 9223372036854775808 bytes"),
-        (b"GGUF\3\0\0\0" + bytes(100), "the header has 14064895815 bytes, the file has 100 left: truncated, or not"),
+        (
+            b"GGUF\3\0\0\0" + bytes(100),
+            "the header has 14064895815 bytes, expected at most 100: truncated, or not safe",
+        ),
         (with_header(b"", b""), "the header is no valid JSON"),
         (with_header(b'{"a": '), "the header is no valid JSON"),
         (with_header(b"\xff\xfe"), "the header is no valid JSON"),
@@ -367,6 +370,7 @@ def with_header(header: Any, data: bytes = bytes(16)) -> bytes:
         (with_header({HEAD: entry(offsets=[16, 0])}), "has bytes 16 to 0, expected them to start at 0"),
         (with_header({HEAD: entry(offsets=[4, 20])}), "has bytes 4 to 20, expected them to start at 0"),
         (with_header({"a": entry(), HEAD: entry(offsets=[8, 24])}), "has bytes 8 to 24, expected them to start at 16"),
+        (with_header({"a": entry(), HEAD: entry(offsets=[16, 8])}, bytes(8)), "has bytes 16 to 8, expected"),
         (with_header({HEAD: entry()}, bytes(15)), "the data has 15 bytes, its tensors 16: truncated"),
         (with_header({HEAD: entry()}, bytes(17)), "the data has 17 bytes, its tensors 16"),
         (with_header({HEAD: entry(offsets=[0, 12])}, bytes(12)), "has 12 bytes, expected 16 for F32"),
@@ -380,6 +384,15 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path: Path, content: bytes, m
     with pytest.raises(GateError, match=message) as caught:
         read_gate_weights(path, 1)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the file is sparse")
+def test_a_header_beyond_the_formats_limit_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(struct.pack("<Q", 100_000_001))
+    os.truncate(path, 200_000_000)
+    with pytest.raises(GateError, match="the header has 100000001 bytes, expected at most 100000000"):
+        read_gate_weights(path, 1)
 
 
 def test_a_safetensors_file_cut_anywhere_is_refused(tmp_path: Path) -> None:

@@ -142,6 +142,10 @@ def test_complete_tokens_follow_their_strongest_letter(text: str, family: str) -
         (b"\xf0\x9f", "symbols"),  # emoji
         (b"\xf0\x9f\x98", "symbols"),
         (b"\xe0\x80", "symbols"),  # overlong
+        (b"\xf0\x84", "symbols"),  # overlong: U+4000..4FFF in four bytes
+        (b"\xf8\xa0", "symbols"),  # F8 starts nothing
+        (b"\xef\xab\xbf", "symbols"),  # U+FAFF is complete: in a block of ideographs, but never assigned
+        (b"\xc3\xa9\xa9", "latin"),
         (b"\xed\xa0", "symbols"),  # a surrogate
         (b"\xf4\x90", "symbols"),  # beyond U+10FFFF
         (b"\xb8\xad", "symbols"),  # the end of a character

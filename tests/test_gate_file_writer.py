@@ -213,9 +213,12 @@ def test_two_runs_write_identical_bytes_and_the_order_of_weights_does_not_matter
 
 def test_non_contiguous_weights_are_written_as_seen(tmp_path: Path) -> None:
     weights = make_weights()
-    weights["lcg.fc1.weight"] = np.asfortranarray(weights["lcg.fc1.weight"])
-    write_gate(tmp_path / "gate.gguf", make_spec(), weights, "f32")
-    np.testing.assert_array_equal(read(tmp_path / "gate.gguf")[1]["lcg.fc1.weight"].data, weights["lcg.fc1.weight"])
+    strided = {name: np.asfortranarray(weight) for name, weight in weights.items()}
+    table = np.array([[0, 1, 2, 3], [3, 3, 3, 3]], dtype=np.uint8).T[:, 0]
+    for outtype in gate_file.OUTTYPES:
+        write_gate(tmp_path / "a", make_spec(token_family=table.copy()), weights, outtype)
+        write_gate(tmp_path / "b", make_spec(token_family=table), strided, outtype)
+        assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -237,9 +240,12 @@ def test_non_contiguous_weights_are_written_as_seen(tmp_path: Path) -> None:
         ({"lcg.fc2.weight": np.zeros((4, 32))}, "tensor `lcg.fc2.weight` has dtype float64, expected float32"),
         (
             {"lcg.fc2.weight": np.where(np.arange(128).reshape(4, 32) == 70, np.nan, 0).astype(np.float32)},
-            r"tensor `lcg.fc2.weight` holds nan at \[2, 6\], expected finite numbers",
+            r"tensor `lcg.fc2.weight` holds nan at \[2, 6\], expected finite numbers$",
         ),
-        ({"lcg.fc2.bias": np.array([0, 0, 0, -np.inf], np.float32)}, r"`lcg.fc2.bias` holds -inf at \[3\]"),
+        (
+            {"lcg.fc2.bias": np.array([0, 0, 0, -np.inf], np.float32)},
+            r"`lcg.fc2.bias` holds -inf at \[3\], expected finite numbers$",
+        ),
     ],
 )
 def test_wrong_weights_are_refused_before_anything_is_written(
@@ -325,20 +331,21 @@ def test_the_file_gets_the_mode_of_any_new_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file size limits are POSIX")
-def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [0, 100, 4096], ids=["at once", "in the keys", "in the weights"])
+def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path: Path, limit: int) -> None:
     path = tmp_path / "gate.gguf"
     path.write_bytes(b"old")
     script = """
 import resource, sys
 import test_gate_file_writer as t
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 try:
     t.write_gate(sys.argv[1], t.make_spec(), t.make_weights())
 except OSError as error:
     print(error.filename)
 """
     run = subprocess.run(
-        [sys.executable, "-c", script, str(path)],
+        [sys.executable, "-c", script, str(path), str(limit)],
         cwd=Path(__file__).parent,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,

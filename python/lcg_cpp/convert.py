@@ -238,7 +238,7 @@ def _check_shapes(checkpoint: _Checkpoint, sources: Mapping[str, str], n_embd: i
     wanted["lcg.fc2.bias"] = (n_families,)
     for name, shape in shapes.items():
         if shape != wanted[name] or 0 in shape:
-            hint = "; it looks transposed" if shape == wanted[name][::-1] and len(shape) == 2 else ""
+            hint = "; it looks transposed" if shape == wanted[name][::-1] else ""
             raise GateError(
                 f"{checkpoint.path}: tensor `{sources[name]}` has shape {shape}, expected {wanted[name]} "
                 f"for a base model with n_embd {n_embd} and {n_families} families{hint}"
@@ -266,10 +266,9 @@ class _Safetensors:
             if size < 8:
                 self._fail(f"the file has {size} bytes, a safetensors file has at least 8")
             n_header = int.from_bytes(file.read(8), "little")
-            if n_header > min(_MAX_HEADER, size - 8):
-                self._fail(
-                    f"the header has {n_header} bytes, the file has {size - 8} left: truncated, or not safetensors"
-                )
+            room = min(_MAX_HEADER, size - 8)
+            if n_header > room:
+                self._fail(f"the header has {n_header} bytes, expected at most {room}: truncated, or not safetensors")
             header = _parse_json(path, file.read(n_header), "header")
         self._data_start = 8 + n_header
         self._entries = {key: self._entry(key, entry) for key, entry in header.items() if key != "__metadata__"}
@@ -382,7 +381,7 @@ class _Pickled:
             raise GateError(f"{self.path}: tensor `{key}` has dtype {tensor.dtype}, expected a float of 16 to 64 bits")
         if tensor.layout != torch.strided or tensor.is_meta:
             raise GateError(f"{self.path}: tensor `{key}` is {tensor.layout} on {tensor.device}, expected dense data")
-        values: npt.NDArray[np.float32] = tensor.detach().to(torch.float32).contiguous().numpy()
+        values: npt.NDArray[np.float32] = tensor.detach().to(torch.float32).numpy()
         return values
 
 

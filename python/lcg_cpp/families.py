@@ -82,7 +82,7 @@ def _completions(token: bytes) -> tuple[int, range] | None:
             break
     else:
         return None
-    # RFC 3629: C0, C1 and F5.. start nothing; the ranges below leave out overlong forms, surrogates and > U+10FFFF.
+    # RFC 3629: C0, C1 and F5.. start nothing; the ranges below leave out overlong forms and what is beyond U+10FFFF.
     if 0xC2 <= lead <= 0xDF:
         length, bits = 2, lead & 0x1F
     elif 0xE0 <= lead <= 0xEF:
@@ -98,8 +98,6 @@ def _completions(token: bytes) -> tuple[int, range] | None:
     missing = 6 * (length - n_bytes)
     first = max(bits << missing, (0x80, 0x800, 0x10000)[length - 2])
     last = min(((bits + 1) << missing) - 1, 0x10FFFF)
-    if first >= 0xD800 and last <= 0xDFFF:
-        return None
     return (n_bytes, range(first, last + 1)) if first <= last else None
 
 

@@ -245,7 +245,7 @@ def write_gate(
     _add_keys(writer, spec, _file_type(outtype, [kind for name, (_, kind) in tensors.items() if "weight" in name]))
     for name, (data, kind) in tensors.items():
         writer.add_tensor(name, data, raw_dtype=kind)
-    writer.add_tensor("lcg.token_family", np.ascontiguousarray(spec.token_family).view(np.int8))
+    writer.add_tensor("lcg.token_family", spec.token_family.view(np.int8))
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -327,7 +327,7 @@ def _encode(
         kind = gguf.GGMLQuantizationType.F16
     # overflow shows in the result; the scale of a Q8_0 block of (almost) nothing but zeros divides by zero in gguf
     with np.errstate(all="ignore"):
-        data = gguf.quants.quantize(np.ascontiguousarray(tensor), kind)
+        data = gguf.quants.quantize(tensor, kind)
         stored = gguf.quants.dequantize(data, kind)
     _check_finite(name, stored, f": {kind.name} cannot hold what the weights hold, f32 can")
     return data, kind
