@@ -1,0 +1,128 @@
+"""The `lcg-cpp` command: its commands, their arguments, and how an error looks.
+
+A command is a module of `commands` with two functions: `add_arguments(parser)` and `run(args)`, which returns the exit
+code. Only the module of the command that was asked for is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from . import __version__
+from .commands.errors import UsageError, one_line
+from .errors import GateError
+
+COMMANDS = {
+    "demo": "see the gate work: a tiny model that confuses scripts, without and with its gate",
+    "run": "generate a reply with a model and its gate",
+    "convert": "make a gate file from a PyTorch checkpoint",
+    "families": "show which script family the tokens of a model belong to",
+    "inspect": "show what is in a gate file",
+    "bench": "measure what the gate costs: stock and gated generation in turn",
+}
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + 2  # as a shell reports SIGINT
+EXIT_BROKEN_PIPE = 128 + 13  # and SIGPIPE
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports an error in one line; argparse would print the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        _print_error(f"{message} (see {self.prog} --help)")
+        self.exit(EXIT_USAGE)
+
+
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Make the parser.
+
+    Args:
+        command: The command whose arguments are wanted; the others get a name and a line of help only.
+    """
+    parser = _Parser(
+        prog="lcg-cpp",
+        description="The Language Confusion Gate for llama.cpp: keeps a local model in the right script.",
+        epilog="`lcg-cpp COMMAND --help` shows a command's options.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, summary in COMMANDS.items():
+        subparser = commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if name == command:
+            module = importlib.import_module(f"{__package__}.commands.{name}")
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: Arguments without the program's name; None takes the process's.
+
+    Returns:
+        The exit code: 0, 2 for bad input, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: After --help and --version, and for arguments that cannot be parsed.
+    """
+    _write_utf8()
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        try:
+            return _dispatch(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as in `lcg-cpp … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except (GateError, UsageError) as error:
+        _print_error(str(error))
+    except OSError as error:
+        _print_error(_describe(error))
+    return EXIT_USAGE
+
+
+def _dispatch(arguments: list[str]) -> int:
+    parser = build_parser(arguments[0] if arguments else None)
+    if not arguments:
+        parser.print_help()
+        return 0
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.error("no command given")
+    return int(args.run(args))
+
+
+def _write_utf8() -> None:
+    """Write UTF-8 whatever the locale says: the texts are in every script."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)  # absent where a test replaced the stream
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8", errors="replace")
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    reason = reason[:1].lower() + reason[1:]
+    return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, (str, bytes)) else reason
+
+
+def _print_error(message: str) -> None:
+    print(f"lcg-cpp: error: {one_line(message)}", file=sys.stderr)

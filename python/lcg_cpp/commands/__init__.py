@@ -1,0 +1,1 @@
+"""The commands of `lcg-cpp`, one module each, and what they share."""

@@ -1,0 +1,84 @@
+"""`lcg-cpp convert`: a gate file from a PyTorch checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+
+from ..convert import convert
+from ..families import RULES
+from ..gate_file import OUTTYPES, gate_file_name
+from . import options
+from .errors import UsageError
+from .loading import file_size, load_base
+from .output import print_facts, print_heading, print_json, quantity
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument(
+        "checkpoint",
+        metavar="CKPT",
+        help="a .safetensors, .pt, .pth or .bin file, the .index.json of a sharded one, or a folder with either;"
+        " it may hold the gate alone or beside the base model's weights",
+    )
+    parser.add_argument("--base", metavar="FILE", required=True, help="the model the gate was trained for, a GGUF file")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="the gate file to write (default: lcg-<base name>-<TYPE>.gguf, here)"
+    )
+    parser.add_argument("--outtype", choices=OUTTYPES, default="f16", help="type of the weights (default: f16)")
+    parser.add_argument(
+        "--rules", choices=RULES, default=RULES[0], help="rule set the gate was trained with (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--threshold", metavar="P", type=float, default=0.5, help="probability of a predicted family (default: 0.5)"
+    )
+    parser.add_argument("--name", default="", help="name of the gate (default: LCG for <base name>)")
+    parser.add_argument("--gate-version", metavar="VERSION", default="", help="version of the gate, e.g. v1.0")
+    parser.add_argument("--license", metavar="SPDX", default="", help="licence of the gate, e.g. apache-2.0")
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    base = load_base(args.base, "--base")
+    name = gate_file_name(base.name, args.outtype, args.gate_version)
+    output = args.output or name
+    if os.path.isdir(output):
+        output = os.path.join(output, name)
+    for option, path in (("--base", args.base), ("CKPT", args.checkpoint)):
+        if os.path.exists(output) and os.path.samefile(output, path):
+            raise UsageError(f"-o/--output: {output}: is the file given as {option}, expected another one")
+    result = convert(
+        args.checkpoint,
+        base,
+        output,
+        outtype=args.outtype,
+        rules=args.rules,
+        threshold=args.threshold,
+        name=args.name,
+        version=args.gate_version,
+        license=args.license,
+    )
+    spec, size = result.spec, file_size(result.path)
+    if args.json:
+        print_json(
+            {
+                "path": str(result.path),
+                "file_size": size,
+                "name": spec.name,
+                "architecture": spec.architecture,
+                "n_embd": spec.n_embd,
+                "n_hidden": spec.n_hidden,
+                "n_vocab": spec.n_vocab,
+                "rules": spec.rules,
+                "outtype": args.outtype,
+                "sources": result.sources,
+            }
+        )
+        return 0
+    print_heading(f"wrote {result.path} ({quantity(size)}): {spec.name}")
+    print_facts([(name, f"from `{key}`") for name, key in result.sources.items()])
+    print(f"try: lcg-cpp run -m {shlex.quote(args.base)} --lcg {shlex.quote(str(result.path))} --highlight -p …")
+    return 0

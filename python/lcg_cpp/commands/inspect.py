@@ -1,0 +1,124 @@
+"""`lcg-cpp inspect`: everything that a gate file says."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+from ..gate import Gate
+from . import options
+from .loading import file_size, require_file
+from .output import print_facts, print_heading, print_json, print_table, quantity, short
+
+_TRAIN = "adapter.lcg.train."
+# What the facts and the table below already say, or what says nothing about this file.
+_SHOWN = (
+    "general.type",
+    "adapter.type",
+    "general.architecture",
+    "general.name",
+    "general.version",
+    "general.license",
+    "general.file_type",
+    "general.base_model.",
+    "general.dataset.",
+    "adapter.lcg.",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument("file", metavar="FILE", help="a gate file")
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    require_file(args.file, "FILE")
+    gate = Gate.load(args.file)
+    if args.json:
+        print_json(_to_json(gate))
+        return 0
+    print_heading(f"{args.file}: a gate for {gate.architecture} models ({quantity(file_size(args.file))})")
+    print_facts(_facts(gate))
+    print()
+    counts = _family_counts(gate)
+    print_table(
+        ("family", ">tokens", ">share", "may be masked"),
+        [
+            (name, f"{n:,}", f"{n / gate.n_vocab:.1%}", "yes" if may else "no (neutral)" if i == gate.neutral else "no")
+            for i, (name, n, may) in enumerate(zip(gate.families, counts, gate.maskable))
+        ],
+    )
+    return 0
+
+
+def _family_counts(gate: Gate) -> list[int]:
+    counts: list[int] = np.bincount(gate.token_families, minlength=len(gate.families)).tolist()
+    return counts
+
+
+def _facts(gate: Gate) -> list[tuple[str, str]]:
+    metadata = gate.metadata
+    widths = [gate.n_embd, *([gate.n_hidden] if gate.n_hidden else []), len(gate.families)]
+    facts = [
+        ("name", _text(metadata.get("general.name"))),
+        ("version", _text(metadata.get("general.version"))),
+        ("license", _text(metadata.get("general.license"))),
+        *(("base model", source) for source in _sources(metadata, "general.base_model")),
+        *(("trained on", source) for source in _sources(metadata, "general.dataset")),
+        *((key[len(_TRAIN) :].replace("_", " "), _text(v)) for key, v in metadata.items() if key.startswith(_TRAIN)),
+        ("layers", " -> ".join(f"{width:,}" for width in widths) + ("" if gate.n_hidden else " (linear)")),
+        *((name, f"{kind} {tuple(shape)}") for name, (kind, shape) in gate.tensors.items()),
+        ("vocabulary", f"{gate.n_vocab:,} tokens, rules {gate.rules}"),
+        ("exempt tokens", f"{len(gate.exempt_tokens)}, which count as {gate.families[gate.neutral]} while decoding"),
+        ("tokenizer hash", gate.tokenizer_hash),
+        ("threshold", f"{short(gate.threshold):g}"),
+        ("confidence", " or ".join(f"top-k {k} with top-p {short(p):g}" for k, p in gate.confidence)),
+        *((key, _text(value)) for key, value in metadata.items() if not key.startswith(_SHOWN)),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _sources(metadata: dict[str, object], key: str) -> list[str]:
+    """The models or datasets under a key, one text each."""
+    texts = []
+    for i in range(len(metadata)):
+        parts = [_text(metadata.get(f"{key}.{i}.{part}")) for part in ("organization", "name", "version", "repo_url")]
+        texts.append(" ".join(part for part in parts if part))
+    return [text for text in texts if text]
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{short(value):g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def _to_json(gate: Gate) -> dict[str, Any]:
+    counts = _family_counts(gate)
+    return {
+        "path": gate.path,
+        "file_size": file_size(gate.path),
+        "architecture": gate.architecture,
+        "n_embd": gate.n_embd,
+        "n_hidden": gate.n_hidden,
+        "n_vocab": gate.n_vocab,
+        "families": [
+            {"name": name, "n_tokens": n, "maskable": may, "neutral": i == gate.neutral}
+            for i, (name, n, may) in enumerate(zip(gate.families, counts, gate.maskable))
+        ],
+        "threshold": gate.threshold,
+        "confidence": [{"top_k": k, "top_p": p} for k, p in gate.confidence],
+        "rules": gate.rules,
+        "exempt_tokens": list(gate.exempt_tokens),
+        "tokenizer_hash": gate.tokenizer_hash,
+        "tensors": {name: {"type": kind, "shape": list(shape)} for name, (kind, shape) in gate.tensors.items()},
+        "metadata": gate.metadata,
+    }

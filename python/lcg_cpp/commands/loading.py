@@ -1,0 +1,133 @@
+"""Opening the files a command was given: every refusal names the option, and llama.cpp's own log stays quiet."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GateError
+from ..gate import Device, Gate, GateOptions, read_gate_file
+from ..llama import GatedLlama, read_base_model
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from ..base_model import BaseModel
+
+
+def require_file(path: str, option: str) -> None:
+    """Check that a file can be opened.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    try:
+        with open(path, "rb"):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UsageError(f"{option}: {path}: {reason}, expected a file that can be read") from error
+
+
+def load_base(path: str, option: str) -> BaseModel:
+    """Read the facts of a base model.
+
+    Raises:
+        UsageError: The file is no model that llama.cpp can load.
+    """
+    require_file(path, option)
+    try:
+        return read_base_model(path)
+    except GateError as error:
+        raise UsageError(f"{option}: {_gate_given_as_model(path) or error}") from error
+
+
+def load_gate(path: str, device: Device = "cpu") -> Gate:
+    """Load the gate that was given as --lcg.
+
+    Raises:
+        UsageError: The file is no gate, or the device is not there.
+    """
+    require_file(path, "--lcg")
+    try:
+        return Gate.load(path, device)
+    except GateError as error:
+        raise UsageError(f"--lcg: {_model_given_as_gate(path) or error}") from error
+
+
+@contextlib.contextmanager
+def quiet_engine() -> Iterator[io.StringIO]:
+    """Catch llama.cpp's log: llama_cpp writes some of it to `sys.stderr` even when it is told not to be verbose."""
+    log = io.StringIO()
+    with contextlib.redirect_stderr(log):
+        yield log
+
+
+def load_model(path: str, gate: Gate | None, options: GateOptions, llama_arguments: dict[str, Any]) -> GatedLlama:
+    """Load a model with its gate.
+
+    Args:
+        path: What was given as -m/--model.
+        gate: The gate, None for none.
+        options: How it acts.
+        llama_arguments: For `Llama()`.
+
+    Raises:
+        UsageError: llama.cpp cannot load the model, or the gate was made for another one.
+    """
+    require_file(path, "-m/--model")
+
+    def load(*, verbose: bool) -> GatedLlama:
+        return GatedLlama(path, gate=gate, gate_options=options, verbose=verbose, **llama_arguments)
+
+    try:
+        with quiet_engine():
+            llm = load(verbose=False)
+    except GateError as error:
+        raise UsageError(f"--lcg: {error}") from error
+    except ValueError as error:
+        reason = _gate_given_as_model(path)
+        if reason is None:
+            with quiet_engine() as log, contextlib.suppress(ValueError):
+                load(verbose=True)  # once more, to hear why
+            reason = f"{path}: llama.cpp cannot load it: {_last_error(log.getvalue()) or error}"
+        raise UsageError(f"-m/--model: {reason}") from error
+    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints the log
+    return llm
+
+
+def _gate_given_as_model(path: str) -> str | None:
+    """What is wrong with a model that llama.cpp cannot load, if it is a gate."""
+    try:
+        architecture = read_gate_file(path).metadata["general.architecture"]
+    except (GateError, OSError):
+        return None
+    return f"{path}: is a gate (for {architecture}), expected a base model; a gate goes to --lcg"
+
+
+def _model_given_as_gate(path: str) -> str | None:
+    """What is wrong with a gate that cannot be read, if it is a base model."""
+    try:
+        architecture = read_base_model(path).architecture
+    except (GateError, OSError):
+        return None
+    return f"{path}: is a base model ({architecture}), expected a gate; a base model goes to -m/--model"
+
+
+def _last_error(log: str) -> str:
+    """The most telling line of llama.cpp's log of a load that failed."""
+    lines = [line.strip() for line in log.splitlines()]
+    for pattern in (r"(invalid magic .+)", r"error loading model: (.+)", r"((?:failed|error|unable) .+)"):
+        found = [match[1] for match in (re.search(pattern, line) for line in lines) if match]
+        if found:
+            return found[-1]
+    return ""
+
+
+def file_size(path: str | os.PathLike[str]) -> int:
+    """Size of a file in bytes."""
+    return os.stat(path).st_size
