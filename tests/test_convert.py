@@ -14,6 +14,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+
 from lcg_cpp.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.convert import convert, read_gate_weights
 from lcg_cpp.errors import GateError

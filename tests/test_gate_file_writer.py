@@ -14,6 +14,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+
 from lcg_cpp import gate_file
 from lcg_cpp.base_model import BYTE, CONTROL, NORMAL, BaseModel, Vocab
 from lcg_cpp.errors import GateError
