@@ -227,7 +227,7 @@ def test_every_path_equals_the_oracle(make_gate: MakeGate, n_vocab: int, n_cases
                 if expected.outcome.intervene:
                     check_event(result.events[0], expected, rules, row, chain)
     compared = sum(outcomes.values())
-    assert on_the_border < 0.05 * n_cases
+    assert on_the_border < 0.15 * n_cases  # many small probabilities: one is always near a border
     assert min(outcomes[r] for r in ("intervene", "no_history", "nothing_banned")) > 0.05 * n_cases, outcomes
     assert outcomes["not_confident"] > 0
     # lazy means lazy: without a maskable foreign token among the survivors the MLP does not run
@@ -406,6 +406,17 @@ def test_greedy_takes_the_best_token_of_an_allowed_family(make_gate: MakeGate, d
     assert run(gate, row, Chain(temp=0.0), ONLY_LOWRES, (), direct=direct).best == 0
     assert run(gate, row, Chain(temp=0.0), ONLY_LOWRES, (33,), direct=direct).best == 30
     assert run(gate, row, Chain(temp=0.0), ONLY_LOWRES, (2,), direct=direct).best == 0
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("chain", [Chain(top_k=1, top_p=1.0, min_p=0.0, temp=1.0), Chain(temp=0.0)])
+def test_lower_ids_win_a_tie_at_the_edge_of_the_confidence_set(make_gate: MakeGate, chain: Chain, direct: bool) -> None:
+    # one set of five: the Chinese token and the first four of ten equal ones, wherever they stand in the row
+    rules, row = tens_row(dict.fromkeys(range(30, 40), 3.0))
+    gate = make_gate(replace(rules, confidence=((5, 0.999),)))
+    row[3] = 5.0
+    found = run(gate, row, chain, ONLY_LOWRES, (33,), direct=direct)
+    assert found.ids == [30, 31, 32, 33]
 
 
 @pytest.mark.parametrize("direct", [False, True])
