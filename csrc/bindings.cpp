@@ -55,7 +55,7 @@ py::dict host_layouts() {
     using namespace py::literals;
     return py::dict("llama_token_data"_a = py::dict("size"_a = sizeof(token_data), "id"_a = offsetof(token_data, id),
                         "logit"_a = offsetof(token_data, logit), "p"_a = offsetof(token_data, p)),
-        "llama_token_data_array"_a = py::dict("size"_a = sizeof(token_data_array),
+        "llama_token_data_array"_a       = py::dict("size"_a = sizeof(token_data_array),
             "data"_a = offsetof(token_data_array, data), "size_"_a = offsetof(token_data_array, size),
             "selected"_a = offsetof(token_data_array, selected), "sorted"_a = offsetof(token_data_array, sorted)),
         "llama_sampler"_a = py::dict("size"_a = sizeof(sampler_object), "iface"_a = offsetof(sampler_object, iface),
@@ -89,16 +89,16 @@ py::object optional_family(int family) {
 // (bytes of all tokens, int64 (n_vocab + 1,) offsets into them, uint32 (n_vocab,) attributes)
 py::tuple read_vocab(uintptr_t address) {
     require_host();
-    const auto *          vocab = pointer<const llama_vocab>(address);
+    const auto *          vocab   = pointer<const llama_vocab>(address);
     const int32_t         n_vocab = host.llama_vocab_n_tokens(vocab);
     std::string           bytes;
     std::vector<char>     piece(256);
     py::array_t<int64_t>  offsets(n_vocab + 1);
     py::array_t<uint32_t> attributes(n_vocab);
     for (int32_t token = 0; token < n_vocab; token++) {
-        offsets.mutable_at(token) = static_cast<int64_t>(bytes.size());
+        offsets.mutable_at(token)    = static_cast<int64_t>(bytes.size());
         attributes.mutable_at(token) = static_cast<uint32_t>(host.llama_vocab_get_attr(vocab, token));
-        const auto read = [&] {
+        const auto read              = [&] {
             return host.llama_token_to_piece(vocab, token, piece.data(), static_cast<int32_t>(piece.size()), 0, true);
         };
         int32_t n = read();
@@ -117,11 +117,11 @@ py::tuple read_vocab(uintptr_t address) {
 py::dict tensor_table(const gate_file & file) {
     py::dict table;
     for (const host_tensor & tensor : file.weights.tensors) {
-        const char * type = tensor.type == type_f32    ? "F32"
-                            : tensor.type == type_f16  ? "F16"
-                            : tensor.type == type_bf16 ? "BF16"
-                                                       : "Q8_0";
-        const bool   bias = tensor.name.size() > 5 && tensor.name.compare(tensor.name.size() - 5, 5, ".bias") == 0;
+        const char * type  = tensor.type == type_f32    ? "F32"
+                             : tensor.type == type_f16  ? "F16"
+                             : tensor.type == type_bf16 ? "BF16"
+                                                        : "Q8_0";
+        const bool   bias  = tensor.name.size() > 5 && tensor.name.compare(tensor.name.size() - 5, 5, ".bias") == 0;
         py::tuple    shape = py::make_tuple(tensor.ne[1], tensor.ne[0]);
         if (bias) {
             shape = py::make_tuple(tensor.ne[0]);
@@ -143,7 +143,7 @@ array_t<float> predict(const std::shared_ptr<const gate> & gate, const array_t<f
     }
     const auto     n = static_cast<size_t>(hidden.shape(0));
     array_t<float> z({n, n_families});
-    const float *  in = hidden.data();
+    const float *  in  = hidden.data();
     float *        out = z.mutable_data();
     {
         const py::gil_scoped_release release;
@@ -154,7 +154,7 @@ array_t<float> predict(const std::shared_ptr<const gate> & gate, const array_t<f
             const size_t columns = std::min(chunk, n - i);
             if (columns != n_columns) {
                 n_columns = columns;
-                mlp = std::make_unique<evaluator>(gate, n_columns);
+                mlp       = std::make_unique<evaluator>(gate, n_columns);
             }
             mlp->run(in + i * n_embd, out + i * n_families);
         }
@@ -185,7 +185,7 @@ py::tuple split_tokens(const token_data * tokens, size_t n) {
     py::array_t<int32_t> ids(static_cast<py::ssize_t>(n));
     py::array_t<float>   logits(static_cast<py::ssize_t>(n));
     for (size_t i = 0; i < n; i++) {
-        ids.mutable_at(i) = tokens[i].id;
+        ids.mutable_at(i)    = tokens[i].id;
         logits.mutable_at(i) = tokens[i].logit;
     }
     return py::make_tuple(ids, logits);
@@ -258,7 +258,7 @@ chain_facts make_facts(float temperature, int32_t top_k, const std::string & end
 
 int32_t sample(stage & self, uintptr_t chain, uintptr_t context, int32_t row, bool with_hidden) {
     const py::gil_scoped_release release;
-    auto *                       ctx = pointer<llama_context>(context);
+    auto *                       ctx    = pointer<llama_context>(context);
     const float *                logits = host.llama_get_logits_ith(ctx, row);
     if (logits == nullptr) {
         throw gate_error("llama.cpp has no logits for row " + std::to_string(row) + ": evaluate tokens first");
@@ -278,7 +278,7 @@ const float * checked(const array_t<float> & values, size_t n, const char * name
 py::tuple apply_row(stage & self, const std::shared_ptr<const gate> & gate, uintptr_t chain,
     const array_t<float> & logits, const std::optional<array_t<float>> & hidden, bool direct) {
     const float *    row = checked(logits, gate->config.n_vocab, "logits");
-    const float *    h = hidden ? checked(*hidden, gate->config.n_embd, "hidden") : nullptr;
+    const float *    h   = hidden ? checked(*hidden, gate->config.n_embd, "hidden") : nullptr;
     token_data_array tokens{};
     {
         const py::gil_scoped_release release;
@@ -411,7 +411,7 @@ void bind_stage(py::module_ & m) {
 } // namespace
 
 PYBIND11_MODULE(_core, m) {
-    m.doc() = "The C++ core of lcg-cpp. Not a public interface: use lcg_cpp.";
+    m.doc()                           = "The C++ core of lcg-cpp. Not a public interface: use lcg_cpp.";
     static py::object gate_error_type = py::module_::import("lcg_cpp.errors").attr("GateError");
     py::register_exception_translator([](std::exception_ptr error) {
         try {

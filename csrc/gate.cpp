@@ -9,8 +9,8 @@ namespace {
 template <typename T, void (*host_api::*release)(T *)> struct host_deleter {
     void operator()(T * object) const { (host.*release)(object); }
 };
-using context_ptr = std::unique_ptr<ggml_context, host_deleter<ggml_context, &host_api::ggml_free>>;
-using backend_ptr = std::unique_ptr<ggml_backend, host_deleter<ggml_backend, &host_api::ggml_backend_free>>;
+using context_ptr   = std::unique_ptr<ggml_context, host_deleter<ggml_context, &host_api::ggml_free>>;
+using backend_ptr   = std::unique_ptr<ggml_backend, host_deleter<ggml_backend, &host_api::ggml_backend_free>>;
 using allocator_ptr = std::unique_ptr<ggml_gallocr, host_deleter<ggml_gallocr, &host_api::ggml_gallocr_free>>;
 using buffer_ptr =
     std::unique_ptr<ggml_backend_buffer, host_deleter<ggml_backend_buffer, &host_api::ggml_backend_buffer_free>>;
@@ -46,7 +46,7 @@ ggml_backend_device * find_device(bool gpu) {
 backend_ptr new_backend(ggml_backend_device * device) {
     backend_ptr backend(require(host.ggml_backend_dev_init(device, nullptr), "a backend"));
     // One thread: a gate is a few hundred microseconds of work at most, less than waking others costs.
-    using set_n_threads_t = void (*)(ggml_backend *, int);
+    using set_n_threads_t    = void (*)(ggml_backend *, int);
     const auto set_n_threads = reinterpret_cast<set_n_threads_t>(host.ggml_backend_reg_get_proc_address(
         host.ggml_backend_dev_backend_reg(device), "ggml_backend_set_n_threads"));
     if (set_n_threads != nullptr) {
@@ -62,9 +62,9 @@ struct device_weights {
     context_ptr           context;
     buffer_ptr            buffer;
     ggml_tensor *         fc1_weight = nullptr; // [n_embd, n_hidden]
-    ggml_tensor *         fc1_bias = nullptr;   // [n_hidden]
+    ggml_tensor *         fc1_bias   = nullptr; // [n_hidden]
     ggml_tensor *         fc2_weight = nullptr; // [n_hidden or n_embd, n_families]
-    ggml_tensor *         fc2_bias = nullptr;   // [n_families]
+    ggml_tensor *         fc2_bias   = nullptr; // [n_families]
 
     // The forward pass on n_columns hidden states; returns z and remembers the operations for supports().
     ggml_tensor * forward(ggml_context * ctx, ggml_tensor * hidden, std::vector<ggml_tensor *> & operations) const {
@@ -89,26 +89,26 @@ struct evaluator::graph {
     backend_ptr                 backend;
     context_ptr                 context;
     allocator_ptr               allocator;
-    ggml_cgraph *               nodes = nullptr;
-    ggml_tensor *               hidden = nullptr; // [n_embd, n_columns]
-    ggml_tensor *               z = nullptr;      // [n_families, n_columns]
+    ggml_cgraph *               nodes       = nullptr;
+    ggml_tensor *               hidden      = nullptr; // [n_embd, n_columns]
+    ggml_tensor *               z           = nullptr; // [n_families, n_columns]
     size_t                      hidden_size = 0, z_size = 0;
     std::vector<ggml_tensor *>  operations;
 
     graph(std::shared_ptr<const gate> gate, size_t n_columns) : owner(std::move(gate)) {
         const device_weights & weights = *owner->weights;
-        const gate_config &    config = owner->config;
-        backend = new_backend(weights.device);
-        context = new_context();
-        const auto columns = static_cast<int64_t>(n_columns);
-        hidden = host.ggml_new_tensor_2d(context.get(), type_f32, config.n_embd, columns);
+        const gate_config &    config  = owner->config;
+        backend                        = new_backend(weights.device);
+        context                        = new_context();
+        const auto columns             = static_cast<int64_t>(n_columns);
+        hidden                         = host.ggml_new_tensor_2d(context.get(), type_f32, config.n_embd, columns);
         host.ggml_set_input(hidden);
         z = weights.forward(context.get(), hidden, operations);
         host.ggml_set_output(z);
         nodes = host.ggml_new_graph_custom(context.get(), max_nodes, false);
         host.ggml_build_forward_expand(nodes, z);
         hidden_size = sizeof(float) * config.n_embd * n_columns;
-        z_size = sizeof(float) * config.families.size() * n_columns;
+        z_size      = sizeof(float) * config.families.size() * n_columns;
     }
 
     bool supported() const {
@@ -156,9 +156,9 @@ void evaluator::run(const float * hidden, float * z) {
 namespace {
 
 std::shared_ptr<const device_weights> upload(const gate_weights & source, ggml_backend_device * device) {
-    auto weights = std::make_shared<device_weights>();
-    weights->device = device;
-    weights->context = new_context();
+    auto weights                                          = std::make_shared<device_weights>();
+    weights->device                                       = device;
+    weights->context                                      = new_context();
     const std::pair<const char *, ggml_tensor **> slots[] = {{"lcg.fc1.weight", &weights->fc1_weight},
         {"lcg.fc1.bias", &weights->fc1_bias}, {"lcg.fc2.weight", &weights->fc2_weight},
         {"lcg.fc2.bias", &weights->fc2_bias}};
@@ -179,8 +179,8 @@ std::shared_ptr<const device_weights> upload(const gate_weights & source, ggml_b
 }
 
 std::shared_ptr<const gate> load_on(const gate_file & file, ggml_backend_device * device) {
-    auto result = std::make_shared<gate>();
-    result->config = file.config;
+    auto result          = std::make_shared<gate>();
+    result->config       = file.config;
     result->token_family = file.weights.token_family;
     for (size_t f = 0; f < file.config.families.size(); f++) {
         result->maskable[f] = file.config.maskable[f] != 0;
@@ -188,7 +188,7 @@ std::shared_ptr<const gate> load_on(const gate_file & file, ggml_backend_device 
     for (const uint32_t token : file.config.exempt_tokens) {
         result->token_family[token] = static_cast<uint8_t>(file.config.neutral);
     }
-    result->device = host.ggml_backend_dev_name(device);
+    result->device  = host.ggml_backend_dev_name(device);
     result->weights = upload(file.weights, device);
     return result;
 }

@@ -1,300 +1,39 @@
-// Strict reader of gate files (GGUF v3): bytes in, a validated configuration and weights out, or an error that names
-// the field, the value found and the value wanted. Nothing is allocated before its size has been checked against the
-// bytes that are left.
-#include "lcg.h"
+// Strict reader of gate files: bytes in, a validated configuration and weights out, or an error that names the field,
+// the value found and the value wanted.
+#include "gguf_reader.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <set>
 
 namespace lcg {
 namespace {
 
-constexpr uint32_t gguf_magic = 0x46554747; // "GGUF"
-constexpr uint64_t max_keys = 1024;
-constexpr uint64_t max_key_length = 256;
-constexpr uint64_t max_string_length = 1 << 20;
-constexpr uint64_t max_array_length = 1 << 20;
-constexpr uint32_t max_embd = 1 << 16;
-constexpr uint32_t max_vocab = 1 << 22;
+constexpr uint32_t gguf_magic       = 0x46554747; // "GGUF"
+constexpr uint64_t max_keys         = 1024;
+constexpr uint64_t max_tensors      = 5;
+constexpr uint32_t max_embd         = 1 << 16;
+constexpr uint32_t max_vocab        = 1 << 22;
 constexpr uint32_t max_confidence_k = 1024;
 
-enum gguf_type : uint32_t {
-    gguf_u8,
-    gguf_i8,
-    gguf_u16,
-    gguf_i16,
-    gguf_u32,
-    gguf_i32,
-    gguf_f32,
-    gguf_bool,
-    gguf_string,
-    gguf_array,
-    gguf_u64,
-    gguf_i64,
-    gguf_f64,
-    gguf_type_count
-};
-const char * const type_names[gguf_type_count] = {"uint8", "int8", "uint16", "int16", "uint32", "int32", "float32",
-    "bool", "string", "array", "uint64", "int64", "float64"};
-const size_t       type_sizes[gguf_type_count] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
-
-std::string quoted(const std::string & s) {
-    return "`" + s.substr(0, 64) + "`";
-}
-
-struct key_value {
-    gguf_type  type;
-    gguf_type  element; // of an array
-    meta_value value;
-};
-
-class reader {
-  public:
-    reader(const uint8_t * data, size_t size, std::string source)
-        : data_(data), size_(size), source_(std::move(source)) {}
-
-    [[noreturn]] void fail(const std::string & message) const { throw gate_error(source_ + ": " + message); }
-
-    size_t position() const { return pos_; }
-    size_t left() const { return size_ - pos_; }
-
-    void need(uint64_t n, const std::string & what) const {
-        if (n > left()) {
-            fail("file ends inside " + what + ": " + std::to_string(left()) + " bytes are left, " + std::to_string(n) +
-                 " are needed");
-        }
-    }
-
-    template <typename T> T number(const std::string & what) {
-        need(sizeof(T), what);
-        T value;
-        std::memcpy(&value, data_ + pos_, sizeof(T));
-        pos_ += sizeof(T);
-        return value;
-    }
-
-    std::string string(const std::string & what, uint64_t max_length) {
-        const auto length = number<uint64_t>(what);
-        if (length > max_length) {
-            fail(what + " has length " + std::to_string(length) + ", at most " + std::to_string(max_length) +
-                 " is allowed");
-        }
-        need(length, what);
-        std::string value(reinterpret_cast<const char *>(data_ + pos_), length);
-        pos_ += length;
-        return value;
-    }
-
-    bool boolean(const std::string & what) {
-        const auto value = number<uint8_t>(what);
-        if (value > 1) {
-            fail(what + " is " + std::to_string(value) + ", a bool is 0 or 1");
-        }
-        return value != 0;
-    }
-
-    gguf_type type(const std::string & what) {
-        const auto value = number<uint32_t>(what);
-        if (value >= gguf_type_count) {
-            fail(what + " has unknown type " + std::to_string(value));
-        }
-        return static_cast<gguf_type>(value);
-    }
-
-    uint64_t unsigned_number(gguf_type type, const std::string & what) {
-        switch (type) {
-        case gguf_u8:
-            return number<uint8_t>(what);
-        case gguf_u16:
-            return number<uint16_t>(what);
-        case gguf_u32:
-            return number<uint32_t>(what);
-        default:
-            return number<uint64_t>(what);
-        }
-    }
-
-    int64_t signed_number(gguf_type type, const std::string & what) {
-        switch (type) {
-        case gguf_i8:
-            return number<int8_t>(what);
-        case gguf_i16:
-            return number<int16_t>(what);
-        case gguf_i32:
-            return number<int32_t>(what);
-        default:
-            return number<int64_t>(what);
-        }
-    }
-
-    meta_value scalar(gguf_type type, const std::string & what) {
-        switch (type) {
-        case gguf_bool:
-            return boolean(what);
-        case gguf_string:
-            return string(what, max_string_length);
-        case gguf_f32:
-            return static_cast<double>(number<float>(what));
-        case gguf_f64:
-            return number<double>(what);
-        case gguf_i8:
-        case gguf_i16:
-        case gguf_i32:
-        case gguf_i64:
-            return signed_number(type, what);
-        default:
-            return unsigned_number(type, what);
-        }
-    }
-
-    meta_value array(gguf_type element, uint64_t n, const std::string & what) {
-        need(n * type_sizes[element], what); // a string takes at least its 8 length bytes
-        switch (element) {
-        case gguf_bool:
-            return collect<bool>(n, [&] { return boolean(what); });
-        case gguf_string:
-            return collect<std::string>(n, [&] { return string(what, max_string_length); });
-        case gguf_f32:
-            return collect<double>(n, [&] { return number<float>(what); });
-        case gguf_f64:
-            return collect<double>(n, [&] { return number<double>(what); });
-        case gguf_i8:
-        case gguf_i16:
-        case gguf_i32:
-        case gguf_i64:
-            return collect<int64_t>(n, [&] { return signed_number(element, what); });
-        default:
-            return collect<uint64_t>(n, [&] { return unsigned_number(element, what); });
-        }
-    }
-
-    key_value value(const std::string & what) {
-        const gguf_type t = type(what);
-        if (t != gguf_array) {
-            return {t, t, scalar(t, what)};
-        }
-        const gguf_type element = type(what);
-        if (element == gguf_array) {
-            fail(what + " is an array of arrays, which no gate file has");
-        }
-        const auto n = number<uint64_t>(what);
-        if (n > max_array_length) {
-            fail(what + " has " + std::to_string(n) + " elements, at most " + std::to_string(max_array_length) +
-                 " are allowed");
-        }
-        return {t, element, array(element, n, what)};
-    }
-
-    const uint8_t * bytes(size_t offset) const { return data_ + offset; }
-    size_t          size() const { return size_; }
-
-  private:
-    template <typename T, typename F> std::vector<T> collect(uint64_t n, F read) {
-        std::vector<T> values;
-        values.reserve(n);
-        for (uint64_t i = 0; i < n; i++) {
-            values.push_back(read());
-        }
-        return values;
-    }
-
-    const uint8_t * data_;
-    size_t          size_;
-    size_t          pos_ = 0;
-    std::string     source_;
-};
-
 // ---- keys ----
-
-struct key_table {
-    const reader &                                 in;
-    std::vector<std::pair<std::string, key_value>> entries;
-
-    const key_value * find(const std::string & key) const {
-        const auto it =
-            std::find_if(entries.begin(), entries.end(), [&](const auto & entry) { return entry.first == key; });
-        return it == entries.end() ? nullptr : &it->second;
-    }
-
-    const key_value & typed(const std::string & key, gguf_type type, gguf_type element) const {
-        const key_value * kv = find(key);
-        if (kv == nullptr) {
-            in.fail("key " + quoted(key) + " is missing");
-        }
-        if (kv->type != type || kv->element != element) {
-            const auto name = [](gguf_type t, gguf_type e) {
-                return t == gguf_array ? std::string("array of ") + type_names[e] : std::string(type_names[t]);
-            };
-            in.fail("key " + quoted(key) + " has type " + name(kv->type, kv->element) + ", expected " +
-                    name(type, element));
-        }
-        return *kv;
-    }
-
-    template <typename T> const T & get(const std::string & key, gguf_type type) const {
-        return std::get<T>(typed(key, type, type).value);
-    }
-    template <typename T> const std::vector<T> & get_array(const std::string & key, gguf_type element) const {
-        return std::get<std::vector<T>>(typed(key, gguf_array, element).value);
-    }
-
-    uint32_t count(const std::string & key, uint32_t low, uint32_t high) const {
-        const uint64_t value = get<uint64_t>(key, gguf_u32);
-        if (value < low || value > high) {
-            in.fail("key " + quoted(key) + " is " + std::to_string(value) + ", expected " + std::to_string(low) +
-                    " to " + std::to_string(high));
-        }
-        return static_cast<uint32_t>(value);
-    }
-
-    void expect(const std::string & key, const std::string & wanted, const std::string & hint) const {
-        const std::string & found = get<std::string>(key, gguf_string);
-        if (found != wanted) {
-            in.fail("key " + quoted(key) + " is \"" + found.substr(0, 64) + "\", expected \"" + wanted + "\"" + hint);
-        }
-    }
-};
-
-void check_is_gate(const key_table & keys) {
-    keys.expect("general.type", "adapter", " (is this a base model? it goes to -m/--model)");
-    keys.expect("adapter.type", "lcg", " (another kind of adapter)");
-}
-
-key_table read_keys(reader & in, uint64_t n_keys) {
-    key_table             keys{in, {}};
-    std::set<std::string> seen;
-    for (uint64_t i = 0; i < n_keys; i++) {
-        const std::string key = in.string("the name of key " + std::to_string(i), max_key_length);
-        if (!seen.insert(key).second) {
-            in.fail("key " + quoted(key) + " occurs twice");
-        }
-        keys.entries.emplace_back(key, in.value("key " + quoted(key)));
-        if (key == "general.type") { // told at once, before a base model's vocabulary runs into a limit
-            keys.expect(key, "adapter", " (is this a base model? it goes to -m/--model)");
-        }
-    }
-    check_is_gate(keys);
-    return keys;
-}
 
 std::vector<confidence_set> read_confidence(const key_table & keys) {
     const auto & top_k = keys.get_array<uint64_t>("adapter.lcg.confidence.top_k", gguf_u32);
     const auto & top_p = keys.get_array<double>("adapter.lcg.confidence.top_p", gguf_f32);
     if (top_k.empty() || top_k.size() > 8 || top_k.size() != top_p.size()) {
-        keys.in.fail("keys `adapter.lcg.confidence.top_k` and `.top_p` have " + std::to_string(top_k.size()) + " and " +
-                     std::to_string(top_p.size()) + " elements, expected the same number from 1 to 8");
+        keys.in().fail("keys `adapter.lcg.confidence.top_k` and `.top_p` have " + std::to_string(top_k.size()) +
+                       " and " + std::to_string(top_p.size()) + " elements, expected the same number from 1 to 8");
     }
     std::vector<confidence_set> sets;
     for (size_t i = 0; i < top_k.size(); i++) {
         if (top_k[i] < 1 || top_k[i] > max_confidence_k) {
-            keys.in.fail("key `adapter.lcg.confidence.top_k` holds " + std::to_string(top_k[i]) + ", expected 1 to " +
-                         std::to_string(max_confidence_k));
+            keys.in().fail("key `adapter.lcg.confidence.top_k` holds " + std::to_string(top_k[i]) + ", expected 1 to " +
+                           std::to_string(max_confidence_k));
         }
         if (!(top_p[i] > 0.0 && top_p[i] <= 1.0)) {
-            keys.in.fail("key `adapter.lcg.confidence.top_p` holds " + std::to_string(top_p[i]) +
-                         ", expected more than 0 and at most 1");
+            keys.in().fail("key `adapter.lcg.confidence.top_p` holds " + std::to_string(top_p[i]) +
+                           ", expected more than 0 and at most 1");
         }
         sets.push_back({static_cast<uint32_t>(top_k[i]), static_cast<float>(top_p[i])});
     }
@@ -303,61 +42,56 @@ std::vector<confidence_set> read_confidence(const key_table & keys) {
 
 void read_families(const key_table & keys, gate_config & config) {
     config.families = keys.get_array<std::string>("adapter.lcg.families", gguf_string);
-    const size_t n = config.families.size();
+    const size_t n  = config.families.size();
     if (n < 2 || n > max_families) {
-        keys.in.fail("key `adapter.lcg.families` has " + std::to_string(n) + " elements, expected 2 to " +
-                     std::to_string(max_families));
+        keys.in().fail("key `adapter.lcg.families` has " + std::to_string(n) + " elements, expected 2 to " +
+                       std::to_string(max_families));
     }
     if (std::set<std::string>(config.families.begin(), config.families.end()).size() != n) {
-        keys.in.fail("key `adapter.lcg.families` names a family twice");
+        keys.in().fail("key `adapter.lcg.families` names a family twice");
     }
     const auto & maskable = keys.get_array<bool>("adapter.lcg.maskable", gguf_bool);
     if (maskable.size() != n) {
-        keys.in.fail("key `adapter.lcg.maskable` has " + std::to_string(maskable.size()) + " elements, expected " +
-                     std::to_string(n) + ", one for each family");
+        keys.in().fail("key `adapter.lcg.maskable` has " + std::to_string(maskable.size()) + " elements, expected " +
+                       std::to_string(n) + ", one for each family");
     }
     config.maskable.assign(maskable.begin(), maskable.end());
     config.neutral = keys.count("adapter.lcg.neutral", 0, static_cast<uint32_t>(n) - 1);
     if (config.maskable[config.neutral]) {
-        keys.in.fail("key `adapter.lcg.maskable` says that the neutral family `" + config.families[config.neutral] +
-                     "` may be masked");
+        keys.in().fail("key `adapter.lcg.maskable` says that the neutral family `" + config.families[config.neutral] +
+                       "` may be masked");
     }
 }
 
 gate_config read_config(const key_table & keys) {
     gate_config config;
     keys.count("adapter.lcg.version", 1, 1);
-    config.architecture = keys.get<std::string>("general.architecture", gguf_string);
-    config.rules = keys.get<std::string>("adapter.lcg.rules", gguf_string);
+    config.architecture   = keys.get<std::string>("general.architecture", gguf_string);
+    config.rules          = keys.get<std::string>("adapter.lcg.rules", gguf_string);
     config.tokenizer_hash = keys.get<std::string>("adapter.lcg.tokenizer_hash", gguf_string);
-    config.n_embd = keys.count("adapter.lcg.n_embd", 1, max_embd);
-    config.n_hidden = keys.count("adapter.lcg.n_hidden", 0, max_embd);
-    config.n_vocab = keys.count("adapter.lcg.n_vocab", 1, max_vocab);
+    config.n_embd         = keys.count("adapter.lcg.n_embd", 1, max_embd);
+    config.n_hidden       = keys.count("adapter.lcg.n_hidden", 0, max_embd);
+    config.n_vocab        = keys.count("adapter.lcg.n_vocab", 1, max_vocab);
     read_families(keys, config);
     config.threshold = static_cast<float>(keys.get<double>("adapter.lcg.threshold", gguf_f32));
     if (!(config.threshold > 0.0f && config.threshold < 1.0f)) {
-        keys.in.fail("key `adapter.lcg.threshold` is " + std::to_string(config.threshold) +
-                     ", expected a probability between 0 and 1");
+        keys.in().fail("key `adapter.lcg.threshold` is " + std::to_string(config.threshold) +
+                       ", expected a probability between 0 and 1");
     }
     config.confidence = read_confidence(keys);
-    for (const uint64_t token : keys.get_array<uint64_t>("adapter.lcg.exempt_tokens", gguf_u32)) {
-        if (token >= config.n_vocab) {
-            keys.in.fail("key `adapter.lcg.exempt_tokens` holds token " + std::to_string(token) +
-                         ", the vocabulary has " + std::to_string(config.n_vocab));
+    if (keys.find("adapter.lcg.exempt_tokens") != nullptr) { // writers leave empty arrays out
+        for (const uint64_t token : keys.get_array<uint64_t>("adapter.lcg.exempt_tokens", gguf_u32)) {
+            if (token >= config.n_vocab) {
+                keys.in().fail("key `adapter.lcg.exempt_tokens` holds token " + std::to_string(token) +
+                               ", the vocabulary has " + std::to_string(config.n_vocab));
+            }
+            config.exempt_tokens.push_back(static_cast<uint32_t>(token));
         }
-        config.exempt_tokens.push_back(static_cast<uint32_t>(token));
     }
     return config;
 }
 
 // ---- tensors ----
-
-struct tensor_info {
-    std::string           name;
-    std::vector<uint64_t> shape; // ne[0] first
-    uint32_t              type;
-    uint64_t              offset; // from the start of the data section
-};
 
 std::string shape_text(const std::vector<uint64_t> & shape) {
     std::string text = "(";
@@ -365,31 +99,6 @@ std::string shape_text(const std::vector<uint64_t> & shape) {
         text += (i ? ", " : "") + std::to_string(shape[i]);
     }
     return text + ")";
-}
-
-std::vector<tensor_info> read_tensor_infos(reader & in, uint64_t n_tensors) {
-    std::vector<tensor_info> infos;
-    for (uint64_t i = 0; i < n_tensors; i++) {
-        tensor_info info;
-        info.name = in.string("the name of tensor " + std::to_string(i), max_key_length);
-        const auto what = "tensor " + quoted(info.name);
-        const auto n_dims = in.number<uint32_t>(what);
-        if (n_dims < 1 || n_dims > 4) {
-            in.fail(what + " has " + std::to_string(n_dims) + " dimensions, expected 1 to 4");
-        }
-        for (uint32_t d = 0; d < n_dims; d++) {
-            info.shape.push_back(in.number<uint64_t>(what));
-        }
-        info.type = in.number<uint32_t>(what);
-        info.offset = in.number<uint64_t>(what);
-        for (const tensor_info & other : infos) {
-            if (other.name == info.name) {
-                in.fail(what + " occurs twice");
-            }
-        }
-        infos.push_back(std::move(info));
-    }
-    return infos;
 }
 
 // What a gate of this configuration must hold, in shapes of ne[0] first.
@@ -401,9 +110,9 @@ struct wanted_tensor {
 };
 
 std::vector<wanted_tensor> wanted_tensors(const gate_config & config) {
-    const std::vector<uint32_t> matrix = {type_f32, type_f16, type_bf16, type_q8_0};
+    const std::vector<uint32_t> matrix     = {type_f32, type_f16, type_bf16, type_q8_0};
     const uint64_t              n_families = config.families.size();
-    std::vector<wanted_tensor>  wanted = {{"lcg.token_family", {config.n_vocab}, {type_i8}, false}};
+    std::vector<wanted_tensor>  wanted     = {{"lcg.token_family", {config.n_vocab}, {type_i8}, false}};
     if (config.n_hidden > 0) {
         wanted.push_back({"lcg.fc1.weight", {config.n_embd, config.n_hidden}, matrix, false});
         wanted.push_back({"lcg.fc1.bias", {config.n_hidden}, {type_f32}, true});
@@ -431,7 +140,7 @@ std::string type_text(uint32_t type) {
     }
 }
 
-uint64_t row_bytes(const reader & in, const tensor_info & info) {
+uint64_t row_bytes(const gguf_reader & in, const tensor_info & info) {
     const uint64_t n = info.shape[0];
     switch (info.type) {
     case type_f32:
@@ -500,7 +209,7 @@ struct span {
 };
 
 span check_tensor(
-    const reader & in, const tensor_info & info, const wanted_tensor & wanted, const data_section & data) {
+    const gguf_reader & in, const tensor_info & info, const wanted_tensor & wanted, const data_section & data) {
     const auto what = "tensor " + quoted(info.name);
     if (std::find(wanted.types.begin(), wanted.types.end(), info.type) == wanted.types.end()) {
         std::string list;
@@ -514,8 +223,8 @@ span check_tensor(
     }
     // shapes are capped by the configuration's limits, so these products cannot overflow
     const uint64_t n_rows = info.shape.size() > 1 ? info.shape[1] : 1;
-    const uint64_t size = row_bytes(in, info) * n_rows;
-    const uint64_t room = in.size() - data.start;
+    const uint64_t size   = row_bytes(in, info) * n_rows;
+    const uint64_t room   = in.size() - data.start;
     if (info.offset % data.alignment != 0) {
         in.fail(what + " has offset " + std::to_string(info.offset) + ", expected a multiple of " +
                 std::to_string(data.alignment));
@@ -530,7 +239,7 @@ span check_tensor(
     return {info.offset, info.offset + size, info.name};
 }
 
-void check_no_overlap(const reader & in, std::vector<span> spans) {
+void check_no_overlap(const gguf_reader & in, std::vector<span> spans) {
     std::sort(spans.begin(), spans.end(), [](const span & a, const span & b) { return a.begin < b.begin; });
     for (size_t i = 1; i < spans.size(); i++) {
         if (spans[i].begin < spans[i - 1].end) {
@@ -539,8 +248,8 @@ void check_no_overlap(const reader & in, std::vector<span> spans) {
     }
 }
 
-gate_weights read_weights(
-    const reader & in, const gate_config & config, const std::vector<tensor_info> & infos, const data_section & data) {
+gate_weights read_weights(const gguf_reader & in, const gate_config & config, const std::vector<tensor_info> & infos,
+    const data_section & data) {
     const auto        wanted = wanted_tensors(config);
     std::vector<span> spans;
     gate_weights      weights;
@@ -581,7 +290,7 @@ gate_weights read_weights(
     return weights;
 }
 
-data_section find_data(const reader & in, const key_table & keys) {
+data_section find_data(const gguf_reader & in, const key_table & keys) {
     uint64_t alignment = 32;
     if (keys.find("general.alignment") != nullptr) {
         alignment = keys.count("general.alignment", 1, 4096);
@@ -608,8 +317,8 @@ const host_tensor * gate_weights::find(const std::string & name) const {
 }
 
 gate_file parse_gate_file(const uint8_t * data, size_t size, const std::string & source) {
-    reader     in(data, size, source);
-    const auto magic = in.number<uint32_t>("the magic number");
+    gguf_reader in(data, size, source);
+    const auto  magic = in.number<uint32_t>("the magic number");
     if (magic != gguf_magic) {
         in.fail("not a GGUF file: it starts with " + std::to_string(magic) + ", expected the letters GGUF");
     }
@@ -618,20 +327,23 @@ gate_file parse_gate_file(const uint8_t * data, size_t size, const std::string &
         in.fail("GGUF version " + std::to_string(version) + ", expected 3 (little-endian)");
     }
     const auto n_tensors = in.number<uint64_t>("the number of tensors");
-    const auto n_keys = in.number<uint64_t>("the number of keys");
+    const auto n_keys    = in.number<uint64_t>("the number of keys");
     if (n_keys > max_keys) {
         in.fail(
             "number of keys is " + std::to_string(n_keys) + ", at most " + std::to_string(max_keys) + " are allowed");
     }
-    const key_table keys = read_keys(in, n_keys);
-    if (n_tensors > 5) {
-        in.fail("number of tensors is " + std::to_string(n_tensors) + ", a gate has at most 5");
+    const key_table keys(in, n_keys);
+    keys.expect("general.type", "adapter", "");
+    keys.expect("adapter.type", "lcg", " (another kind of adapter)");
+    if (n_tensors > max_tensors) {
+        in.fail("number of tensors is " + std::to_string(n_tensors) + ", a gate has at most " +
+                std::to_string(max_tensors));
     }
     gate_file file;
-    file.config = read_config(keys);
-    const auto infos = read_tensor_infos(in, n_tensors);
-    file.weights = read_weights(in, file.config, infos, find_data(in, keys));
-    for (const auto & entry : keys.entries) {
+    file.config      = read_config(keys);
+    const auto infos = in.tensor_infos(n_tensors);
+    file.weights     = read_weights(in, file.config, infos, find_data(in, keys));
+    for (const auto & entry : keys.entries()) {
         file.metadata.emplace_back(entry.first, entry.second.value);
     }
     return file;

@@ -19,7 +19,7 @@ struct gate_error : std::runtime_error {
 };
 
 constexpr size_t max_families = 127;
-using family_set = std::bitset<max_families + 1>;
+using family_set              = std::bitset<max_families + 1>;
 
 // ---- gate file (gate_file.cpp) ----
 
@@ -33,12 +33,12 @@ struct gate_config {
     std::string                 architecture; // of the base model
     std::string                 rules;
     std::string                 tokenizer_hash;
-    uint32_t                    n_embd = 0;
+    uint32_t                    n_embd   = 0;
     uint32_t                    n_hidden = 0; // 0: linear gate
-    uint32_t                    n_vocab = 0;
+    uint32_t                    n_vocab  = 0;
     std::vector<std::string>    families;
     std::vector<uint8_t>        maskable; // per family
-    uint32_t                    neutral = 0;
+    uint32_t                    neutral   = 0;
     float                       threshold = 0.5f;
     std::vector<confidence_set> confidence;
     std::vector<uint32_t>       exempt_tokens;
@@ -46,7 +46,7 @@ struct gate_config {
 
 struct host_tensor {
     std::string          name;
-    tensor_type          type = type_f32;
+    tensor_type          type  = type_f32;
     int64_t              ne[2] = {0, 1}; // row length, number of rows
     std::vector<uint8_t> data;
 };
@@ -107,9 +107,9 @@ class evaluator {
 constexpr int no_family = -1;
 
 struct gate_rules {
-    float threshold = 0.5f;
+    float threshold   = 0.5f;
     bool  persistence = true;  // needs an earlier language token; its family stays allowed
-    bool  confidence = true;   // the model itself must find an allowed family plausible
+    bool  confidence  = true;  // the model itself must find an allowed family plausible
     bool  first_token = false; // act before the first language token as well
 };
 
@@ -155,32 +155,32 @@ struct stage_options {
     gate_rules rules;
     float      strength = 0.0f; // +inf: mask
     size_t     n_events = 0;
-    bool       eager = false; // run the MLP at every step
+    bool       eager    = false; // run the MLP at every step
 };
 
 // What the stages must know of the chain they stand in.
 struct chain_facts {
     float           temperature = 1.0f;
-    int32_t         top_k = 0; // <= 0: off
-    chain_end       end = chain_end::draw;
-    bool            direct = false;     // nothing before the shortlist changes a logit
-    llama_sampler * mirostat = nullptr; // its truncation is probed: S is what it would leave
+    int32_t         top_k       = 0; // <= 0: off
+    chain_end       end         = chain_end::draw;
+    bool            direct      = false;   // nothing before the shortlist changes a logit
+    llama_sampler * mirostat    = nullptr; // its truncation is probed: S is what it would leave
 };
 
 struct stage_stats {
-    uint64_t steps = 0;     // tokens sampled
-    uint64_t gate_runs = 0; // steps on which the MLP was evaluated
-    uint64_t interventions = 0;
-    uint64_t not_confident = 0;  // bans that the confidence rule stopped
+    uint64_t steps          = 0; // tokens sampled
+    uint64_t gate_runs      = 0; // steps on which the MLP was evaluated
+    uint64_t interventions  = 0;
+    uint64_t not_confident  = 0; // bans that the confidence rule stopped
     uint64_t without_hidden = 0; // steps on which the gate was wanted and no hidden state was there
-    double   removed_mass = 0;   // probability removed, summed over interventions
-    double   gate_seconds = 0;   // spent in the MLP
+    double   removed_mass   = 0; // probability removed, summed over interventions
+    double   gate_seconds   = 0; // spent in the MLP
 };
 
 struct gate_event {
-    uint64_t                reply = 0;
+    uint64_t                reply    = 0;
     uint64_t                position = 0; // of the generated token in its reply
-    int                     last = no_family;
+    int                     last     = no_family;
     family_set              predicted, allowed, banned;
     std::vector<float>      z;
     std::vector<token_data> removed; // banned tokens that S held, with p, most probable first

@@ -30,10 +30,10 @@ template <size_t n> bool any_not_below(const float * values, float limit) {
 // 2^y for y <= 0 to a relative error of 1e-6, as plain arithmetic: a library's expf takes 152k logits one by one
 // (0.5 ms or more), this is vectorized on every platform (0.1 ms). -inf gives 2^-125.
 inline float exp2_below_zero(float y) {
-    const float shift = 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer
-    const float limited = y < -125.0f ? -125.0f : y;
-    const float shifted = limited + shift;
-    const float r = (limited - (shifted - shift)) * 0.693147181f; // -0.35 to 0.35
+    const float shift    = 12582912.0f; // 1.5 * 2^23: adding it rounds to an integer
+    const float limited  = y < -125.0f ? -125.0f : y;
+    const float shifted  = limited + shift;
+    const float r        = (limited - (shifted - shift)) * 0.693147181f; // -0.35 to 0.35
     const float fraction = 1 + r * (1 + r * (1 / 2.f + r * (1 / 6.f + r * (1 / 24.f + r * (1 / 120.f + r / 720.f)))));
     int32_t     exponent, bits;
     std::memcpy(&exponent, &shifted, 4);
@@ -50,7 +50,7 @@ bool select_top(const float * logits, size_t n, size_t m, std::vector<uint32_t> 
     constexpr size_t block = 64;
     const auto above = [logits](
                            uint32_t a, uint32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
-    m = std::min(m, n);
+    m                = std::min(m, n);
     best.clear();
     if (m == 0) {
         return true;
@@ -148,9 +148,9 @@ size_t confident_count(
     const token_data * best, size_t n_best, const std::vector<confidence_set> & sets, float temperature, double sum) {
     size_t longest = 0; // every set is a prefix of the sorted tokens, so the union is the longest of them
     for (const confidence_set & set : sets) {
-        const size_t limit = std::min<size_t>(set.top_k, n_best);
+        const size_t limit  = std::min<size_t>(set.top_k, n_best);
         double       before = 0.0;
-        size_t       n = 0;
+        size_t       n      = 0;
         while (n < limit && counts(best[n]) && (n == 0 || before < set.top_p)) {
             before += std::exp((best[n].logit - best[0].logit) / temperature) / sum;
             n++;
@@ -179,7 +179,7 @@ bool apply_ban(const token_data_array & survivors, const token_data * confident,
     }
     for (size_t i = 0; i < n_confident; i++) {
         const token_data & token = confident[i];
-        const bool         in_s = std::any_of(survivors.data, survivors.data + survivors.size,
+        const bool         in_s  = std::any_of(survivors.data, survivors.data + survivors.size,
             [&](const token_data & survivor) { return survivor.id == token.id; });
         if (!in_s) {
             keep(token);
@@ -196,8 +196,8 @@ decision decide(const gate & gate, const gate_rules & rules, float strength, con
     result.candidates = survivors;
     std::sort(result.candidates.begin(), result.candidates.end(), more_probable);
     result.predicted = predicted_families(z, gate.config.families.size(), rules.threshold);
-    result.allowed = allowed_families(rules, result.predicted, last);
-    result.banned = gate.maskable & ~result.allowed;
+    result.allowed   = allowed_families(rules, result.predicted, last);
+    result.banned    = gate.maskable & ~result.allowed;
     if (!may_act(rules, last)) {
         result.outcome = verdict::no_history;
         return result;
@@ -213,7 +213,7 @@ decision decide(const gate & gate, const gate_rules & rules, float strength, con
         logits.push_back(token.logit);
     }
     const double sum = softmax_sum(logits.data(), logits.size(), best[0].logit, temperature);
-    const size_t n = confident_count(best.data(), best.size(), gate.config.confidence, temperature, sum);
+    const size_t n   = confident_count(best.data(), best.size(), gate.config.confidence, temperature, sum);
     if (rules.confidence && (families_of(best.data(), n, family) & result.predicted).none()) {
         result.outcome = verdict::not_confident;
         return result;
@@ -224,7 +224,7 @@ decision decide(const gate & gate, const gate_rules & rules, float strength, con
         result.outcome = verdict::would_empty;
         return result;
     }
-    result.outcome = verdict::intervene;
+    result.outcome    = verdict::intervene;
     result.candidates = std::move(left);
     return result;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import inspect
@@ -12,6 +13,7 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+from llama_cpp import Llama
 from llama_cpp import _ctypes_extensions as ctypes_extensions
 from llama_cpp import _internals as internals
 from llama_cpp import llama_cpp as bindings
@@ -20,6 +22,8 @@ from . import _core
 from .base_model import TYPE_BITS, BaseModel, Vocab
 from .errors import GateError
 from .gate import Device, Gate, GateEvent, GateOptions, GateStats, PathLike
+
+__all__ = ["Chain", "GatedLlama", "Llama", "connect_core", "insert_stages", "read_base_model"]
 
 # ---- connecting the core ----
 
@@ -224,7 +228,7 @@ def _renumber_custom_samplers(sampler: internals.LlamaSampler, parts: list[Any],
 # ---- GatedLlama ----
 
 
-class GatedLlama(llama_cpp.Llama):
+class GatedLlama(Llama):
     """A `llama_cpp.Llama` whose replies stay in the right script.
 
     Every constructor argument and method of `Llama` works as before; the gate stands in the sampling chain of every
@@ -259,6 +263,7 @@ class GatedLlama(llama_cpp.Llama):
             OSError: The gate file cannot be read.
             ValueError: From `llama_cpp.Llama`, e.g. a model that cannot be loaded.
         """
+        self._stack = contextlib.ExitStack()  # Llama.close() wants it, also where loading the gate fails
         self._gate: Gate | None = None
         self._stage: _core.Stage | None = None
         self._gate_options = gate_options if gate_options is not None else GateOptions()
@@ -361,7 +366,7 @@ class GatedLlama(llama_cpp.Llama):
         sampler = super()._init_sampler(*args, **kwargs)
         if self._stage is None:
             return sampler
-        request = inspect.signature(llama_cpp.Llama._init_sampler).bind(self, *args, **kwargs)
+        request = inspect.signature(Llama._init_sampler).bind(self, *args, **kwargs)
         request.apply_defaults()
         self._chain = insert_stages(
             sampler, self._stage, temperature=request.arguments["temp"], top_k=request.arguments["top_k"]

@@ -1,0 +1,320 @@
+// What the two stages do with a step's candidates.
+//
+// Everything is lazy and exact: the MLP runs only if its answer could matter, H is computed only if the answer bans a
+// family that is present (paper, section 3.3; policy.cpp holds the rules).
+#include "stage.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+namespace lcg {
+
+namespace {
+constexpr size_t max_removed_tokens = 20; // kept per event
+} // namespace
+
+stage::state::state(std::shared_ptr<const gate> gate, const stage_options & stage_options)
+    : model(std::move(gate)), options(stage_options), mlp(model, 1), z(model->config.families.size()) {
+    for (const confidence_set & set : model->config.confidence) {
+        n_confident = std::max<size_t>(n_confident, set.top_k);
+    }
+    make_ring();
+}
+
+void stage::state::make_ring() {
+    events.resize(options.n_events);
+    for (gate_event & event : events) {
+        event.z.reserve(z.size());
+        event.removed.reserve(max_removed_tokens + 1);
+    }
+    n_events = 0;
+    pending  = false;
+}
+
+void stage::state::forget() {
+    last     = no_family;
+    position = 0;
+    pending  = false;
+}
+
+// ---- shortlist ----
+
+size_t stage::state::n_wanted() const {
+    const size_t n_top_k = facts.top_k > 0 ? static_cast<size_t>(facts.top_k) + 1 : 0; // one more shows a tie
+    return std::max(n_confident, n_top_k);
+}
+
+bool stage::state::top_k_is_unique() const {
+    const size_t n = std::min(best.size(), static_cast<size_t>(facts.top_k) + 1);
+    for (size_t i = 1; i < n; i++) {
+        if (best[i].logit == best[i - 1].logit) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void stage::state::on_shortlist(token_data_array * tokens) {
+    if (direct) {
+        return;
+    }
+    best.clear();
+    if (!acts()) {
+        return;
+    }
+    n_row = tokens->size;
+    copied_row.resize(n_row); // later samplers move the tokens, H needs them all
+    for (size_t i = 0; i < n_row; i++) {
+        copied_row[i] = tokens->data[i].logit;
+    }
+    row = copied_row.data();
+    if (!select_top(row, n_row, n_wanted(), top)) {
+        return;
+    }
+    for (const uint32_t i : top) {
+        best.push_back(tokens->data[i]);
+    }
+    if (facts.top_k > 0 && facts.end == chain_end::draw && top_k_is_unique()) {
+        std::copy(best.begin(), best.end(), tokens->data);
+        tokens->size   = best.size();
+        tokens->sorted = true;
+    }
+}
+
+// ---- gate ----
+
+token_data_array stage::state::survivors(token_data_array * tokens) {
+    token_data_array s = *tokens;
+    if (facts.end == chain_end::greedy) {
+        const auto less = [](const token_data & a, const token_data & b) { return a.logit < b.logit; };
+        s.data          = std::max_element(tokens->data, tokens->data + tokens->size, less);
+        s.size          = 1;
+    } else if (facts.end == chain_end::mirostat && facts.mirostat != nullptr) {
+        // mirostat truncates by itself; a clone of it, with the same state, shows what it would leave. The clone
+        // sorts the array in place, as mirostat itself would.
+        llama_sampler * sampler = host.llama_sampler_clone(facts.mirostat);
+        host.llama_sampler_apply(sampler, reinterpret_cast<llama_token_data_array *>(&s));
+        host.llama_sampler_free(sampler);
+        tokens->sorted = s.sorted;
+    }
+    return s;
+}
+
+void stage::state::evaluate() {
+    const auto start = std::chrono::steady_clock::now();
+    mlp.run(hidden, z.data());
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+
+    const std::lock_guard<std::mutex> guard(lock);
+    stats.gate_runs++;
+    stats.gate_seconds += time.count();
+}
+
+void stage::state::on_gate(token_data_array * tokens) {
+    if (!acts() || best.empty() || tokens->size == 0) {
+        return;
+    }
+    const token_data_array s          = survivors(tokens);
+    const family_set       present    = families_of(s.data, s.size, model->token_family.data());
+    const family_set       certain    = allowed_families(options.rules, {}, last);
+    const bool             can_matter = (present & model->maskable & ~certain).any();
+    if (!can_matter && !options.eager) {
+        return;
+    }
+    if (hidden == nullptr) {
+        const std::lock_guard<std::mutex> guard(lock);
+        stats.without_hidden++;
+        return;
+    }
+    evaluate();
+    if (can_matter) {
+        judge(tokens, s, present);
+    }
+}
+
+void stage::state::judge(token_data_array * tokens, const token_data_array & s, const family_set & present) {
+    const gate_config & config    = model->config;
+    const uint8_t *     family    = model->token_family.data();
+    const family_set    predicted = predicted_families(z.data(), z.size(), options.rules.threshold);
+    const family_set    banned    = model->maskable & ~allowed_families(options.rules, predicted, last);
+    if ((present & banned).none()) {
+        return;
+    }
+    const float  temperature = facts.temperature;
+    const double sum         = softmax_sum(row, n_row, best[0].logit, temperature);
+    const size_t n           = confident_count(best.data(), best.size(), config.confidence, temperature, sum);
+    if (options.rules.confidence && (families_of(best.data(), n, family) & predicted).none()) {
+        const std::lock_guard<std::mutex> guard(lock);
+        stats.not_confident++;
+        return;
+    }
+    if (!apply_ban(s, best.data(), n, banned, family, options.strength, kept)) {
+        return;
+    }
+    record(s, predicted, banned, sum);
+    if (options.mode == gate_mode::mask) {
+        tokens->data   = kept.data();
+        tokens->size   = kept.size();
+        tokens->sorted = true;
+    }
+}
+
+gate_event * stage::state::new_event(const family_set & predicted, const family_set & banned) {
+    if (events.empty()) {
+        return nullptr;
+    }
+    gate_event & event = events[n_events++ % events.size()];
+    event.reply        = reply;
+    event.position     = position;
+    event.last         = last;
+    event.predicted    = predicted;
+    event.allowed      = allowed_families(options.rules, predicted, last);
+    event.banned       = banned;
+    event.z.assign(z.begin(), z.end());
+    event.removed.clear();
+    event.chosen = -1;
+    pending      = true;
+    return &event;
+}
+
+void stage::state::record(
+    const token_data_array & s, const family_set & predicted, const family_set & banned, double sum) {
+    const auto by_probability = [](const token_data & a, const token_data & b) {
+        return a.p != b.p ? a.p > b.p : a.id < b.id;
+    };
+    const std::lock_guard<std::mutex> guard(lock);
+    stats.interventions++;
+    gate_event * event = new_event(predicted, banned);
+    for (size_t i = 0; i < s.size; i++) {
+        token_data token = s.data[i];
+        if (!banned[model->token_family[token.id]] || token.logit == -INFINITY) {
+            continue;
+        }
+        const double p = std::exp(double(token.logit - best[0].logit) / double(facts.temperature)) / sum;
+        stats.removed_mass += p;
+        if (event == nullptr) {
+            continue;
+        }
+        token.p        = static_cast<float>(p);
+        auto & removed = event->removed;
+        removed.insert(std::upper_bound(removed.begin(), removed.end(), token, by_probability), token);
+        if (removed.size() > max_removed_tokens) {
+            removed.pop_back();
+        }
+    }
+}
+
+void stage::state::on_accept(int32_t token) {
+    const std::lock_guard<std::mutex> guard(lock);
+    stats.steps++;
+    position++;
+    if (pending) {
+        events[(n_events - 1) % events.size()].chosen = token;
+        pending                                       = false;
+    }
+    if (token < 0 || static_cast<size_t>(token) >= model->token_family.size()) {
+        return;
+    }
+    const uint8_t family = model->token_family[static_cast<size_t>(token)];
+    if (family != model->config.neutral) {
+        last = family;
+    }
+}
+
+// ---- stage ----
+
+stage::stage(std::shared_ptr<const gate> gate, const stage_options & options)
+    : state_(std::make_shared<state>(std::move(gate), options)) {}
+
+stage::~stage() = default;
+
+void stage::set_options(const stage_options & options) {
+    const std::lock_guard<std::mutex> guard(state_->lock);
+    const bool                        new_ring = options.n_events != state_->options.n_events;
+    state_->options                            = options;
+    if (new_ring) {
+        state_->make_ring();
+    }
+}
+
+void stage::begin_reply(const chain_facts & facts, bool continued) {
+    state_->facts = facts;
+    if (!continued) {
+        state_->forget();
+        state_->reply++;
+    }
+}
+
+bool stage::wants_hidden_at_start() const {
+    return state_->options.mode != gate_mode::off && may_act(state_->options.rules, no_family);
+}
+
+token_data_array stage::apply(llama_sampler * chain, const float * logits, const float * hidden, bool direct) {
+    state &      s       = *state_;
+    const size_t n_vocab = s.model->config.n_vocab;
+    s.hidden             = hidden;
+    s.row                = logits;
+    s.n_row              = n_vocab;
+    s.best.clear();
+    s.error.clear();
+    s.direct = direct && s.facts.direct && (s.facts.top_k > 0 || s.facts.end == chain_end::greedy) &&
+               select_top(logits, n_vocab, s.n_wanted(), s.top);
+    if (s.direct) {
+        for (const uint32_t i : s.top) {
+            s.best.push_back({static_cast<int32_t>(i), logits[i], 0.0f});
+        }
+        s.direct = s.facts.end == chain_end::greedy || s.top_k_is_unique();
+    }
+    if (s.direct) {
+        s.array = s.best;
+    } else {
+        s.array.resize(n_vocab);
+        for (size_t i = 0; i < n_vocab; i++) {
+            s.array[i] = {static_cast<int32_t>(i), logits[i], 0.0f};
+        }
+    }
+    token_data_array tokens = {s.array.data(), s.array.size(), -1, s.direct};
+    host.llama_sampler_apply(chain, reinterpret_cast<llama_token_data_array *>(&tokens));
+    s.hidden = nullptr;
+    s.direct = false;
+    if (!s.error.empty()) {
+        throw gate_error(s.error);
+    }
+    return tokens;
+}
+
+int32_t stage::sample(llama_sampler * chain, const float * logits, const float * hidden) {
+    const token_data_array tokens = apply(chain, logits, hidden, true);
+    if (tokens.selected < 0 || static_cast<size_t>(tokens.selected) >= tokens.size) {
+        throw gate_error("the sampling chain chose no token out of " + std::to_string(tokens.size) + " candidates");
+    }
+    const int32_t token = tokens.data[tokens.selected].id;
+    host.llama_sampler_accept(chain, token);
+    return token;
+}
+
+stage_stats stage::stats() const {
+    const std::lock_guard<std::mutex> guard(state_->lock);
+    return state_->stats;
+}
+
+std::vector<gate_event> stage::events() const {
+    const std::lock_guard<std::mutex> guard(state_->lock);
+    const auto &                      ring  = state_->events;
+    const size_t                      count = std::min(ring.size(), state_->n_events);
+    std::vector<gate_event>           events;
+    for (size_t i = state_->n_events - count; i < state_->n_events; i++) {
+        events.push_back(ring[i % ring.size()]);
+    }
+    return events;
+}
+
+void stage::reset_stats() {
+    const std::lock_guard<std::mutex> guard(state_->lock);
+    state_->stats    = {};
+    state_->n_events = 0;
+    state_->pending  = false;
+}
+
+} // namespace lcg

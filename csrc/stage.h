@@ -1,0 +1,65 @@
+// The state that the two stages of a sampling chain share.
+#pragma once
+
+#include "lcg.h"
+
+#include <mutex>
+
+namespace lcg {
+
+struct stage::state {
+    state(std::shared_ptr<const gate> gate, const stage_options & stage_options);
+
+    // what the callbacks of llama_sampler_i do
+    void on_shortlist(token_data_array * tokens);
+    void on_gate(token_data_array * tokens);
+    void on_accept(int32_t token);
+    void forget(); // the history
+
+    std::shared_ptr<const gate> model;
+    stage_options               options;
+    chain_facts                 facts;
+    evaluator                   mlp;
+    size_t                      n_confident = 0; // the largest k of the confidence sets
+
+    // history of the reply
+    int      last     = no_family;
+    uint64_t reply    = 0;
+    uint64_t position = 0;
+
+    // this step
+    const float *           row    = nullptr; // the logits of all candidates, by index
+    size_t                  n_row  = 0;
+    const float *           hidden = nullptr;
+    bool                    direct = false; // the array was built from the row: the shortlist is done
+    std::vector<uint32_t>   top;            // indices into the row, largest first
+    std::vector<token_data> best;           // ... as tokens; empty: the gate stays out of this step
+
+    // scratch, kept from step to step
+    std::vector<float>      z, copied_row;
+    std::vector<token_data> array, kept;
+
+    // results; the lock guards them against readers in other threads
+    mutable std::mutex      lock;
+    stage_stats             stats;
+    std::vector<gate_event> events; // a ring
+    size_t                  n_events = 0;
+    bool                    pending  = false; // the newest event waits for the chosen token
+    std::string             error;            // of a callback, raised once the chain has run
+
+    std::shared_ptr<state> clone_for_gate; // between the clones of a chain's two stages
+
+    bool   acts() const { return options.mode != gate_mode::off && may_act(options.rules, last); }
+    size_t n_wanted() const;        // tokens to look for
+    bool   top_k_is_unique() const; // llama.cpp's own, unstable top-k would keep the same tokens in the same order
+    void   make_ring();
+
+  private:
+    token_data_array survivors(token_data_array * tokens);
+    void             evaluate();
+    void             judge(token_data_array * tokens, const token_data_array & s, const family_set & present);
+    void record(const token_data_array & s, const family_set & predicted, const family_set & banned, double sum);
+    gate_event * new_event(const family_set & predicted, const family_set & banned);
+};
+
+} // namespace lcg

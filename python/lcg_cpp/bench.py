@@ -1,0 +1,269 @@
+"""What the gate costs: stock and gated generation, alternating in one process, compared pair by pair."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from .gate import PAPER_OPTIONS, Gate, GateOptions, GateStats, PathLike
+from .llama import GatedLlama, Llama
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is run.
+
+    Attributes:
+        n_tokens: Tokens generated and timed per run.
+        n_prompt: Prompt tokens, random ids; the prompt evaluation is timed over them.
+        n_pairs: Runs of each kind, in turn.
+        n_threads: Threads of llama.cpp, None for its default.
+        n_gpu_layers: Layers on a GPU.
+        seed: Of the prompts and the sampling.
+    """
+
+    n_tokens: int = 64
+    n_prompt: int = 512
+    n_pairs: int = 7
+    n_threads: int | None = None
+    n_gpu_layers: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to generate: medians over the runs.
+
+    Attributes:
+        tokens_per_second: Of generation, the prompt not counted.
+        sampling_us_per_token: Everything after decode, the gate included, in microseconds.
+        rss_mb: Peak resident memory of a process that loads the model so and generates, in 10^6 bytes; None where the
+            platform does not tell.
+        gate_run_share: Share of steps on which the MLP was evaluated.
+        intervention_share: Share of steps on which the gate removed a family.
+    """
+
+    tokens_per_second: float
+    sampling_us_per_token: float
+    rss_mb: float | None
+    gate_run_share: float
+    intervention_share: float
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """All ratios are medians over pairs of neighbouring runs, above 1 where gated is faster.
+
+    Attributes:
+        ratio: Generation speed, gated / stock.
+        forced_ratio: The same with the MLP evaluated at every step.
+        prompt_eval_ratio: Speed of prompt evaluation, gated / stock, by the paper's rules.
+        prompt_eval_ratio_first_token: The same with `first_token`: one more decode step per prompt.
+        stock: Stock `llama_cpp.Llama`.
+        gated: With the gate, evaluated where its answer can matter.
+        gated_forced: With the gate evaluated at every step.
+        gate_us: Time of one evaluation of the MLP, in microseconds.
+    """
+
+    ratio: float
+    forced_ratio: float
+    prompt_eval_ratio: float
+    prompt_eval_ratio_first_token: float
+    stock: Side
+    gated: Side
+    gated_forced: Side
+    gate_us: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for `--json`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Run:
+    n_tokens: int
+    seconds: float
+    sampling_seconds: float
+    gate: GateStats = field(default_factory=GateStats)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.n_tokens / self.seconds
+
+
+class _TimedSampling:
+    """Counts the time spent in `sample` of one model object."""
+
+    def __init__(self, llm: Llama) -> None:
+        self.seconds = 0.0
+        original: Callable[..., int] = llm.sample
+
+        def timed(*args: Any, **kwargs: Any) -> int:
+            start = time.perf_counter()
+            token = original(*args, **kwargs)
+            self.seconds += time.perf_counter() - start
+            return token
+
+        llm.sample = timed
+
+
+def _generate(llm: Llama, sampling: _TimedSampling, prompt: list[int], n_tokens: int, seed: int) -> _Run:
+    """Generate with Llama's default sampling; the clock starts with the first token."""
+    llm.reset()
+    llm.set_seed(seed)
+    start = 0.0
+    for i, _ in enumerate(llm.generate(prompt)):
+        if i == 0:
+            sampling.seconds = 0.0
+            start = time.perf_counter()
+        if i == n_tokens:
+            break
+    return _Run(n_tokens, time.perf_counter() - start, sampling.seconds)
+
+
+def _prompt_seconds(llm: Llama, prompt: list[int]) -> float:
+    llm.reset()
+    start = time.perf_counter()
+    llm.eval(prompt)
+    return time.perf_counter() - start
+
+
+def _llama_arguments(options: BenchOptions) -> dict[str, Any]:
+    return {
+        "n_ctx": options.n_prompt + options.n_tokens + 16,
+        "n_threads": options.n_threads,
+        "n_gpu_layers": options.n_gpu_layers,
+        "verbose": False,
+    }
+
+
+def _random_prompt(llm: Llama, n: int, seed: int) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(llm.n_vocab()) for _ in range(n)]
+
+
+def _peak_rss_mb() -> float | None:
+    """Peak of this process's resident memory in 10^6 bytes; None where the platform does not tell."""
+    try:
+        import resource  # noqa: PLC0415 (not on Windows)
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _measure_memory(model: str, gate: str | None, gate_options: GateOptions, options: BenchOptions) -> float | None:
+    """Runs in a process of its own: load, generate, report the peak of resident memory."""
+    arguments = _llama_arguments(options)
+    if gate is None:
+        llm = Llama(model, **arguments)
+    else:
+        llm = GatedLlama(model, gate=gate, gate_options=gate_options, **arguments)
+    _generate(llm, _TimedSampling(llm), _random_prompt(llm, options.n_prompt, options.seed), 8, options.seed)
+    return _peak_rss_mb()
+
+
+def _memory(model: str, gate: str | None, gate_options: GateOptions, options: BenchOptions) -> float | None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_measure_memory, model, gate, gate_options, options).result()
+
+
+LAZY = GateOptions()
+FORCED = GateOptions(eager=True)
+
+
+class _Bench:
+    """Two models over the same mapped weights, run in turn."""
+
+    def __init__(self, model: str, gate: Gate, options: BenchOptions) -> None:
+        self.options = options
+        arguments = _llama_arguments(options)
+        self.stock = Llama(model, **arguments)
+        self.gated = GatedLlama(model, gate=gate, **arguments)
+        self.sampling = {id(llm): _TimedSampling(llm) for llm in (self.stock, self.gated)}
+        self.prompt = _random_prompt(self.stock, options.n_prompt, options.seed)
+
+    def run(self, gate_options: GateOptions | None) -> _Run:
+        llm: Llama = self.stock
+        if gate_options is not None:
+            llm = self.gated
+            self.gated.gate_options = gate_options
+            self.gated.reset_gate_stats()
+        short = self.prompt[:16]  # generation is timed, not the prompt
+        run = _generate(llm, self.sampling[id(llm)], short, self.options.n_tokens, self.options.seed)
+        return run if gate_options is None else replace(run, gate=self.gated.gate_stats)
+
+    def prompt_ratio(self, gate_options: GateOptions) -> float:
+        """Median over pairs of stock seconds / gated seconds."""
+        self.gated.gate_options = gate_options
+        ratios = []
+        for _ in range(self.options.n_pairs):
+            stock = _prompt_seconds(self.stock, self.prompt)
+            ratios.append(stock / _prompt_seconds(self.gated, self.prompt))
+        return statistics.median(ratios)
+
+
+def run_bench(
+    model: PathLike, gate: PathLike, options: BenchOptions, progress: Callable[[str], None] = lambda line: None
+) -> BenchResult:
+    """Measure what the gate costs on this machine.
+
+    Args:
+        model: The base model.
+        gate: Its gate file.
+        options: What to run.
+        progress: Called with a line of text now and then.
+
+    Raises:
+        GateError: The gate is not valid or was made for another model.
+        OSError: A file cannot be read.
+    """
+    model_path, gate_path = os.fspath(model), os.fspath(gate)
+    bench = _Bench(model_path, Gate.load(gate_path), options)
+    for gate_options in (None, LAZY, FORCED):  # the first run of each pays for page faults and graph building
+        bench.run(gate_options)
+    kinds: dict[str, GateOptions | None] = {"stock": None, "gated": LAZY, "gated_forced": FORCED}
+    runs: dict[str, list[_Run]] = {kind: [] for kind in kinds}
+    for pair in range(options.n_pairs):
+        for kind, gate_options in kinds.items():
+            runs[kind].append(bench.run(gate_options))
+        line = ", ".join(f"{kind} {runs[kind][-1].tokens_per_second:.2f}" for kind in kinds)
+        progress(f"pair {pair + 1}/{options.n_pairs}: {line} tokens/s")
+    progress("prompt evaluation")
+    prompt_ratio = bench.prompt_ratio(PAPER_OPTIONS)
+    prompt_ratio_first_token = bench.prompt_ratio(LAZY)
+    progress("memory, in processes of their own")
+    return BenchResult(
+        ratio=_median_ratio(runs["gated"], runs["stock"]),
+        forced_ratio=_median_ratio(runs["gated_forced"], runs["stock"]),
+        prompt_eval_ratio=prompt_ratio,
+        prompt_eval_ratio_first_token=prompt_ratio_first_token,
+        stock=_side(runs["stock"], _memory(model_path, None, LAZY, options)),
+        gated=_side(runs["gated"], _memory(model_path, gate_path, LAZY, options)),
+        gated_forced=_side(runs["gated_forced"], _memory(model_path, gate_path, FORCED, options)),
+        gate_us=statistics.median(
+            run.gate.gate_seconds / max(run.gate.gate_runs, 1) * 1e6 for run in runs["gated_forced"]
+        ),
+    )
+
+
+def _median_ratio(over: list[_Run], under: list[_Run]) -> float:
+    return statistics.median(a.tokens_per_second / b.tokens_per_second for a, b in zip(over, under))
+
+
+def _side(runs: list[_Run], rss_mb: float | None) -> Side:
+    return Side(
+        tokens_per_second=statistics.median(run.tokens_per_second for run in runs),
+        sampling_us_per_token=statistics.median(run.sampling_seconds / run.n_tokens * 1e6 for run in runs),
+        rss_mb=rss_mb,
+        gate_run_share=statistics.median(run.gate.gate_runs / max(run.gate.steps, 1) for run in runs),
+        intervention_share=statistics.median(run.gate.interventions / max(run.gate.steps, 1) for run in runs),
+    )
