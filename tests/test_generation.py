@@ -16,11 +16,12 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
-import oracle
 import pytest
-from lcg_cpp import Gate, GatedLlama, GateError, GateOptions
 from llama_cpp import Llama, LlamaGrammar, LlamaRAMCache, LogitsProcessorList, StoppingCriteriaList
 from llama_cpp.llama_speculative import LlamaDraftModel, LlamaPromptLookupDecoding
+
+import oracle
+from lcg_cpp import Gate, GatedLlama, GateError, GateOptions
 from oracle import Chain, Rules, Switches
 from tiny_model import N_EMBD, TinyVocab, gate_weights
 

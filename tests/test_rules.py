@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import oracle
 from lcg_cpp import Gate, GateError, GateOptions
 from lcg_cpp.gate import Decision
 from oracle import Rules, Switches

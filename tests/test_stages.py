@@ -16,11 +16,12 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
-import oracle
 import pytest
+from llama_cpp import _internals as internals
+
+import oracle
 from lcg_cpp import Gate, GateOptions
 from lcg_cpp.llama import insert_stages
-from llama_cpp import _internals as internals
 from oracle import Chain, Rules, Switches
 
 MakeGate = Callable[..., Gate]
@@ -376,6 +377,19 @@ def test_mirostat_never_gets_a_banned_token(make_gate: MakeGate, mirostat_mode: 
     assert acted > 30
 
 
+@pytest.mark.parametrize(("tau", "intervenes"), [(1.0, False), (5.0, True)])
+def test_survivors_of_mirostat_are_what_it_would_leave_itself(
+    make_gate: MakeGate, tau: float, intervenes: bool
+) -> None:
+    # mirostat 2 starts by cutting what is more surprising than 2 tau bits; the Chinese token has
+    # log2(e) * log(1 + e^4.5) = 6.5 bits
+    rules, row = tens_row({30: 6.0, 0: 1.5})
+    gate = make_gate(rules)
+    found = run(gate, row, Chain(), ONLY_LOWRES, (33,), mirostat_mode=2, mirostat_tau=tau)
+    assert found.stats["interventions"] == int(intervenes)
+    assert found.stats["gate_runs"] == int(intervenes)
+
+
 # --- single cases by hand --------------------------------------------------------------------------------------------
 
 
@@ -485,6 +499,38 @@ def test_reset_of_the_chain_forgets_the_history(make_gate: MakeGate) -> None:
     sampler.reset()
     ids, logits = stage.apply_row(built.address, row, ONLY_LOWRES, True)
     assert ids[np.argmax(logits)] == 0
+
+
+def test_clone_of_a_chain_has_its_own_history(make_gate: MakeGate) -> None:
+    rules, row = tens_row({0: 5.0, 30: 4.0})
+    gate = make_gate(rules)
+    stage = gate.new_stage(GateOptions(first_token=False))
+    sampler = stock_chain(40, Chain(temp=0.0))
+    built = insert_stages(sampler, stage, temperature=0.0, top_k=40)
+    stage.begin_reply(built.facts)
+    sampler.accept(33)
+    clone = sampler.clone()
+    clone.accept(5)  # were it the original's history, Chinese would go on
+    ids, logits = stage.apply_row(built.address, row, ONLY_LOWRES, True)
+    assert ids[np.argmax(logits)] == 30
+    assert stage.stats()["steps"] == 1
+
+
+def test_hidden_state_is_gone_after_its_step(make_gate: MakeGate) -> None:
+    # somebody else applies the chain: the stages must not read what the last step left behind
+    rules, row = tens_row({0: 5.0, 30: 4.0})
+    gate = make_gate(rules)
+    stage = gate.new_stage(GateOptions(first_token=False))
+    sampler = stock_chain(40, Chain(temp=0.0))
+    built = insert_stages(sampler, stage, temperature=0.0, top_k=40)
+    stage.begin_reply(built.facts)
+    sampler.accept(33)
+    stage.apply_row(built.address, row, ONLY_LOWRES, True)
+    array = (llama_cpp.llama_token_data * 40)(*((i, float(x), 0.0) for i, x in enumerate(row)))
+    tokens = llama_cpp.llama_token_data_array(data=array, size=40, selected=-1, sorted=False)
+    llama_cpp.llama_sampler_apply(sampler.sampler, ctypes.byref(tokens))
+    assert tokens.data[tokens.selected].id == 0
+    assert stage.stats()["without_hidden"] == 1
 
 
 def test_clone_of_a_chain_works_after_the_original_is_gone(make_gate: MakeGate) -> None:
