@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands.errors import UsageError, one_line
+from .commands.errors import EXIT_BROKEN_PIPE, EXIT_INTERRUPTED, EXIT_USAGE, UsageError, one_line
 from .errors import GateError
 
 COMMANDS = {
@@ -25,10 +25,6 @@ COMMANDS = {
     "inspect": "show what is in a gate file",
     "bench": "measure what the gate costs: stock and gated generation in turn",
 }
-
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 128 + 2  # as a shell reports SIGINT
-EXIT_BROKEN_PIPE = 128 + 13  # and SIGPIPE
 
 
 class _Parser(argparse.ArgumentParser):

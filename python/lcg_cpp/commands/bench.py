@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
         n_gpu_layers=BenchOptions.n_gpu_layers if args.n_gpu_layers is None else args.n_gpu_layers,
         seed=args.seed,
     )
-    load_model(args.model, load_gate(args.lcg), GateOptions(), {}).close()  # what does not fit is told before long work
+    gate = load_gate(args.lcg, "--lcg")
+    load_model(args.model, gate, GateOptions(), {}).close()  # what does not fit is told before long work
     terminal = sys.stderr
     with quiet_engine():
         result = run_bench(args.model, args.lcg, bench_options, lambda line: print(line, file=terminal, flush=True))

@@ -1,6 +1,10 @@
-"""What a command raises when its input is at fault."""
+"""How a command ends that did not do what was asked."""
 
 from __future__ import annotations
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + 2  # as a shell reports SIGINT
+EXIT_BROKEN_PIPE = 128 + 13  # and SIGPIPE
 
 
 class UsageError(Exception):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..gate import Gate
 from . import options
-from .loading import file_size, require_file
+from .loading import file_size, load_gate
 from .output import print_facts, print_heading, print_json, print_table, quantity, short
 
 _TRAIN = "adapter.lcg.train."
@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    require_file(args.file, "FILE")
-    gate = Gate.load(args.file)
+    gate = load_gate(args.file, "")
     if args.json:
         print_json(_to_json(gate))
         return 0

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 def require_file(path: str, option: str) -> None:
     """Check that a file can be opened.
 
+    Args:
+        path: The file.
+        option: How it was given; "" if not by an option.
+
     Raises:
         UsageError: It cannot.
     """
@@ -30,7 +34,11 @@ def require_file(path: str, option: str) -> None:
             pass
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise UsageError(f"{option}: {path}: {reason}, expected a file that can be read") from error
+        raise UsageError(_named(option, f"{path}: {reason}, expected a file that can be read")) from error
+
+
+def _named(option: str, message: str) -> str:
+    return f"{option}: {message}" if option else message
 
 
 def load_base(path: str, option: str) -> BaseModel:
@@ -46,17 +54,22 @@ def load_base(path: str, option: str) -> BaseModel:
         raise UsageError(f"{option}: {_gate_given_as_model(path) or error}") from error
 
 
-def load_gate(path: str, device: Device = "cpu") -> Gate:
-    """Load the gate that was given as --lcg.
+def load_gate(path: str, option: str, device: Device = "cpu") -> Gate:
+    """Load a gate.
+
+    Args:
+        path: The gate file.
+        option: How it was given; "" if not by an option.
+        device: Where it runs.
 
     Raises:
         UsageError: The file is no gate, or the device is not there.
     """
-    require_file(path, "--lcg")
+    require_file(path, option)
     try:
         return Gate.load(path, device)
     except GateError as error:
-        raise UsageError(f"--lcg: {_model_given_as_gate(path) or error}") from error
+        raise UsageError(_named(option, _model_given_as_gate(path) or str(error))) from error
 
 
 @contextlib.contextmanager

@@ -8,16 +8,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..gate import GateEvent
 from ..llama import GatedLlama
 from . import options
-from .errors import UsageError, one_line
+from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import load_gate, load_model, require_file
 from .output import console, print_json, styled
 
-_INTERRUPTED = 130  # as a shell reports SIGINT
 _MAX_EVENTS = 1_000_000  # the most that GateOptions takes
 _MAX_REMOVED_SHOWN = 3
 _N_PREDICT = 256
@@ -60,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("-n/--n-predict: is 0, expected a number of tokens from 1, or -1")
     require_file(args.model, "-m/--model")
     prompt = _read_prompt(args)
-    gate = None if args.no_lcg else load_gate(args.lcg, args.lcg_device)
+    gate = None if args.no_lcg else load_gate(args.lcg, "--lcg", args.lcg_device)
     n_events = args.n_predict if args.n_predict > 0 else _MAX_EVENTS
     gate_options = options.gate_options(args, n_events=min(n_events, _MAX_EVENTS))
     llm = load_model(args.model, gate, gate_options, options.llama_arguments(args))
@@ -72,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         sys.stdout.flush()
         print(_summary(args, llm, reply, sampling["seed"]), file=sys.stderr)
-    return _INTERRUPTED if reply.finish_reason == "interrupted" else 0
+    return EXIT_INTERRUPTED if reply.finish_reason == "interrupted" else 0
 
 
 def _read_prompt(args: argparse.Namespace) -> str:
@@ -98,18 +97,10 @@ def _read_prompt(args: argparse.Namespace) -> str:
 # ---- following a reply ----
 
 
-class _Sink(Protocol):
-    """Where a reply goes while it is generated."""
-
-    def token(self, token: int, event: GateEvent | None) -> None: ...
-
-    def end(self) -> None: ...
-
-
 class _Reply:
     """One reply, followed token by token: a stream of text would not say which token the gate changed."""
 
-    def __init__(self, llm: GatedLlama, sink: _Sink | None) -> None:
+    def __init__(self, llm: GatedLlama, printer: _Printer | None) -> None:
         self.tokens: list[int] = []
         self.n_prompt = 0
         self.text = ""
@@ -117,7 +108,7 @@ class _Reply:
         self.prompt_seconds = 0.0
         self.seconds = 0.0  # from the first token to the newest
         self._llm = llm
-        self._sink = sink
+        self._printer = printer
         self._pending: tuple[int, GateEvent | None] | None = None
         self._n_interventions = 0
 
@@ -133,10 +124,10 @@ class _Reply:
             raise UsageError(_refusal(args, str(error))) from error
         finally:
             self._llm.generate = stock  # type: ignore[method-assign]
-        if self.finish_reason != "stop":  # else the newest token only ended the reply
+        if self.finish_reason != "stop":
             self._accept()
-        if self._sink is not None:
-            self._sink.end()
+        if self._printer is not None:  # what is still pending only ended the reply
+            self._printer.end(self._pending[1] if self._pending is not None else None)
 
     def _complete(self, args: argparse.Namespace, prompt: str, sampling: dict[str, Any]) -> None:
         if args.chat:
@@ -172,8 +163,8 @@ class _Reply:
         token, event = self._pending
         self._pending = None
         self.tokens.append(token)
-        if self._sink is not None:
-            self._sink.token(token, event)
+        if self._printer is not None:
+            self._printer.token(token, event)
 
     def _new_event(self) -> GateEvent | None:
         """The intervention on the newest token, if there was one."""
@@ -202,17 +193,21 @@ class _Printer:
         self._marked: list[GateEvent] = []  # interventions within the character that is not complete yet
 
     def token(self, token: int, event: GateEvent | None) -> None:
-        if event is not None and self._highlight:
-            self._marked.append(event)
+        self._mark(event)
         self._write(self._decoder.decode(self._llm.detokenize([token])))
         if not self._decoder.getstate()[0]:
             self._write_marks()
         sys.stdout.flush()
 
-    def end(self) -> None:
+    def end(self, event: GateEvent | None) -> None:
         self._write(self._decoder.decode(b"", final=True))
+        self._mark(event)
         self._write_marks()
         print(flush=True)
+
+    def _mark(self, event: GateEvent | None) -> None:
+        if event is not None and self._highlight:
+            self._marked.append(event)
 
     def _write(self, text: str) -> None:
         if sys.stdout.isatty():  # a model can generate escape sequences, a terminal would obey them
@@ -224,24 +219,25 @@ class _Printer:
 
     def _write_marks(self) -> None:
         for event in self._marked:
-            shown = [f"{token_text(self._llm, token)} {p:.1%}" for token, p in event.removed[:_MAX_REMOVED_SHOWN]]
-            if len(event.removed) > _MAX_REMOVED_SHOWN:
-                shown.append("…")
+            shown = event.removed[:_MAX_REMOVED_SHOWN]
+            removed = ", ".join(f"{self._visible(token)} {p:.1%}" for token, p in shown)
+            more = ", …" if len(event.removed) > _MAX_REMOVED_SHOWN else ""
             if self._console is None:
-                sys.stdout.write(f"[-{', '.join(shown)}-]")
+                sys.stdout.write(f"[-{removed}{more}-]")
             else:
                 self._console.out("[", style="dim", end="")
-                for i, text in enumerate(shown):
-                    self._console.out(", " if i else "", style="dim", end="")
-                    self._console.out(text, style="dim red strike", end="")
-                self._console.out("]", style="dim", end="")
+                self._console.out(removed, style="dim red strike", end="")
+                self._console.out(more + "]", style="dim", end="")
         self._marked.clear()
 
+    def _visible(self, token: int) -> str:
+        text = one_line(_piece(self._llm, token))
+        return text.strip() or repr(text)
 
-def token_text(llm: GatedLlama, token: int) -> str:
-    """A token for one line of a terminal; bytes that are no complete character are shown as escapes."""
-    text = one_line(llm.detokenize([token], special=True).decode("utf-8", "backslashreplace"))
-    return text.strip() or repr(text)
+
+def _piece(llm: GatedLlama, token: int) -> str:
+    """The text of a token; bytes that are no complete character become escapes."""
+    return llm.detokenize([token], special=True).decode("utf-8", "backslashreplace")
 
 
 # ---- what is reported at the end ----
@@ -305,7 +301,3 @@ def _event_to_json(llm: GatedLlama, event: GateEvent) -> dict[str, Any]:
         "removed": [{"id": id_, "text": _piece(llm, id_), "probability": p} for id_, p in event.removed],
         "chosen": {"id": event.chosen, "text": _piece(llm, event.chosen)},
     }
-
-
-def _piece(llm: GatedLlama, token: int) -> str:
-    return llm.detokenize([token], special=True).decode("utf-8", "backslashreplace")
