@@ -211,14 +211,16 @@ gate_rules make_rules(float threshold, bool persistence, bool confidence, bool f
 }
 
 py::tuple decide_on(const std::shared_ptr<const gate> & gate, const array_t<int32_t> & ids,
-    const array_t<float> & logits, const array_t<int32_t> & survivors, const array_t<float> & z, int last,
-    float temperature, const gate_rules & rules, float strength) {
-    if (static_cast<size_t>(z.size()) != gate->config.families.size()) {
-        throw gate_error("`z` has " + std::to_string(z.size()) + " elements, expected " +
-                         std::to_string(gate->config.families.size()) + ", one for each family");
+    const array_t<float> & logits, const array_t<int32_t> & survivors, const array_t<float> & z,
+    const std::optional<int> & last_family, float temperature, const gate_rules & rules, float strength) {
+    if (z.ndim() != 1 || static_cast<size_t>(z.size()) != gate->config.families.size()) {
+        throw gate_error("`z` has " + std::to_string(z.ndim()) + " dimensions and " + std::to_string(z.size()) +
+                         " elements, expected a flat array of " + std::to_string(gate->config.families.size()) +
+                         ", one for each family");
     }
-    if (last != no_family && (last < 0 || static_cast<size_t>(last) >= gate->config.families.size() ||
-                                 static_cast<uint32_t>(last) == gate->config.neutral)) {
+    const int last = last_family.value_or(no_family);
+    if (last_family && (last < 0 || static_cast<size_t>(last) >= gate->config.families.size() ||
+                           static_cast<uint32_t>(last) == gate->config.neutral)) {
         throw gate_error("`last` is " + std::to_string(last) + ", expected None or a family that is not neutral");
     }
     const auto           candidates = token_list(*gate, ids, logits);
@@ -369,11 +371,12 @@ void bind_gate(py::module_ & m) {
             })
         .def("predict",
             [](const std::shared_ptr<gate> & g, const array_t<float> & hidden) { return predict(g, hidden); })
-        .def("decide", [](const std::shared_ptr<gate> & g, const array_t<int32_t> & ids, const array_t<float> & logits,
-                           const array_t<int32_t> & survivors, const array_t<float> & z, int last, float temperature,
-                           const gate_rules & rules, float strength) {
-            return decide_on(g, ids, logits, survivors, z, last, temperature, rules, strength);
-        });
+        .def(
+            "decide", [](const std::shared_ptr<gate> & g, const array_t<int32_t> & ids, const array_t<float> & logits,
+                          const array_t<int32_t> & survivors, const array_t<float> & z, const std::optional<int> & last,
+                          float temperature, const gate_rules & rules, float strength) {
+                return decide_on(g, ids, logits, survivors, z, last, temperature, rules, strength);
+            });
 }
 
 void bind_stage(py::module_ & m) {

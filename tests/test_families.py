@@ -331,17 +331,18 @@ def test_report_counts_families_and_fragments_and_shows_complete_normal_tokens()
     assert report.fragment_share == pytest.approx(0.3)
 
 
-def test_tokenizer_hash_covers_bytes_types_and_token_borders() -> None:
-    # printf '\x02\0\0\0ab\x04\0\0\0\x01\0\0\0c\x08\0\0\0' | sha256sum
+def test_tokenizer_hash_covers_bytes_and_token_borders_but_not_types() -> None:
+    # printf '\x02\0\0\0ab\x01\0\0\0c' | sha256sum
     vocab = make_vocab([b"ab", (b"c", CONTROL)])
-    assert vocab.tokenizer_hash() == "9cdc95668125b663e06ac72ff78d03a6852062eaed6778578b553cf274fc9b36"
+    assert vocab.tokenizer_hash() == "60014a36d7b05b0730e42a8b96faa1ffb4bd28469aea4000191179f01561ddb7"
+    # llama.cpp changes the types of some tokens as it loads a model, and which ones changes between its versions
+    assert make_vocab([b"ab", b"c"]).tokenizer_hash() == vocab.tokenizer_hash()
     others = [
         make_vocab([b"a", (b"bc", CONTROL)]),
-        make_vocab([b"ab", (b"c", UNKNOWN)]),
         make_vocab([(b"c", CONTROL), b"ab"]),
         make_vocab([b"ab", (b"c", CONTROL), b""]),
     ]
-    assert len({other.tokenizer_hash() for other in (vocab, *others)}) == 5
+    assert len({other.tokenizer_hash() for other in (vocab, *others)}) == 4
 
 
 @pytest.mark.parametrize(

@@ -48,14 +48,17 @@ class Vocab:
     def tokenizer_hash(self) -> str:
         """Identifies the tokenizer: two models with the same hash can share a gate's token table.
 
+        Token types are left out: llama.cpp corrects some of them as it loads a model, more with every version, and a
+        gate must survive an update of the engine.
+
         Returns:
             The SHA-256, in hexadecimal, of every token in id order: length of its bytes (u32, little endian), the
-            bytes, its type bits (u32, little endian).
+            bytes.
         """
-        parts: list[bytes] = []
-        for token, bits in zip(self.tokens, self.types.tolist()):
-            parts += (struct.pack("<I", len(token)), token, struct.pack("<I", bits))
-        return hashlib.sha256(b"".join(parts)).hexdigest()
+        digest = hashlib.sha256()
+        for token in self.tokens:
+            digest.update(struct.pack("<I", len(token)) + token)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

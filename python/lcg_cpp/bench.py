@@ -112,7 +112,7 @@ class _TimedSampling:
             self.seconds += time.perf_counter() - start
             return token
 
-        llm.sample = timed
+        setattr(llm, "sample", timed)  # noqa: B010 (of this object only)
 
 
 def _generate(llm: Llama, sampling: _TimedSampling, prompt: list[int], n_tokens: int, seed: int) -> _Run:

@@ -313,7 +313,7 @@ class Gate:
             np.asarray(logits, dtype=np.float32),
             np.asarray(survivors, dtype=np.int32),
             np.asarray(z, dtype=np.float32),
-            -1 if last is None else last,
+            last,
             temperature,
             self.core_rules(chosen),
             chosen.strength,

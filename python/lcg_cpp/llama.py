@@ -75,7 +75,7 @@ def _check_layouts(wanted: dict[str, dict[str, int]]) -> None:
 def _interface(callbacks: dict[str, int]) -> Any:
     interface = bindings.llama_sampler_i()
     for field, address in callbacks.items():
-        function_type = dict(bindings.llama_sampler_i._fields_)[field]
+        function_type: Any = getattr(bindings, f"llama_sampler_i_{field}")
         setattr(interface, field, function_type(address))
     return interface
 
@@ -357,8 +357,12 @@ class GatedLlama(Llama):
                     f"{gate.path}: was made for {what} {wanted}, the model {self.model_path} has {found};"
                     " a gate fits only the model it was trained on"
                 )
-        if self.pooling_type() != bindings.LLAMA_POOLING_TYPE_NONE:
-            raise GateError(f"`pooling_type` is {self.pooling_type()}, a gate needs LLAMA_POOLING_TYPE_NONE")
+        pooling_type = self._ctx.pooling_type()
+        if pooling_type != bindings.LLAMA_POOLING_TYPE_NONE:
+            raise GateError(
+                f"`pooling_type` is {pooling_type}, a gate needs {bindings.LLAMA_POOLING_TYPE_NONE} (none): it reads"
+                " the hidden state of each token"
+            )
 
     # ---- what Llama calls while it generates ----
 
@@ -384,8 +388,8 @@ class GatedLlama(Llama):
             return
         self._in_reply = self._sampled is not None and tokens[0] == self._sampled
         self._sampled = None
-        if self._in_reply and self.draft_model is not None:
-            n_hidden = len(tokens)  # any row of a draft may be sampled
+        if self._in_reply and self._logits_all:
+            n_hidden = len(tokens)  # any row may be sampled: of a draft, or of tokens sent to generate()
         elif self._gate_options.mode == "off" or not (self._in_reply or self._stage.wants_hidden_at_start):
             n_hidden = 0
         else:
@@ -417,7 +421,7 @@ class GatedLlama(Llama):
             GateError: Nothing was evaluated, or the chain left no token to choose.
         """
         if self._stage is None:
-            return int(super().sample(*args, idx=idx, **kwargs))
+            return super().sample(*args, **{**kwargs, "idx": idx})
         if self._sampler is None:
             self._low_level = True
             try:
