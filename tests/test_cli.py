@@ -320,7 +320,8 @@ def test_convert_names_the_file_itself(
     assert text.startswith("wrote lcg-tiny-v1-F16.gguf (")
     other = tmp_path / "other"
     other.mkdir()
-    output("convert", checkpoint, "--base", tiny_model_path, "-o", other, "--outtype", "bf16")
+    arguments = ("convert", checkpoint, "--base", tiny_model_path, "-o", other, "--outtype", "bf16")
+    assert main([str(argument) for argument in arguments]) == 0
     assert [path.name for path in other.iterdir()] == ["lcg-tiny-BF16.gguf"]
 
 

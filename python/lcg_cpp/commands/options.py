@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import math
 import secrets
 from collections.abc import Callable
@@ -43,6 +44,10 @@ def _number(kind: Callable[[str], Any], low: float, high: float, expected: str) 
     return parse
 
 
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+
 def _layers(text: str) -> int:
     return -1 if text in ("all", "auto") else whole(-1)(text)
 
@@ -59,25 +64,44 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_threads(parser: argparse._ActionsContainer) -> None:
     """Add -t/--threads."""
-    parser.add_argument("-t", "--threads", metavar="N", type=whole(1), help="CPU threads")
+    parser.add_argument(
+        "-t", "--threads", metavar="N", type=whole(1), help="CPU threads (default: half of the CPUs, all for prompts)"
+    )
 
 
 def add_gpu_layers(parser: argparse._ActionsContainer) -> None:
     """Add -ngl/--n-gpu-layers."""
     parser.add_argument(
-        "-ngl", "--n-gpu-layers", metavar="N", type=_layers, help="layers to keep on the GPU, -1 or all for every one"
+        "-ngl",
+        "--n-gpu-layers",
+        metavar="N",
+        type=_layers,
+        help="layers to keep on the GPU, -1 or all for every one (default: 0)",
     )
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add the options of how llama.cpp runs the model; those not given keep `Llama()`'s own defaults."""
-    group = parser.add_argument_group("model (what is not given keeps the default of llama-cpp-python's Llama())")
+    from ..llama import GatedLlama  # noqa: PLC0415 (only for the command that was asked for)
+
+    default = _defaults(GatedLlama.__mro__[1])
+    group = parser.add_argument_group("model (defaults are those of llama-cpp-python's Llama())")
     group.add_argument(
-        "-c", "--ctx-size", metavar="N", type=whole(0), help="tokens of context; 0 takes what the model was trained for"
+        "-c",
+        "--ctx-size",
+        metavar="N",
+        type=whole(0),
+        help=f"tokens of context; 0 takes what the model was trained for (default: {default['n_ctx']})",
     )
     add_threads(group)
     add_gpu_layers(group)
-    group.add_argument("-b", "--batch-size", metavar="N", type=whole(1), help="tokens per batch of the prompt")
+    group.add_argument(
+        "-b",
+        "--batch-size",
+        metavar="N",
+        type=whole(1),
+        help=f"tokens per batch of the prompt (default: {default['n_batch']})",
+    )
 
 
 def llama_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -94,13 +118,18 @@ def llama_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sampling chain; those not given keep llama-cpp-python's own defaults."""
-    group = parser.add_argument_group(
-        "sampling (what is not given keeps the default of create_completion(), with --chat create_chat_completion())"
-    )
-    group.add_argument("--temp", metavar="T", type=real(0), help="temperature; 0 always takes the most probable token")
-    group.add_argument("--top-k", metavar="N", type=whole(0), help="keep the N most probable tokens; 0 keeps all")
-    group.add_argument("--top-p", metavar="P", type=real(0, 1), help="keep the most probable tokens up to this sum")
-    group.add_argument("--min-p", metavar="P", type=real(0, 1), help="drop tokens below this part of the best one")
+    from ..llama import GatedLlama  # noqa: PLC0415 (only for the command that was asked for)
+
+    plain, chat = _defaults(GatedLlama.create_completion), _defaults(GatedLlama.create_chat_completion)
+    group = parser.add_argument_group("sampling (defaults are those of llama-cpp-python)")
+    for option, metavar, name, kind, what in (
+        ("--temp", "T", "temperature", real(0), "temperature; 0 always takes the most probable token"),
+        ("--top-k", "N", "top_k", whole(0), "keep the N most probable tokens; 0 keeps all"),
+        ("--top-p", "P", "top_p", real(0, 1), "keep the most probable tokens up to this sum of probabilities"),
+        ("--min-p", "P", "min_p", real(0, 1), "drop tokens less probable than this part of the best one"),
+    ):
+        with_chat = "" if chat[name] == plain[name] else f", with --chat {chat[name]}"
+        group.add_argument(option, metavar=metavar, type=kind, help=f"{what} (default: {plain[name]}{with_chat})")
     group.add_argument(
         "--seed",
         metavar="N",
