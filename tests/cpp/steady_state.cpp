@@ -1,0 +1,168 @@
+// Counts heap allocations while tokens are sampled: after a warm-up there must be none, on every path. llama.cpp and
+// ggml are replaced by functions that do the least that the stages can stand on.
+#include "../../csrc/lcg.h"
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <random>
+
+static size_t n_allocations = 0;
+
+void * operator new(size_t size) {
+    n_allocations++;
+    void * memory = std::malloc(size);
+    if (memory == nullptr) {
+        throw std::bad_alloc();
+    }
+    return memory;
+}
+void operator delete(void * memory) noexcept {
+    std::free(memory);
+}
+void operator delete(void * memory, size_t) noexcept {
+    std::free(memory);
+}
+
+using namespace lcg;
+
+namespace {
+
+constexpr uint32_t n_vocab = 5000, n_families = 4;
+constexpr int32_t  top_k = 40;
+
+int            dummy;
+float          z[n_families];
+sampler_object samplers[2]; // shortlist, gate
+
+template <typename T> T * any() {
+    return reinterpret_cast<T *>(&dummy);
+}
+
+using apply_t  = void (*)(sampler_object *, token_data_array *);
+using accept_t = void (*)(sampler_object *, int32_t);
+
+// A chain of shortlist, top-k, gate and a choice of the first candidate.
+void apply_chain(llama_sampler *, llama_token_data_array * array) {
+    auto * tokens = reinterpret_cast<token_data_array *>(array);
+    reinterpret_cast<apply_t>(shortlist_callbacks().apply)(&samplers[0], tokens);
+    tokens->size = std::min<size_t>(tokens->size, top_k);
+    reinterpret_cast<apply_t>(gate_callbacks().apply)(&samplers[1], tokens);
+    tokens->selected = 0;
+}
+
+void accept_token(llama_sampler *, int32_t token) {
+    reinterpret_cast<accept_t>(gate_callbacks().accept)(&samplers[1], token);
+}
+
+void fake_host() {
+    host.llama_sampler_apply        = apply_chain;
+    host.llama_sampler_accept       = accept_token;
+    host.ggml_init                  = [](tensor_context_params) { return any<ggml_context>(); };
+    host.ggml_free                  = [](ggml_context *) {};
+    host.ggml_tensor_overhead       = []() -> size_t { return 1; };
+    host.ggml_graph_overhead_custom = [](size_t, bool) -> size_t { return 1; };
+    host.ggml_new_tensor_2d         = [](ggml_context *, int32_t, int64_t, int64_t) { return any<ggml_tensor>(); };
+    host.ggml_mul_mat               = [](ggml_context *, ggml_tensor *, ggml_tensor *) { return any<ggml_tensor>(); };
+    host.ggml_set_input             = [](ggml_tensor *) {};
+    host.ggml_set_output            = [](ggml_tensor *) {};
+    host.ggml_new_graph_custom      = [](ggml_context *, size_t, bool) { return any<ggml_cgraph>(); };
+    host.ggml_build_forward_expand  = [](ggml_cgraph *, ggml_tensor *) {};
+    host.ggml_gallocr_new           = [](ggml_backend_buffer_type *) { return any<ggml_gallocr>(); };
+    host.ggml_gallocr_alloc_graph   = [](ggml_gallocr *, ggml_cgraph *) { return true; };
+    host.ggml_gallocr_free          = [](ggml_gallocr *) {};
+    host.ggml_backend_buffer_free   = [](ggml_backend_buffer *) {};
+    host.ggml_backend_tensor_set    = [](ggml_tensor *, const void *, size_t, size_t) {};
+    host.ggml_backend_tensor_get    = [](const ggml_tensor *, void * out, size_t, size_t n) { std::memcpy(out, z, n); };
+    host.ggml_backend_graph_compute = [](ggml_backend *, ggml_cgraph *) -> int32_t { return 0; };
+    host.ggml_backend_supports_op   = [](ggml_backend *, const ggml_tensor *) { return true; };
+    host.ggml_backend_free          = [](ggml_backend *) {};
+    host.ggml_backend_load_all      = []() {};
+    host.ggml_backend_dev_by_type   = [](int32_t) { return any<ggml_backend_device>(); };
+    host.ggml_backend_dev_init      = [](ggml_backend_device *, const char *) { return any<ggml_backend>(); };
+    host.ggml_backend_dev_buffer_type      = [](ggml_backend_device *) { return any<ggml_backend_buffer_type>(); };
+    host.ggml_backend_dev_backend_reg      = [](ggml_backend_device *) { return any<ggml_backend_reg>(); };
+    host.ggml_backend_dev_name             = [](ggml_backend_device *) { return "fake"; };
+    host.ggml_backend_reg_get_proc_address = [](ggml_backend_reg *, const char *) -> void * { return nullptr; };
+    host.ggml_backend_alloc_ctx_tensors_from_buft = [](ggml_context *, ggml_backend_buffer_type *) {
+        return any<ggml_backend_buffer>();
+    };
+}
+
+gate_file make_file() {
+    gate_file file;
+    file.config.n_embd     = n_families;
+    file.config.n_vocab    = n_vocab;
+    file.config.families   = {"cj", "latin", "symbols", "lowres"};
+    file.config.maskable   = {1, 1, 0, 0};
+    file.config.neutral    = 2;
+    file.config.confidence = {{5, 0.999f}, {20, 0.95f}};
+    for (uint32_t token = 0; token < n_vocab; token++) {
+        file.weights.token_family.push_back(token % n_families);
+    }
+    file.weights.tensors.push_back({"lcg.fc2.weight", type_f32, {n_families, n_families}, std::vector<uint8_t>(64)});
+    return file;
+}
+
+struct result {
+    size_t      allocations;
+    stage_stats stats;
+};
+
+result run(const std::shared_ptr<const gate> & model, const stage_options & options, const chain_facts & facts) {
+    stage s(model, options);
+    for (sampler_object & sampler : samplers) {
+        sampler.ctx = new std::shared_ptr<stage::state>(s.shared());
+    }
+    std::mt19937                    random(1);
+    std::normal_distribution<float> normal(0.0f, 3.0f);
+    std::vector<float>              logits(n_vocab);
+    const float                     hidden[n_families] = {};
+    s.begin_reply(facts, false);
+    size_t before = 0;
+    for (int step = 0; step < 600; step++) {
+        if (step == 300) {
+            before = n_allocations;
+        }
+        for (float & logit : logits) {
+            logit = normal(random);
+        }
+        for (float & value : z) {
+            value = normal(random);
+        }
+        s.sample(any<llama_sampler>(), logits.data(), hidden);
+    }
+    const result r = {n_allocations - before, s.stats()};
+    for (sampler_object & sampler : samplers) {
+        delete static_cast<std::shared_ptr<stage::state> *>(sampler.ctx);
+    }
+    return r;
+}
+
+} // namespace
+
+int main() {
+    fake_host();
+    const auto    model   = load_gate(make_file(), "cpu");
+    stage_options options = {gate_mode::mask, {0.5f, true, true, true}, INFINITY, 16, false};
+    chain_facts   facts;
+    facts.top_k = top_k;
+    bool passed = true;
+    for (const bool direct : {true, false}) {
+        for (const float strength : {INFINITY, 2.0f}) {
+            for (const bool eager : {false, true}) {
+                facts.direct     = direct;
+                options.strength = strength;
+                options.eager    = eager;
+                const result r   = run(model, options, facts);
+                std::printf("direct %d strength %g eager %d: %zu allocations in 300 steps, %llu interventions in 600\n",
+                    direct, double(strength), eager, r.allocations,
+                    static_cast<unsigned long long>(r.stats.interventions));
+                passed = passed && r.allocations == 0 && r.stats.interventions > 100;
+            }
+        }
+    }
+    return passed ? 0 : 1;
+}
