@@ -49,7 +49,7 @@ def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _layers(text: str) -> int:
-    return -1 if text in ("all", "auto") else whole(-1)(text)
+    return -1 if text == "all" else whole(-1)(text)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
