@@ -7,6 +7,8 @@ import io
 import logging
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,24 @@ def _named(option: str, message: str) -> str:
     return f"{option}: {message}" if option else message
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end the process at once while a model is loaded.
+
+    Python would notice it inside llama.cpp's log callback, whose exceptions go nowhere, or minutes later. There is
+    nothing to save yet.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()  # only there can it be changed
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def load_base(path: str, option: str) -> BaseModel:
     """Read the facts of a base model.
 
@@ -49,7 +69,8 @@ def load_base(path: str, option: str) -> BaseModel:
     """
     require_file(path, option)
     try:
-        return read_base_model(path)
+        with _interruptible():
+            return read_base_model(path)
     except GateError as error:
         raise UsageError(f"{option}: {_gate_given_as_model(path) or error}") from error
 
@@ -95,7 +116,8 @@ def load_model(path: str, gate: Gate | None, options: GateOptions, llama_argumen
     require_file(path, "-m/--model")
 
     def load(*, verbose: bool) -> GatedLlama:
-        return GatedLlama(path, gate=gate, gate_options=options, verbose=verbose, **llama_arguments)
+        with _interruptible():
+            return GatedLlama(path, gate=gate, gate_options=options, verbose=verbose, **llama_arguments)
 
     try:
         with quiet_engine():
