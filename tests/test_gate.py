@@ -372,8 +372,8 @@ def test_default_options_are_the_methods_with_first_token() -> None:
         ("threshold", 0, "`threshold` is 0, expected a probability between 0 and 1"),
         ("threshold", 1.0, "`threshold` is 1.0, expected a probability between 0 and 1"),
         ("threshold", math.nan, "`threshold` is nan, expected a probability between 0 and 1"),
-        ("n_events", -1, "`n_events` is -1, expected 0 to 1000000"),
-        ("n_events", 1_000_001, "`n_events` is 1000001, expected 0 to 1000000"),
+        ("n_events", -1, "`n_events` is -1, expected 0 to 65536"),
+        ("n_events", 65537, "`n_events` is 65537, expected 0 to 65536"),
     ],
 )
 def test_bad_options_are_refused(field: str, value: object, message: str) -> None:

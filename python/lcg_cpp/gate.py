@@ -19,6 +19,7 @@ Device = Literal["cpu", "gpu", "auto"]
 Reason = Literal["intervene", "no_history", "nothing_banned", "not_confident", "would_empty"]
 PathLike = Union[str, "os.PathLike[str]"]
 
+MAX_EVENTS = 65536  # kept in memory that is taken at once, about 0.5 kB each
 MAX_FILE_SIZE = 2 << 30  # bytes; the largest real gate, F32 at 8,192 dimensions, has 270 MB
 
 
@@ -56,8 +57,8 @@ class GateOptions:
             raise GateError(f"`strength` is {self.strength}, expected logits from 0 to infinity")
         if self.threshold is not None and not 0 < self.threshold < 1:
             raise GateError(f"`threshold` is {self.threshold}, expected a probability between 0 and 1")
-        if not 0 <= self.n_events <= 1_000_000:
-            raise GateError(f"`n_events` is {self.n_events}, expected 0 to 1000000")
+        if not 0 <= self.n_events <= MAX_EVENTS:
+            raise GateError(f"`n_events` is {self.n_events}, expected 0 to {MAX_EVENTS}")
 
 
 PAPER_OPTIONS = GateOptions(first_token=False)

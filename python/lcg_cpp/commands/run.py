@@ -17,7 +17,6 @@ from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import load_gate, load_model, require_file
 from .output import console, print_json, styled
 
-_MAX_EVENTS = 1_000_000  # the most that GateOptions takes
 _MAX_REMOVED_SHOWN = 3
 _N_PREDICT = 256
 
@@ -60,8 +59,7 @@ def run(args: argparse.Namespace) -> int:
     require_file(args.model, "-m/--model")
     prompt = _read_prompt(args)
     gate = None if args.no_lcg else load_gate(args.lcg, "--lcg", args.lcg_device)
-    n_events = args.n_predict if args.n_predict > 0 else _MAX_EVENTS
-    gate_options = options.gate_options(args, n_events=min(n_events, _MAX_EVENTS))
+    gate_options = options.gate_options(args, n_events=1)  # each is collected as it happens
     llm = load_model(args.model, gate, gate_options, options.llama_arguments(args))
     sampling = options.sampling_arguments(args)
     reply = _Reply(llm, None if args.json else _Printer(llm, highlight=args.highlight))
@@ -102,6 +100,7 @@ class _Reply:
 
     def __init__(self, llm: GatedLlama, printer: _Printer | None) -> None:
         self.tokens: list[int] = []
+        self.events: list[GateEvent] = []
         self.n_prompt = 0
         self.text = ""
         self.finish_reason = ""
@@ -172,7 +171,8 @@ class _Reply:
         if n == self._n_interventions:
             return None
         self._n_interventions = n
-        return self._llm.gate_events[-1]
+        self.events.append(self._llm.gate_events[-1])
+        return self.events[-1]
 
 
 def _refusal(args: argparse.Namespace, message: str) -> str:
@@ -286,7 +286,7 @@ def _to_json(args: argparse.Namespace, llm: GatedLlama, reply: _Reply, seed: int
             "removed_mass": stats.removed_mass,
             "gate_seconds": stats.gate_seconds,
         },
-        "events": [_event_to_json(llm, event) for event in llm.gate_events],
+        "events": [_event_to_json(llm, event) for event in reply.events],
     }
 
 
