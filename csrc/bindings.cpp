@@ -233,12 +233,18 @@ py::tuple decide_on(const std::shared_ptr<const gate> & gate, const array_t<int3
         slot = static_cast<int64_t>(i);
     }
     std::vector<token_data> s;
+    std::vector<bool>       in_s(candidates.size());
     for (py::ssize_t i = 0; i < survivors.size(); i++) {
         const int32_t id = survivors.data()[i];
         if (id < 0 || static_cast<size_t>(id) >= index.size() || index[static_cast<size_t>(id)] < 0) {
             throw gate_error("`survivors` holds token " + std::to_string(id) + ", which is not in `ids`");
         }
-        s.push_back(candidates[static_cast<size_t>(index[static_cast<size_t>(id)])]);
+        const auto position = static_cast<size_t>(index[static_cast<size_t>(id)]);
+        if (in_s[position]) {
+            throw gate_error("`survivors` holds token " + std::to_string(id) + " twice");
+        }
+        in_s[position] = true;
+        s.push_back(candidates[position]);
     }
     const decision d = decide(*gate, rules, strength, candidates, s, z.data(), last, temperature);
     return py::make_tuple(verdict_name(d.outcome), indices(d.predicted), indices(d.allowed), indices(d.banned),
