@@ -22,10 +22,11 @@ template <typename T> T * pointer(uintptr_t address) {
 }
 
 template <typename F> void set_function(F *& slot, const std::string & name, const py::dict & addresses) {
-    if (!addresses.contains(name)) {
+    const auto address = addresses.contains(name) ? py::cast<uintptr_t>(addresses[py::str(name)]) : 0;
+    if (address == 0) {
         throw gate_error("llama.cpp's function `" + name + "` was not found in the libraries of llama-cpp-python");
     }
-    slot = reinterpret_cast<F *>(py::cast<uintptr_t>(addresses[py::str(name)]));
+    slot = reinterpret_cast<F *>(address);
 }
 
 void set_host_api(const py::dict & addresses) {
@@ -338,10 +339,17 @@ void bind_gate(py::module_ & m) {
                 return metadata;
             })
         .def_property_readonly("tensors", &tensor_table);
-    m.def("parse_gate_file", [](const py::bytes & data, const std::string & source) {
+    m.def("parse_gate_file", [](const py::bytes & data, const py::str & source) {
+        // a file name need not be UTF-8: its odd bytes travel to the message and back as Python wrote them
+        const auto path =
+            py::reinterpret_steal<py::bytes>(PyUnicode_AsEncodedString(source.ptr(), "utf-8", "surrogateescape"));
+        if (!path) {
+            throw py::error_already_set();
+        }
+        const std::string            name = path;
         const std::string_view       view = data;
         const py::gil_scoped_release release;
-        return parse_gate_file(reinterpret_cast<const uint8_t *>(view.data()), view.size(), source);
+        return parse_gate_file(reinterpret_cast<const uint8_t *>(view.data()), view.size(), name);
     });
 
     py::class_<gate, std::shared_ptr<gate>>(m, "Gate")
@@ -426,7 +434,9 @@ PYBIND11_MODULE(_core, m) {
         try {
             std::rethrow_exception(error);
         } catch (const gate_error & e) {
-            py::set_error(gate_error_type, e.what());
+            const auto message = py::reinterpret_steal<py::object>(
+                PyUnicode_DecodeUTF8(e.what(), static_cast<Py_ssize_t>(std::strlen(e.what())), "surrogateescape"));
+            PyErr_SetObject(gate_error_type.ptr(), message.ptr());
         }
     });
     m.def("host_functions", &host_functions);

@@ -53,8 +53,16 @@ std::string type_text(gguf_type type, gguf_type element) {
 
 } // namespace
 
+std::string shortened(const std::string & text) {
+    size_t n = std::min<size_t>(text.size(), 64);
+    while (n > 0 && n < text.size() && (static_cast<uint8_t>(text[n]) & 0xc0) == 0x80) { // not inside a character
+        n--;
+    }
+    return text.substr(0, n);
+}
+
 std::string quoted(const std::string & name) {
-    return "`" + name.substr(0, 64) + "`";
+    return "`" + shortened(name) + "`";
 }
 
 // ---- gguf_reader ----
@@ -256,7 +264,7 @@ uint32_t key_table::count(const std::string & key, uint32_t low, uint32_t high) 
 void key_table::expect(const std::string & key, const std::string & wanted, const std::string & hint) const {
     const std::string & found = get<std::string>(key, gguf_string);
     if (found != wanted) {
-        in_.fail("key " + quoted(key) + " is \"" + found.substr(0, 64) + "\", expected \"" + wanted + "\"" + hint);
+        in_.fail("key " + quoted(key) + " is \"" + shortened(found) + "\", expected \"" + wanted + "\"" + hint);
     }
 }
 

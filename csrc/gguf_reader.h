@@ -25,7 +25,8 @@ enum gguf_type : uint32_t {
     gguf_type_count
 };
 
-// A name in an error message: in backquotes, cut to a bearable length.
+// Text in an error message: cut to a bearable length; a name goes in backquotes.
+std::string shortened(const std::string & text);
 std::string quoted(const std::string & name);
 
 struct gguf_value {
