@@ -129,8 +129,8 @@ def random_row(rng: np.random.Generator, n_vocab: int) -> Row:
 
 def random_chain(rng: np.random.Generator, n_vocab: int) -> Chain:
     """Draws sampler settings, the usual ones most often."""
-    if rng.random() < 0.12:
-        return Chain(temp=0.0)
+    if rng.random() < 0.15:
+        return Chain(temp=float(rng.choice([0.0, 0.0, 0.0, -1.0])))
     return Chain(
         top_k=int(rng.choice([1, 2, 5, 19, 20, 21, 40, 40, 40, 0, -1, 130, n_vocab - 1, n_vocab, n_vocab + 7])),
         typical_p=float(rng.choice([1.0, 1.0, 1.0, 0.9, 0.5])),
@@ -229,7 +229,7 @@ def test_every_path_equals_the_oracle(make_gate: MakeGate, n_vocab: int, n_cases
                     check_event(result.events[0], expected, rules, row, chain)
     compared = sum(outcomes.values())
     assert on_the_border < 0.15 * n_cases  # many small probabilities: one is always near a border
-    assert min(outcomes[r] for r in ("intervene", "no_history", "nothing_banned")) > 0.05 * n_cases, outcomes
+    assert min(outcomes[r] for r in ("intervene", "no_history", "nothing_banned")) > 0.02 * n_cases, outcomes
     assert outcomes["not_confident"] > 0
     # lazy means lazy: without a maskable foreign token among the survivors the MLP does not run
     assert 2 * outcomes["intervene"] <= lazy_runs < 2 * compared
@@ -388,6 +388,19 @@ def test_survivors_of_mirostat_are_what_it_would_leave_itself(
     found = run(gate, row, Chain(), ONLY_LOWRES, (33,), mirostat_mode=2, mirostat_tau=tau)
     assert found.stats["interventions"] == int(intervenes)
     assert found.stats["gate_runs"] == int(intervenes)
+
+
+@pytest.mark.parametrize(("chain", "others"), [(Chain(temp=-1.0), {}), (Chain(temp=3.0), {"mirostat_mode": 2})])
+def test_temperature_counts_only_where_the_chain_applies_it(
+    make_gate: MakeGate, chain: Chain, others: dict[str, Any]
+) -> None:
+    # at T = 1 the sums before the lowres token are above 0.999 and 0.95; at T = 3 they would not be
+    rules, row = tens_row({0: 5.0, 30: -2.5})
+    gate = make_gate(rules)
+    found = run(gate, row, chain, ONLY_LOWRES, (33,), mirostat_tau=20.0, **others)
+    assert found.stats["not_confident"] == 1
+    applied = run(gate, row, Chain(temp=3.0), ONLY_LOWRES, (33,))
+    assert applied.stats["interventions"] == 1
 
 
 # --- single cases by hand --------------------------------------------------------------------------------------------
