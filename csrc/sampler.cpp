@@ -56,8 +56,8 @@ llama_sampler * new_sampler(const llama_sampler * like, shared_state state) {
     return host.llama_sampler_init(iface, new shared_state(std::move(state)));
 }
 
-// A clone has its own history and scratch. It cannot reach into the chain it will stand in, so it does not probe
-// mirostat: it takes all candidates for survivors there.
+// A clone has its own history and scratch. Nobody gives it hidden states, so a cloned chain samples as stock does, and
+// it cannot reach into the chain it will stand in, so it does not probe mirostat.
 shared_state clone_state(const stage::state & source) {
     auto copy            = std::make_shared<stage::state>(source.model, source.options);
     copy->facts          = source.facts;

@@ -38,7 +38,8 @@ class GateOptions:
             does). The prompt's last token is then evaluated on its own, one decode step per prompt. Without effect
             in mode `observe`, which must not touch how the prompt is evaluated.
         n_events: How many of the latest interventions are kept in `GatedLlama.gate_events`.
-        eager: Run the MLP at every step rather than only where its answer can matter. Changes no decision.
+        eager: Run the MLP at every step at which the gate may act, not only where its answer can matter. Changes no
+            decision.
     """
 
     mode: Mode = "mask"
