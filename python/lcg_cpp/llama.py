@@ -49,8 +49,9 @@ def _libraries() -> list[ctypes.CDLL]:
 
 def _function_addresses(names: Sequence[str]) -> dict[str, int]:
     addresses = {}
+    libraries = _libraries()
     for name in names:
-        for library in _libraries():
+        for library in libraries:
             function = getattr(library, name, None)
             if function is not None:
                 addresses[name] = ctypes.cast(function, ctypes.c_void_p).value or 0
