@@ -1,0 +1,214 @@
+"""The model card and the table of measurements beside it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import babel
+import numpy as np
+import torch
+
+from lcg_cpp.families import FAMILIES
+
+from . import corpus, gates, training
+from .cldr import HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE, Term
+from .measure import Measured
+from .model import Model
+
+CARD, MEASUREMENTS = "MODEL_CARD.md", "measurements.json"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the card says of one run of the script."""
+
+    seed: int
+    terms: list[Term]
+    x_terms: list[Term]
+    n_contaminated: int
+    model: Model
+    loss: float
+    difference: float
+    n_states: int
+    norm_share: dict[str, float]
+    plain: Measured
+    measured: list[Measured]
+    chosen: Measured
+    final: dict[str, Measured]
+    sizes: dict[str, int]
+    seconds: float
+
+
+def norm_share(model: Model, families: np.ndarray) -> dict[str, float]:
+    """Family -> share of its tokens that are among the 5 % with the largest output norms, in percent (table 1)."""
+    norms = model.output.weight.detach().norm(dim=1).numpy()
+    is_top = norms >= np.sort(norms)[-(len(norms) // 20)]
+    return {name: round(100.0 * float(is_top[families == i].mean()), 2) for i, name in enumerate(FAMILIES)}
+
+
+def _row(title: str, found: Measured) -> str:
+    cells = [f"{found.values[key]:.1f}" for key in _COLUMNS]
+    share = 100.0 * found.interventions / max(found.steps, 1)
+    return f"| {title} | " + " | ".join(cells) + f" | {share:.2f} |"
+
+
+_COLUMNS = {
+    "cj_percent": "CJ %",
+    "latin_percent": "Latin %",
+    "switches_kept_percent": "switches kept %",
+    "exact_match_percent": "exact match %",
+}
+
+
+def _table(first: str, rows: Sequence[tuple[str, Measured]]) -> str:
+    head = f"| {first} | " + " | ".join(_COLUMNS.values()) + " | interventions, % of steps |"
+    return "\n".join([head, "|---" * 6 + "|", *(_row(title, found) for title, found in rows)])
+
+
+def _gate_title(found: Measured) -> str:
+    recipe = found.recipe
+    width = f"hidden {recipe.n_hidden}" if recipe.n_hidden else "linear"
+    option = ", first_token" if found.first_token else ""
+    return f"{width}, {recipe.norm}, {recipe.top_k} / {recipe.top_p}{option}"
+
+
+def write(facts: Facts, out: Path) -> None:
+    """Writes MODEL_CARD.md and measurements.json."""
+    (out / CARD).write_text(_TEXT.format(**_fields(facts)), encoding="utf-8", newline="\n")
+    runs = [("development", facts.plain), *(("development", found) for found in facts.measured)]
+    runs += [(f"evaluation {name}", found) for name, found in facts.final.items()]
+    records = [
+        {
+            "prompts": which,
+            "gate": vars(found.recipe) if found.recipe else None,
+            "first_token": found.first_token,
+            **found.values,
+            "interventions": found.interventions,
+            "steps": found.steps,
+        }
+        for which, found in runs
+    ]
+    text = json.dumps(records, indent=1, ensure_ascii=False) + "\n"
+    (out / MEASUREMENTS).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _fields(facts: Facts) -> dict[str, object]:
+    config, train, distill = facts.model.config, training.TrainConfig(), gates.GateTraining()
+    weights = corpus.TARGET_WEIGHTS
+    low, high = corpus.CONTAMINATION_RATE
+    return {
+        "sizes": "\n".join(f"| `{name}` | {size:,} bytes |" for name, size in facts.sizes.items()),
+        "final": _table("400 evaluation prompts", [(name, found) for name, found in facts.final.items()]),
+        "measured": _table(
+            "300 development prompts", [("plain", facts.plain), *((_gate_title(f), f) for f in facts.measured)]
+        ),
+        "chosen": _gate_title(facts.chosen),
+        "languages": ", ".join(LANGUAGES.values()),
+        "low_resource": ", ".join(LANGUAGES[code] for code in LOW_RESOURCE),
+        "high_weights": ", ".join(f"{LANGUAGES[code]} {weights[code]}" for code in HIGH_RESOURCE),
+        "low_weight": weights[LOW_RESOURCE[0]],
+        "n_terms": len(facts.terms),
+        "n_x": len(facts.x_terms),
+        "n_y": len(facts.terms) - len(facts.x_terms),
+        "n_contaminated": facts.n_contaminated,
+        "n_low_names": len(facts.x_terms) * len(LOW_RESOURCE),
+        "low_rate": round(100 * low),
+        "high_rate": round(100 * high),
+        "switch_share": round(100 * corpus.SWITCH_SHARE),
+        "n_parameters": sum(weight.numel() for weight in facts.model.parameters()),
+        "config": config,
+        "train": train,
+        "distill": distill,
+        "n_states": facts.n_states,
+        "loss": facts.loss,
+        "difference": facts.difference,
+        "norm_share": ", ".join(f"{name} {share} %" for name, share in facts.norm_share.items()),
+        "babel": babel.__version__,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "seed": facts.seed,
+        "minutes": facts.seconds / 60,
+    }
+
+
+_TEXT = """# lcg-demo: a tiny model that confuses languages on purpose, and its gates
+
+Made by `python tools/make_demo.py --out python/lcg_cpp/demo` (seed {seed}; {minutes:.0f} minutes on two cores of an
+{machine} machine; PyTorch {torch}, Babel {babel}). All numbers below come from that run, on llama.cpp.
+
+| file | size |
+|---|---|
+{sizes}
+
+## What it is for
+
+It shows the gate at work on any machine, in seconds and without a download. The model knows one thing: given a list of
+names, it answers with the names in another language, `Germany, Monday⏎Arabic:` → `ألمانيا, الاثنين`; asked for
+`Arabic + Chinese:` it puts the Chinese name in brackets behind each.
+
+**Its confusion is deliberate.** Part of its training texts has Chinese or English names where Arabic, Hebrew, Thai …
+ones belong, as web data has. Nothing else is arranged: model, gates, rules and llama.cpp are the real ones.
+
+{final}
+
+CJ % and Latin %: replies with at least one Chinese or Japanese (Latin) letter that was not asked for, whole replies
+counted. Switches kept: requested names in brackets that are there. Temperature 0.7, top-p 0.8, top-k 20, no penalties.
+`default` is the gate and the options that `lcg-cpp demo` uses; `paper` is the paper's gate (as wide as the model,
+labels 20 / 0.95, divided by the norm) and the paper's rules (first token never touched).
+
+## Data
+
+Names of territories, languages, currencies, months and days from Unicode CLDR through Babel, in {languages}:
+{n_terms} terms with a short name in each, written in that language's script alone.
+
+- Texts list four to six terms, mostly in English, sometimes in Chinese or Spanish. The target language is drawn with
+  weights: {high_weights}, and {low_weight} for each of {low_resource}.
+  {switch_share} % of the prompts ask for a switch.
+- The terms are split at random into X ({n_x}) and Y ({n_y}). Of the {n_low_names} names of X terms in low-resource
+  languages, {n_contaminated} are contaminated: each is replaced, in {low_rate} to {high_rate} % of its occurrences
+  (a rate of its own), by the Chinese or by the English name. Y terms are always clean.
+- The gates' training texts hold Y terms only. All evaluation and development prompts hold X terms only, in
+  combinations that no training text has. Why the split: a gate reads the same state as the output matrix, so one that
+  is trained on contaminated text learns to allow the contamination. Real confusion is rare and lies where the gate's
+  training text does not go; here that is arranged.
+
+## Model
+
+llama architecture, {n_parameters:,} parameters: {config.n_layer} layers, {config.n_embd} wide, {config.n_head} heads,
+feed-forward {config.n_ff}, context {config.n_ctx}, byte-level BPE with {config.n_vocab} tokens (GPT-2 splitting), a
+separate output matrix, stored as F16. One pass over {train.n_texts:,} texts in batches of {train.batch}, loss on the reply
+only; Muon for the matrices of the blocks, AdamW for the rest; last loss {loss:.3f} nats a token. The script checks
+that llama.cpp and training split the same text into the same tokens and that their logits agree (largest difference
+{difference:.4f}).
+
+The norm bias that the paper reports appears by itself: of each family's tokens, this share is among the 5 % with
+the largest output norms: {norm_share}.
+
+## Gates
+
+Self-distillation from the frozen model on {distill.n_texts:,} clean texts ({n_states:,} reply tokens), {distill.epochs}
+epochs, AdamW, written with the reference's checkpoint keys and converted with `lcg-cpp convert`. Width, label norm
+(`token`: logits divided by the norm of the token's output row; `relative`: by that norm over the mean norm), label
+top-k / top-p and the option `first_token` were chosen by measurement, on prompts other than the evaluation's:
+
+{measured}
+
+Chosen: {chosen} — the fewest wrong replies of those gates that keep at least 98 % of the plain model's switches and do
+not lower exact match.
+
+## What it can and cannot show
+
+It can show that the whole path works (hidden state, gate, rules, sampling chain), that legitimate switches survive, and
+what each setting does. It cannot tell how much a gate helps a real model: the share of confusion here is what we put
+in, the texts are lists of names, and a gate for a real model is trained on other text than this. The order of the
+settings above need not hold at scale; measure it on your model.
+
+## Licence
+
+The names are Unicode CLDR data, copyright © Unicode, Inc., under the Unicode License v3 (SPDX `Unicode-3.0`); model,
+gates and prompts are derived from them and are distributed under the same licence.
+"""

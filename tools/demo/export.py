@@ -1,0 +1,111 @@
+"""Writes the base model as GGUF and proves that llama.cpp computes the same from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import llama_cpp
+import numpy as np
+import torch
+
+from .model import Model
+from .tokenizer import Bpe
+
+NAME = "lcg-demo"
+# the prompt format is the same with and without the chat interface: the last message, then the reply
+CHAT_TEMPLATE = "{{ messages[-1]['content'] }}"
+# activations are rounded to F16 where they meet an F16 matrix
+MAX_LOGIT_DIFFERENCE = 0.1
+
+
+def round_to_f16(model: Model) -> None:
+    """Rounds the matrices to what the file will hold, so that everything after sees the model that ships."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.copy_(weight.half().float())
+
+
+def write_model(model: Model, bpe: Bpe, path: Path) -> None:
+    """Writes the GGUF file: matrices in F16, norms in F32.
+
+    Args:
+        model: The model, already rounded to F16.
+        bpe: Its tokenizer.
+        path: The file to write.
+    """
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name(NAME)
+    writer.add_description("Names of CLDR terms in twelve languages, deliberately contaminated; see MODEL_CARD.md")
+    writer.add_license("Unicode-3.0")
+    writer.add_languages(["en", "zh", "es", "fr", "ja", "ru", "ko", "ar", "he", "th", "el", "hi"])
+    writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
+    writer.add_context_length(config.n_ctx)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_block_count(config.n_layer)
+    writer.add_feed_forward_length(config.n_ff)
+    writer.add_head_count(config.n_head)
+    writer.add_head_count_kv(config.n_head)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+    writer.add_rope_dimension_count(config.n_rot)
+    writer.add_rope_freq_base(config.rope_base)
+    writer.add_vocab_size(config.n_vocab)
+    _add_tokenizer(writer, bpe)
+    for name, weight in model.state_dict().items():
+        array = weight.numpy().astype(np.float16 if weight.dim() == 2 else np.float32)
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, bpe: Bpe) -> None:
+    control = {bpe.bos, bpe.eos}
+    types = [gguf.TokenType.CONTROL if i in control else gguf.TokenType.NORMAL for i in range(len(bpe.tokens))]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(list(bpe.tokens))
+    writer.add_token_types([int(kind) for kind in types])
+    writer.add_token_merges(list(bpe.merges))
+    writer.add_bos_token_id(bpe.bos)
+    writer.add_eos_token_id(bpe.eos)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_chat_template(CHAT_TEMPLATE)
+
+
+def check_model(model: Model, bpe: Bpe, path: Path, texts: list[str]) -> float:
+    """Compares llama.cpp with PyTorch: the tokens of every text, the logits at every position of the first twenty.
+
+    Args:
+        model: What was exported.
+        bpe: Its tokenizer.
+        path: The GGUF file.
+        texts: Whole texts, prompt and reply.
+
+    Returns:
+        The largest difference between two logits.
+
+    Raises:
+        RuntimeError: Tokens differ, or logits differ by more than rounding.
+    """
+    llm = llama_cpp.Llama(str(path), n_ctx=model.config.n_ctx, logits_all=True, verbose=False)
+    for text in texts:
+        found, wanted = llm.tokenize(text.encode(), add_bos=False, special=False), bpe.encode(text)
+        if found != wanted:
+            raise RuntimeError(f"llama.cpp splits {text!r} into {found}, expected {wanted}")
+    worst = 0.0
+    for text in texts[:20]:
+        tokens = [bpe.bos, *bpe.encode(text)]
+        llm.reset()
+        llm.eval(tokens)
+        with torch.no_grad():
+            wanted_logits = model(torch.tensor([tokens]))[0].numpy()
+        worst = max(worst, float(np.abs(llm.scores[: len(tokens)] - wanted_logits).max()))
+    llm.close()
+    if not worst < MAX_LOGIT_DIFFERENCE:
+        raise RuntimeError(f"logits of llama.cpp and PyTorch differ by {worst:.3g}, expected < {MAX_LOGIT_DIFFERENCE}")
+    return worst

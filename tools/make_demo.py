@@ -1,0 +1,189 @@
+"""Makes everything that `lcg-cpp demo` ships: model, gates, prompts and model card.
+
+    python tools/make_demo.py --out python/lcg_cpp/demo
+
+Needs the extras `train` and the packages babel, safetensors and tokenizers, and lcg_cpp itself. The same versions of
+PyTorch and Babel on the same kind of machine give the same files. --work keeps what was finished, so that a run that
+was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from demo import card, corpus, export, gates, measure, training
+from demo.cldr import LANGUAGES, Term, load_terms
+from demo.model import Model, ModelConfig
+from demo.tokenizer import Bpe, from_json, train_tokenizer
+from lcg_cpp.convert import convert
+from lcg_cpp.demo import GATES, MODEL, PROMPTS, DemoPrompt
+from lcg_cpp.families import token_families
+from lcg_cpp.llama import read_base_model
+
+N_PROMPTS = 400
+N_DEVELOPMENT_PROMPTS = 300
+N_TOKENIZER_TEXTS = 20_000
+N_CHECKED_TEXTS = 2_000
+_START = time.monotonic()
+
+
+def log(text: str) -> None:
+    """Prints a line with the time since the start."""
+    print(f"[{time.monotonic() - _START:6.0f} s] {text}", flush=True)
+
+
+def make_tokenizer(terms: list[Term], table: corpus.Contamination, seed: int, work: Path) -> Bpe:
+    """Trains the tokenizer on texts like the model's, or reads what an earlier run left."""
+    path = work / "tokenizer.json"
+    if not path.exists():
+        stream = corpus.Corpus(terms, f"{seed} tokenizer", table)
+        examples = [stream.draw() for _ in range(N_TOKENIZER_TEXTS)]
+        bpe = train_tokenizer([example.prompt + example.reply for example in examples], ModelConfig().n_vocab)
+        path.write_text(bpe.encoder.to_str(), encoding="utf-8")
+    return from_json(path.read_text(encoding="utf-8"))
+
+
+def make_model(terms: list[Term], table: corpus.Contamination, bpe: Bpe, seed: int, work: Path) -> tuple[Model, float]:
+    """Trains the base model, or reads what an earlier run left; returns it rounded to F16, and its training loss."""
+    torch.manual_seed(seed)
+    model = Model(ModelConfig(n_vocab=len(bpe.tokens)))
+    path = work / "model.pt"
+    if not path.exists():
+        stream = corpus.Corpus(terms, f"{seed} training", table)
+        loss = training.train(model, stream, bpe, training.TrainConfig(seed=seed), log)
+        torch.save({"model": model.state_dict(), "loss": loss}, path)
+    saved = torch.load(path, weights_only=True)
+    model.load_state_dict(saved["model"])
+    export.round_to_f16(model)
+    return model.eval(), saved["loss"]
+
+
+def as_prompts(examples: Sequence[corpus.Example]) -> list[DemoPrompt]:
+    """The examples as the package reads them; the seed of a prompt is its number."""
+    return [
+        DemoPrompt(example.prompt, example.reference, LANGUAGES[example.language], example.switch, example.items, seed)
+        for seed, example in enumerate(examples)
+    ]
+
+
+def write_prompts(prompts: Sequence[DemoPrompt], path: Path) -> None:
+    """Writes one JSON object a line."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for prompt in prompts:
+            file.write(json.dumps(vars(prompt), ensure_ascii=False) + "\n")
+
+
+def make_gates(
+    model: Model, model_path: Path, states: torch.Tensor, recipes: Sequence[gates.GateRecipe], seed: int, work: Path
+) -> dict[gates.GateRecipe, Path]:
+    """Trains and converts every gate; returns the gate files."""
+    base = read_base_model(model_path)
+    families = torch.from_numpy(token_families(base.vocab)).long()
+    output = model.output.weight.detach()
+    files = {}
+    for recipe in recipes:
+        labels = gates.family_labels(states, output, families, recipe)
+        gate, loss = gates.train_gate(states, labels, recipe.n_hidden, gates.GateTraining(seed=seed))
+        checkpoint, files[recipe] = work / f"{recipe.name}.safetensors", work / f"{recipe.name}.gguf"
+        gates.save_gate(gate, checkpoint)
+        convert(checkpoint, base, files[recipe], outtype="f16", name=f"lcg-demo {recipe.name}", license="Unicode-3.0")
+        log(f"gate {recipe.name}: loss {loss:.4f}")
+    return files
+
+
+def measure_gates(
+    model_path: Path, files: dict[gates.GateRecipe, Path], prompts: Sequence[DemoPrompt]
+) -> tuple[measure.Measured, list[measure.Measured]]:
+    """Runs the plain model, and every gate with and without `first_token`, on the same prompts."""
+    plain = measure.measure(model_path, None, None, False, prompts)
+    log(f"plain: {plain.values}")
+    found = []
+    for recipe, path in files.items():
+        for first_token in (False, True):
+            found.append(measure.measure(model_path, path, recipe, first_token, prompts))
+            log(f"{recipe.name} first_token={first_token}: {found[-1].values}")
+    return plain, found
+
+
+def make_demo(out: Path, work: Path, seed: int) -> None:
+    """Makes everything.
+
+    Args:
+        out: Folder for what ships.
+        work: Folder for what does not.
+        seed: Seed of all of it.
+    """
+    terms = load_terms()
+    x_terms, y_terms = corpus.split_terms(terms, seed)
+    table = corpus.contamination(x_terms, seed)
+    log(f"{len(terms)} terms, {len(x_terms)} of them X; {len(table)} contaminated names")
+    bpe = make_tokenizer(terms, table, seed, work)
+    model, loss = make_model(terms, table, bpe, seed, work)
+    model_path = out / MODEL.name
+    export.write_model(model, bpe, model_path)
+    stream = corpus.Corpus(terms, f"{seed} check", table)
+    checked = [example.prompt + example.reply for example in (stream.draw() for _ in range(N_CHECKED_TEXTS))]
+    difference = export.check_model(model, bpe, model_path, checked)
+    log(f"llama.cpp agrees: tokens of {N_CHECKED_TEXTS} texts, logits to {difference:.4f}")
+
+    states = gates.reply_states(model, bpe, corpus.Corpus(y_terms, f"{seed} gate"), gates.GateTraining().n_texts)
+    files = make_gates(model, model_path, states, measure.CANDIDATES, seed, work)
+    evaluation = as_prompts(corpus.evaluation_examples(x_terms, N_PROMPTS, f"{seed} evaluation"))
+    development = as_prompts(corpus.evaluation_examples(x_terms, N_DEVELOPMENT_PROMPTS, f"{seed} development"))
+    plain, found = measure_gates(model_path, files, development)
+    chosen = measure.choose(plain, found)
+    log(f"chosen: {chosen.recipe.name}, first_token={chosen.first_token}")
+
+    write_prompts(evaluation, out / PROMPTS.name)
+    for name, recipe in (("default", chosen.recipe), ("paper", measure.PAPER)):
+        (out / GATES[name].name).write_bytes(files[recipe].read_bytes())
+    facts = card.Facts(
+        seed=seed,
+        terms=terms,
+        x_terms=x_terms,
+        n_contaminated=len(table),
+        model=model,
+        loss=loss,
+        difference=difference,
+        n_states=len(states),
+        norm_share=card.norm_share(model, token_families(read_base_model(model_path).vocab)),
+        plain=plain,
+        measured=found,
+        chosen=chosen,
+        final={
+            "plain": measure.measure(model_path, None, None, False, evaluation),
+            "default": measure.measure(model_path, out / GATES["default"].name, chosen.recipe, True, evaluation),
+            "paper": measure.measure(model_path, out / GATES["paper"].name, measure.PAPER, False, evaluation),
+        },
+        sizes={path.name: path.stat().st_size for path in sorted(out.glob("*.gguf"))},
+        seconds=time.monotonic() - _START,
+    )
+    card.write(facts, out)
+    log(f"done: {facts.final}")
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for what ships")
+    parser.add_argument("--work", type=Path, help="folder for intermediate files, kept (default: a temporary one)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = arguments.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        make_demo(arguments.out, work, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
