@@ -544,10 +544,28 @@ def test_names_that_are_no_text_or_end_in_the_middle_of_a_character_do_not_hide_
     assert "tensor" in refusal(file.bytes())
 
 
-@pytest.mark.parametrize("name", ["general.architecture", "adapter.lcg.rules", "general.name"])
-def test_strings_that_are_not_utf_8_are_refused(name: str) -> None:
-    assert f"key `{name}`" in refusal(damaged(lambda f: f.set(name, gb.scalar(gb.STRING, b"caf\xe9"))))
-    assert "key `x`" in refusal(damaged(lambda f: f.set("x", gb.array(gb.STRING, [b"ok", b"\xe6\x97"]))))
+NOT_UTF_8 = (
+    *(b"caf\xe9", b"\x80", b"\xbf", b"\xfe", b"\xff"),
+    *(b"\xc0\x80", b"\xc1\xbf", b"\xe0\x9f\xbf", b"\xf0\x8f\xbf\xbf"),  # longer than they need to be
+    *(b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80"),  # surrogates, above U+10FFFF
+    *(b"\xc3", b"\xe6\x97", b"\xf0\x9f\x98", b"\xe6\x97x", b"\xf0\x9f\x98x", b"\xf0\x9fxx"),  # cut off
+)
+
+
+@pytest.mark.parametrize("raw", NOT_UTF_8, ids=repr)
+def test_strings_that_are_not_utf_8_are_refused(raw: bytes) -> None:
+    for name in ("general.architecture", "adapter.lcg.rules", "general.name"):
+        value = gb.scalar(gb.STRING, b"good " + raw)
+        assert refusal(damaged(lambda f, n=name, v=value: f.set(n, v))) == f"key `{name}` is not UTF-8"
+    assert refusal(damaged(lambda f: f.set("x", gb.array(gb.STRING, [b"ok", raw])))) == "key `x` is not UTF-8"
+    file = gb.minimal()
+    file.keys.append((raw, gb.scalar(gb.U8, 1)))
+    assert refusal(file.bytes()) == "the name of key 16 is not UTF-8"
+
+
+def test_strings_at_the_edges_of_utf_8_are_allowed() -> None:
+    text = "\x7f\x80\u07ff\u0800\ud7ff\ue000\uffff\U00010000\U0010ffff"
+    assert parse(damaged(lambda f: f.set("general.name", gb.scalar(gb.STRING, text)))).metadata["general.name"] == text
 
 
 # ---- tensors ----

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -213,3 +214,74 @@ def test_libraries_without_the_functions_are_refused(
     monkeypatch.setattr(llama, "_libraries", list)
     with pytest.raises(GateError, match="`llama_sampler_init` was not found in the libraries of llama-cpp-python"):
         connect()
+
+
+MISUSE = {
+    "a stage without a gate": "_core.Stage(None, gate.core_stage_options(GateOptions()))",
+    "predict without a gate": "_core.Gate.predict(None, [[1, 2, 3, 4]])",
+    "too few logits": "stage.apply_row(1, np.zeros(4, np.float32), None, False)",
+    "logits of two dimensions": "stage.apply_row(1, np.zeros((5, 1), np.float32), None, False)",
+    "too few hidden channels": "stage.apply_row(1, np.zeros(5, np.float32), np.zeros(3, np.float32), False)",
+    "no options": "stage.set_options(None)",
+    "no facts": "stage.begin_reply(None)",
+    "endless events": "_core.StageOptions('mask', gate.core_rules(GateOptions()), 1.0, -1, False)",
+    "no file": "_core.Gate(None, 'cpu')",
+    "no device": "_core.Gate(_core.parse_gate_file(data, 'gate.gguf'), None)",
+    "text for bytes": "_core.parse_gate_file('GGUF', 'gate.gguf')",
+    "no addresses": "_core.set_host_api(None)",
+}
+
+
+@pytest.mark.parametrize("name", MISUSE)
+def test_misuse_of_the_core_is_an_exception_and_no_crash(name: str, tmp_path: Path) -> None:
+    (tmp_path / "gate.gguf").write_bytes(gb.minimal().bytes())
+    program = f"""
+import pathlib, sys
+import numpy as np
+from lcg_cpp import Gate, GateOptions, _core
+data = pathlib.Path(sys.argv[1]).read_bytes()
+gate = Gate.load(sys.argv[1])
+stage = gate.new_stage(GateOptions())
+try:
+    {MISUSE[name]}
+except (ValueError, TypeError):
+    print(gate.predict([[3, 7, 1, 5]]).tolist())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "gate.gguf")], capture_output=True, text=True
+    )
+    assert (result.returncode, result.stdout.strip()) == (0, "[[3.5, 3.25, 1.5]]"), result.stderr
+
+
+def test_gates_before_the_core_is_connected_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "gate.gguf").write_bytes(gb.minimal().bytes())
+    program = """
+import pathlib, sys
+from lcg_cpp import GateError, _core
+file = _core.parse_gate_file(pathlib.Path(sys.argv[1]).read_bytes(), "gate.gguf")
+for use in (lambda: _core.Gate(file, "cpu"), lambda: _core.read_vocab(0)):
+    try:
+        use()
+    except GateError as error:
+        print(error)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "gate.gguf")], capture_output=True, text=True
+    )
+    message = "the core is not connected to llama.cpp: import lcg_cpp.llama first"
+    assert (result.returncode, result.stdout.splitlines()) == (0, [message] * 2), result.stderr
+
+
+def test_a_gate_dies_with_the_interpreter_in_any_order(tmp_path: Path) -> None:
+    (tmp_path / "gate.gguf").write_bytes(gb.minimal().bytes())
+    program = """
+import builtins, sys
+from lcg_cpp import Gate, GateOptions
+builtins.gate = gate = Gate.load(sys.argv[1])
+builtins.stage = gate.new_stage(GateOptions())
+gate.cycle = [gate, builtins.stage]
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "gate.gguf")], capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (0, "")
