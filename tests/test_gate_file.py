@@ -684,6 +684,15 @@ def test_bad_tensors_are_refused(name: str) -> None:
     assert refusal(damaged(damage)) == message
 
 
+def test_tensors_that_share_a_single_byte_are_refused() -> None:
+    file = gb.minimal().set("general.alignment", gb.scalar(gb.U32, 1))
+    file.alignment = 1
+    parse(file.bytes())
+    assert refusal(file.change("lcg.fc1.bias", offset=31).bytes()) == (
+        "tensors `lcg.fc1.weight` and `lcg.fc1.bias` overlap"
+    )
+
+
 def test_q8_0_rows_longer_than_a_block_but_not_of_whole_blocks_are_refused() -> None:
     data = gb.q8_0_block(1.0, [1] * 32) * 6
     assert refusal(gb.linear(gb.TENSOR_Q8_0, data, n_embd=48).bytes()) == (
