@@ -18,6 +18,9 @@ namespace {
 template <typename T> using array_t = py::array_t<T, py::array::c_style | py::array::forcecast>;
 
 template <typename T> T * pointer(uintptr_t address) {
+    if (address == 0) {
+        throw gate_error("an object of llama.cpp is null: the model is closed, or was never loaded");
+    }
     return reinterpret_cast<T *>(address);
 }
 
@@ -133,14 +136,26 @@ py::dict tensor_table(const gate_file & file) {
     return table;
 }
 
+std::string shape_text(const py::array & values) {
+    std::string shape = "(";
+    for (py::ssize_t i = 0; i < values.ndim(); i++) {
+        shape += (i ? ", " : "") + std::to_string(values.shape(i));
+    }
+    return shape + (values.ndim() == 1 ? ",)" : ")");
+}
+
+// A flat array of n elements.
+void check_shape(const py::array & values, size_t n, const char * name) {
+    if (values.ndim() != 1 || static_cast<size_t>(values.size()) != n) {
+        throw gate_error(
+            std::string("`") + name + "` has shape " + shape_text(values) + ", expected (" + std::to_string(n) + ",)");
+    }
+}
+
 array_t<float> predict(const std::shared_ptr<const gate> & gate, const array_t<float> & hidden) {
     const size_t n_embd = gate->config.n_embd, n_families = gate->config.families.size();
     if (hidden.ndim() != 2 || static_cast<size_t>(hidden.shape(1)) != n_embd) {
-        std::string shape;
-        for (py::ssize_t i = 0; i < hidden.ndim(); i++) {
-            shape += (i ? ", " : "") + std::to_string(hidden.shape(i));
-        }
-        throw gate_error("`hidden` has shape (" + shape + "), expected (n, " + std::to_string(n_embd) + ")");
+        throw gate_error("`hidden` has shape " + shape_text(hidden) + ", expected (n, " + std::to_string(n_embd) + ")");
     }
     const auto     n = static_cast<size_t>(hidden.shape(0));
     array_t<float> z({n, n_families});
@@ -214,10 +229,11 @@ gate_rules make_rules(float threshold, bool persistence, bool confidence, bool f
 py::tuple decide_on(const std::shared_ptr<const gate> & gate, const array_t<int32_t> & ids,
     const array_t<float> & logits, const array_t<int32_t> & survivors, const array_t<float> & z,
     const std::optional<int> & last_family, float temperature, const gate_rules & rules, float strength) {
-    if (z.ndim() != 1 || static_cast<size_t>(z.size()) != gate->config.families.size()) {
-        throw gate_error("`z` has " + std::to_string(z.ndim()) + " dimensions and " + std::to_string(z.size()) +
-                         " elements, expected a flat array of " + std::to_string(gate->config.families.size()) +
-                         ", one for each family");
+    check_shape(z, gate->config.families.size(), "z");
+    for (py::ssize_t f = 0; f < z.size(); f++) {
+        if (!std::isfinite(z.at(f))) {
+            throw gate_error("`z` holds NaN or Inf at index " + std::to_string(f));
+        }
     }
     const int last = last_family.value_or(no_family);
     if (last_family && (last < 0 || static_cast<size_t>(last) >= gate->config.families.size() ||
@@ -262,7 +278,7 @@ stage_options make_options(
 
 chain_facts make_facts(float temperature, int32_t top_k, const std::string & end, bool direct, uintptr_t mirostat) {
     const chain_end e = end == "greedy" ? chain_end::greedy : end == "mirostat" ? chain_end::mirostat : chain_end::draw;
-    return {temperature, top_k, e, direct, pointer<llama_sampler>(mirostat)};
+    return {temperature, top_k, e, direct, reinterpret_cast<llama_sampler *>(mirostat)};
 }
 
 int32_t sample(stage & self, uintptr_t chain, uintptr_t context, int32_t row, bool with_hidden) {
@@ -276,18 +292,14 @@ int32_t sample(stage & self, uintptr_t chain, uintptr_t context, int32_t row, bo
     return self.sample(pointer<llama_sampler>(chain), logits, hidden);
 }
 
-const float * checked(const array_t<float> & values, size_t n, const char * name) {
-    if (values.ndim() != 1 || static_cast<size_t>(values.size()) != n) {
-        throw gate_error(std::string("`") + name + "` has " + std::to_string(values.size()) + " elements, expected " +
-                         std::to_string(n));
-    }
-    return values.data();
-}
-
 py::tuple apply_row(stage & self, const std::shared_ptr<const gate> & gate, uintptr_t chain,
     const array_t<float> & logits, const std::optional<array_t<float>> & hidden, bool direct) {
-    const float *    row = checked(logits, gate->config.n_vocab, "logits");
-    const float *    h   = hidden ? checked(*hidden, gate->config.n_embd, "hidden") : nullptr;
+    check_shape(logits, gate->config.n_vocab, "logits");
+    if (hidden) {
+        check_shape(*hidden, gate->config.n_embd, "hidden");
+    }
+    const float *    row = logits.data();
+    const float *    h   = hidden ? hidden->data() : nullptr;
     token_data_array tokens{};
     {
         const py::gil_scoped_release release;
@@ -383,14 +395,18 @@ void bind_gate(py::module_ & m) {
             [](const gate & g) {
                 return py::array_t<uint8_t>(static_cast<py::ssize_t>(g.token_family.size()), g.token_family.data());
             })
-        .def("predict",
-            [](const std::shared_ptr<gate> & g, const array_t<float> & hidden) { return predict(g, hidden); })
         .def(
-            "decide", [](const std::shared_ptr<gate> & g, const array_t<int32_t> & ids, const array_t<float> & logits,
-                          const array_t<int32_t> & survivors, const array_t<float> & z, const std::optional<int> & last,
-                          float temperature, const gate_rules & rules, float strength) {
-                return decide_on(g, ids, logits, survivors, z, last, temperature, rules, strength);
-            });
+            "predict",
+            [](const std::shared_ptr<gate> & g, const array_t<float> & hidden) { return predict(g, hidden); },
+            py::arg("hidden"))
+        .def(
+            "decide",
+            [](const std::shared_ptr<gate> & g, const array_t<int32_t> & ids, const array_t<float> & logits,
+                const array_t<int32_t> & survivors, const array_t<float> & z, const std::optional<int> & last,
+                float temperature, const gate_rules & rules,
+                float strength) { return decide_on(g, ids, logits, survivors, z, last, temperature, rules, strength); },
+            py::arg("ids"), py::arg("logits"), py::arg("survivors"), py::arg("z"), py::arg("last"),
+            py::arg("temperature"), py::arg("rules"), py::arg("strength"));
 }
 
 void bind_stage(py::module_ & m) {
@@ -410,7 +426,8 @@ void bind_stage(py::module_ & m) {
         python_stage(const std::shared_ptr<gate> & g, const stage_options & options) : stage(g, options), model(g) {}
     };
     py::class_<python_stage>(m, "Stage")
-        .def(py::init<const std::shared_ptr<gate> &, const stage_options &>())
+        .def(py::init<const std::shared_ptr<gate> &, const stage_options &>(), py::arg("gate").none(false),
+            py::arg("options"))
         .def("set_options", &python_stage::set_options)
         .def("begin_reply", &python_stage::begin_reply, py::arg("facts"), py::arg("continued") = false)
         .def("make_samplers", [](const python_stage & s, uintptr_t a, uintptr_t b) { return make_samplers(s, a, b); })

@@ -136,7 +136,7 @@ std::string type_text(uint32_t type) {
     case type_i8:
         return "I8";
     default:
-        return "type " + std::to_string(type);
+        return std::to_string(type);
     }
 }
 
@@ -333,7 +333,9 @@ gate_file parse_gate_file(const uint8_t * data, size_t size, const std::string &
             "number of keys is " + std::to_string(n_keys) + ", at most " + std::to_string(max_keys) + " are allowed");
     }
     const key_table keys(in, n_keys);
-    keys.expect("general.type", "adapter", "");
+    if (keys.find("general.type") == nullptr) {
+        in.fail("key `general.type` is missing" + std::string(base_model_hint));
+    }
     keys.expect("adapter.type", "lcg", " (another kind of adapter)");
     if (n_tensors > max_tensors) {
         in.fail("number of tensors is " + std::to_string(n_tensors) + ", a gate has at most " +

@@ -229,7 +229,7 @@ key_table::key_table(gguf_reader & in, uint64_t n_keys) : in_(in) {
         }
         entries_.emplace_back(key, in.value("key " + quoted(key)));
         if (key == "general.type") { // told at once, before a base model's vocabulary runs into a limit
-            expect(key, "adapter", " (is this a base model? it goes to -m/--model)");
+            expect(key, "adapter", base_model_hint);
         }
     }
 }

@@ -29,6 +29,8 @@ enum gguf_type : uint32_t {
 std::string shortened(const std::string & text);
 std::string quoted(const std::string & name);
 
+constexpr const char * base_model_hint = " (is this a base model? it goes to -m/--model)";
+
 struct gguf_value {
     gguf_type  type;
     gguf_type  element; // of an array, else the type again

@@ -277,7 +277,8 @@ REQUIRED = [name for name, _ in gb.minimal().keys if name != "adapter.lcg.exempt
 
 @pytest.mark.parametrize("name", REQUIRED)
 def test_missing_keys_are_refused(name: str) -> None:
-    assert refusal(damaged(lambda file: file.drop(name))) == f"key `{name}` is missing"
+    hint = BASE_MODEL_HINT if name == "general.type" else ""
+    assert refusal(damaged(lambda file: file.drop(name))) == f"key `{name}` is missing" + hint
 
 
 def test_a_gate_without_exempt_tokens_may_leave_the_key_out_or_empty() -> None:
@@ -606,10 +607,10 @@ BAD_TENSORS: dict[str, tuple[Damage, str]] = {
         lambda f: f.change(FC1, kind=gb.TENSOR_I8),
         f"tensor `{FC1}` has type I8, expected {MATRICES}",
     ),
-    "matrix of Q4_0": (lambda f: f.change(FC2, kind=2), f"tensor `{FC2}` has type type 2, expected {MATRICES}"),
+    "matrix of Q4_0": (lambda f: f.change(FC2, kind=2), f"tensor `{FC2}` has type 2, expected {MATRICES}"),
     "matrix of an unknown type": (
         lambda f: f.change(FC2, kind=2**32 - 1),
-        f"tensor `{FC2}` has type type {2**32 - 1}, expected {MATRICES}",
+        f"tensor `{FC2}` has type {2**32 - 1}, expected {MATRICES}",
     ),
     "bias of F16": (
         lambda f: f.change("lcg.fc1.bias", kind=gb.TENSOR_F16),
@@ -993,3 +994,16 @@ def test_randomly_damaged_files_are_refused_or_make_a_gate_that_works(name: str)
         assert gate.token_families.max() < n_families
     assert 50 < accepted < 4950
     assert all(message.startswith(PATH + ": ") for message in messages)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(GateError, match=r"pipe\.gguf: is a device or a pipe, expected a file"):
+        Gate.load(tmp_path / "pipe.gguf")
+
+
+def test_a_path_of_bytes_is_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "gate.gguf"
+    path.write_bytes(gb.minimal().bytes())
+    assert Gate.load(os.fsencode(path)).path == str(path)  # type: ignore[arg-type]

@@ -1144,3 +1144,49 @@ def test_context_is_left_without_embeddings_for_the_next_prompt(tiny_model_path:
     llm.eval(tokens)
     assert not llama_cpp.llama_get_logits_ith(llm.ctx, 0)
     assert llama_cpp.llama_get_logits_ith(llm.ctx, len(tokens) - 1)
+
+
+# ---- misuse of the gate on a live model ----
+
+
+def test_set_gate_in_the_middle_of_a_reply_holds_from_the_next_reply_on(
+    tiny_model_path: Path, gate16: Path, make_gate_file: MakeGateFile
+) -> None:
+    other = Gate.load(make_gate_file(gate_weights(0)))
+    whole = list(itertools.islice(load(tiny_model_path, gate16).generate([300, 301], temp=0.0), 40))
+    for replacement in (other, None):
+        llm = load(tiny_model_path, gate16)
+        stream = llm.generate([300, 301], temp=0.0)
+        reply = list(itertools.islice(stream, 10))
+        llm.set_gate(replacement)
+        reply += itertools.islice(stream, 30)
+        assert reply == whole
+    plain = GatedLlama(str(tiny_model_path), n_ctx=512, verbose=False)
+    expected = list(itertools.islice(load_stock(tiny_model_path).generate([300, 301], temp=0.0), 40))
+    stream = plain.generate([300, 301], temp=0.0)
+    reply = list(itertools.islice(stream, 10))
+    plain.set_gate(other)
+    assert reply + list(itertools.islice(stream, 30)) == expected
+    assert plain.gate_stats.steps == 0
+
+
+def test_a_closed_model_refuses_a_gate_and_a_token(tiny_model_path: Path, gate16: Path) -> None:
+    llm = load(tiny_model_path, gate16)
+    llm.eval([300, 301])
+    llm.close()
+    with pytest.raises(GateError, match="the model is closed"):
+        llm.set_gate(Gate.load(gate16))
+    with pytest.raises(GateError, match="the model is closed"):
+        llm.sample()
+
+
+def test_what_is_no_gate_and_no_options_is_refused_by_name(tiny_model_path: Path, gate16: Path) -> None:
+    with pytest.raises(GateError, match="`gate` is 5, expected a Gate"):
+        load(tiny_model_path, 5)
+    with pytest.raises(GateError, match="`gate_options` is 'mask', expected GateOptions"):
+        load(tiny_model_path, gate16, gate_options="mask")
+    llm = load(tiny_model_path, gate16)
+    with pytest.raises(GateError, match=r"`gate` is 'x.gguf', expected a Gate; Gate.load reads a file"):
+        llm.set_gate("x.gguf")
+    with pytest.raises(GateError, match="`gate_options` is None, expected GateOptions"):
+        llm.gate_options = None

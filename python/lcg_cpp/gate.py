@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Union, cast
@@ -56,9 +57,10 @@ class GateOptions:
             raise GateError(f'`mode` is "{self.mode}", expected "mask", "observe" or "off"')
         if not self.strength >= 0:
             raise GateError(f"`strength` is {self.strength}, expected logits from 0 to infinity")
-        if self.threshold is not None and not 0 < self.threshold < 1:
+        # checked as the core will see it: 1e-60 is 0 in 32 bits
+        if self.threshold is not None and not 0 < np.float32(self.threshold) < 1:
             raise GateError(f"`threshold` is {self.threshold}, expected a probability between 0 and 1")
-        if not 0 <= self.n_events <= MAX_EVENTS:
+        if type(self.n_events) is not int or not 0 <= self.n_events <= MAX_EVENTS:
             raise GateError(f"`n_events` is {self.n_events}, expected 0 to {MAX_EVENTS}")
 
 
@@ -149,11 +151,13 @@ def read_gate_file(path: PathLike) -> _core.GateFile:
         GateError: The file is not a valid gate file; the message says what is wrong.
         OSError: The file cannot be read.
     """
-    name = os.fspath(path)
-    size = os.stat(name).st_size
-    if size > MAX_FILE_SIZE:
+    name = os.fsdecode(path)
+    status = os.stat(name)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # opening a folder says so itself
+        raise GateError(f"{name}: is a device or a pipe, expected a file")
+    if status.st_size > MAX_FILE_SIZE:
         raise GateError(
-            f"{name}: has {size / 1e9:.1f} GB, a gate file has at most {MAX_FILE_SIZE / 1e9:.1f} GB"
+            f"{name}: has {status.st_size / 1e9:.1f} GB, a gate file has at most {MAX_FILE_SIZE / 1e9:.1f} GB"
             " (is this a base model? it goes to -m/--model)"
         )
     with open(name, "rb") as file:
@@ -168,7 +172,7 @@ class Gate:
         from .llama import connect_core  # noqa: PLC0415 (llama.py builds on this module)
 
         connect_core()
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(path)
         file = read_gate_file(path)
         self.metadata: dict[str, object] = file.metadata
         self.tensors: dict[str, tuple[str, tuple[int, ...]]] = file.tensors
@@ -308,8 +312,10 @@ class Gate:
             GateError: An argument does not fit the gate or the others.
         """
         chosen = options if options is not None else GateOptions()
-        if not temperature > 0:
+        if not 0 < temperature < math.inf:
             raise GateError(f"`temperature` is {temperature}, expected more than 0 (1 for greedy)")
+        if last is not None and not 0 <= last < len(self.families):
+            raise GateError(f"`last` is {last}, expected None or a family that is not neutral")
         reason, predicted, allowed, banned, (left, left_logits) = self._core.decide(
             np.asarray(ids, dtype=np.int32),
             np.asarray(logits, dtype=np.float32),

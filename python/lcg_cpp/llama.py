@@ -170,11 +170,13 @@ class Chain:
 
     Attributes:
         sampler: llama_cpp's wrapper, which owns the chain.
+        stage: The state of the two stages.
         address: The chain, as the core takes it.
         facts: What the stages know of it.
     """
 
     sampler: internals.LlamaSampler
+    stage: _core.Stage
     address: int
     facts: _core.ChainFacts
 
@@ -217,7 +219,7 @@ def insert_stages(sampler: internals.LlamaSampler, stage: _core.Stage, *, temper
         direct=all(name.startswith("?") for name in names[:first]),
         mirostat=_address(parts[-1]) if end == "mirostat" else 0,
     )
-    return Chain(sampler, _address(chain), facts)
+    return Chain(sampler, stage, _address(chain), facts)
 
 
 def _renumber_custom_samplers(sampler: internals.LlamaSampler, parts: list[Any], order: list[Any]) -> None:
@@ -274,6 +276,8 @@ class GatedLlama(Llama):
         self._low_level = False  # sample() is called without generate()
         self._hidden_end = -1  # n_tokens after the newest evaluation that kept hidden states
         self._n_hidden_rows = 0
+        if not isinstance(self._gate_options, GateOptions):
+            raise GateError(f"`gate_options` is {self._gate_options!r}, expected GateOptions")
         loaded = Gate.load(gate, gate_device) if isinstance(gate, (str, os.PathLike)) else gate
         super().__init__(model_path, **llama_arguments)
         try:
@@ -296,6 +300,8 @@ class GatedLlama(Llama):
 
     @gate_options.setter
     def gate_options(self, options: GateOptions) -> None:
+        if not isinstance(options, GateOptions):
+            raise GateError(f"`gate_options` is {options!r}, expected GateOptions")
         self._gate_options = options
         if self._gate is not None and self._stage is not None:
             self._stage.set_options(self._gate.core_stage_options(options))
@@ -344,6 +350,10 @@ class GatedLlama(Llama):
 
     def _check_gate(self, gate: Gate) -> None:
         """Compare what the gate was made for with the model that is loaded."""
+        if not isinstance(gate, Gate):
+            raise GateError(f"`gate` is {gate!r}, expected a Gate; Gate.load reads a file")
+        if self._model.model is None:
+            raise GateError(f"{self.model_path}: the model is closed")
         n_embd = bindings.llama_model_n_embd_out(self._model.model)
         pairs: list[tuple[str, object, object]] = [
             ("architecture", gate.architecture, self.metadata.get("general.architecture", "")),
@@ -382,16 +392,24 @@ class GatedLlama(Llama):
             self._sampled = None
         return sampler
 
+    def _stage_of_reply(self) -> _core.Stage | None:
+        """The stage that the next token is sampled through; `set_gate` does not change it within a reply."""
+        if self._sampler is None:  # sample() without generate(): a chain for each token
+            return self._stage
+        chain = self._chain
+        return chain.stage if chain is not None and chain.sampler is self._sampler else None
+
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens as `Llama.eval` does; keep the hidden states that the gate may ask for."""
-        if self._stage is None or not tokens:
+        stage = self._stage_of_reply()
+        if stage is None or not tokens:
             super().eval(tokens)
             return
         self._in_reply = self._sampled is not None and tokens[0] == self._sampled
         self._sampled = None
         if self._in_reply and self._logits_all:
             n_hidden = len(tokens)  # any row may be sampled: of a draft, or of tokens sent to generate()
-        elif self._gate_options.mode == "off" or not (self._in_reply or self._stage.wants_hidden_at_start):
+        elif self._gate_options.mode == "off" or not (self._in_reply or stage.wants_hidden_at_start):
             n_hidden = 0
         else:
             n_hidden = 1
@@ -419,26 +437,25 @@ class GatedLlama(Llama):
             kwargs: As `Llama.sample`.
 
         Raises:
-            GateError: Nothing was evaluated, or the chain left no token to choose.
+            GateError: Nothing was evaluated, the model is closed, or the chain left no token to choose.
         """
-        if self._stage is None:
+        stage = self._stage_of_reply()
+        if stage is None:
             return super().sample(*args, **{**kwargs, "idx": idx})
-        if self._sampler is None:
-            self._low_level = True
-            try:
-                owner = self._init_sampler(*args, **kwargs)
-            finally:
-                self._low_level = False
-        else:
-            owner = self._sampler
-        chain = self._chain
-        if chain is None or chain.sampler is not owner:
-            raise GateError("`set_gate` was called in the middle of a reply, call it between replies")
+        owner = self._sampler if self._sampler is not None else self._one_token_sampler(*args, **kwargs)
         row = -1 if idx is None else idx - self.n_tokens
         with_hidden = self._hidden_end == self.n_tokens and -row <= self._n_hidden_rows
-        token = self._stage.sample(chain.address, self._ctx.ctx, row, with_hidden)
+        token = stage.sample(_address(owner.sampler), self._ctx.ctx or 0, row, with_hidden)
         self._sampled = token
         return token
+
+    def _one_token_sampler(self, *args: Any, **kwargs: Any) -> internals.LlamaSampler:
+        """A chain for a single token, which continues the reply if the token before was sampled and evaluated."""
+        self._low_level = True
+        try:
+            return self._init_sampler(*args, **kwargs)
+        finally:
+            self._low_level = False
 
     def reset(self) -> None:
         """Forget all evaluated tokens, as `Llama.reset` does."""
