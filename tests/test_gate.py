@@ -308,7 +308,7 @@ def test_a_gpu_predicts_what_numpy_predicts(gate_file: MakeGate, outtype: str) -
     assert gate.device != "CPU"
     expected, error = reference(path, states(257))
     # GPUs add up in another order and some round activations to F16 whatever the matrix
-    assert (np.abs(gate.predict(states(257)) - expected) <= error + 2e-2 * expected.std()).all()
+    assert (np.abs(gate.predict(states(257)) - expected) <= error + 5e-2 * expected.std()).all()
 
 
 @pytest.mark.parametrize("device", ["", "CPU", "cuda", "tpu"])
