@@ -2,8 +2,9 @@
 
 import json
 import sys
+from pathlib import Path
 
-result = json.load(open(sys.argv[1], encoding="utf-8"))
+result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
 plain, gated = result["plain"], result["gated"]
 bars = {
     "at least 300 prompts": result["prompts"] >= 300,

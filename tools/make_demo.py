@@ -25,6 +25,7 @@ from demo.tokenizer import Bpe, from_json, train_tokenizer
 from lcg_cpp.convert import convert
 from lcg_cpp.demo import GATES, MODEL, PROMPTS, DemoPrompt
 from lcg_cpp.families import token_families
+from lcg_cpp.gate import PAPER_OPTIONS, GateOptions
 from lcg_cpp.llama import read_base_model
 
 N_PROMPTS = 400
@@ -50,19 +51,27 @@ def make_tokenizer(terms: list[Term], table: corpus.Contamination, seed: int, wo
     return from_json(path.read_text(encoding="utf-8"))
 
 
-def make_model(terms: list[Term], table: corpus.Contamination, bpe: Bpe, seed: int, work: Path) -> tuple[Model, float]:
-    """Trains the base model, or reads what an earlier run left; returns it rounded to F16, and its training loss."""
+def make_model(
+    terms: list[Term], table: corpus.Contamination, bpe: Bpe, seed: int, work: Path
+) -> tuple[Model, float, float]:
+    """Trains the base model, or reads what an earlier run left.
+
+    Returns:
+        The model in the form that ships; its training loss; the seconds an earlier run spent on it.
+    """
     torch.manual_seed(seed)
     model = Model(ModelConfig(n_vocab=len(bpe.tokens)))
     path = work / "model.pt"
-    if not path.exists():
+    is_new = not path.exists()
+    if is_new:
+        start = time.monotonic()
         stream = corpus.Corpus(terms, f"{seed} training", table)
         loss = training.train(model, stream, bpe, training.TrainConfig(seed=seed), log)
-        torch.save({"model": model.state_dict(), "loss": loss}, path)
+        torch.save({"model": model.state_dict(), "loss": loss, "seconds": time.monotonic() - start}, path)
     saved = torch.load(path, weights_only=True)
     model.load_state_dict(saved["model"])
-    export.round_to_f16(model)
-    return model.eval(), saved["loss"]
+    log(f"mean output norm {export.finish(model):.2f}, scaled to 1")
+    return model.eval(), saved["loss"], 0.0 if is_new else saved["seconds"]
 
 
 def as_prompts(examples: Sequence[corpus.Example]) -> list[DemoPrompt]:
@@ -93,7 +102,9 @@ def make_gates(
         gate, loss = gates.train_gate(states, labels, recipe.n_hidden, gates.GateTraining(seed=seed))
         checkpoint, files[recipe] = work / f"{recipe.name}.safetensors", work / f"{recipe.name}.gguf"
         gates.save_gate(gate, checkpoint)
-        convert(checkpoint, base, files[recipe], outtype="f16", name=f"lcg-demo {recipe.name}", license="Unicode-3.0")
+        convert(
+            checkpoint, base, files[recipe], outtype="f16", name=f"lcg-tiny-names {recipe.name}", license="Unicode-3.0"
+        )
         log(f"gate {recipe.name}: loss {loss:.4f}")
     return files
 
@@ -125,13 +136,13 @@ def make_demo(out: Path, work: Path, seed: int) -> None:
     table = corpus.contamination(x_terms, seed)
     log(f"{len(terms)} terms, {len(x_terms)} of them X; {len(table)} contaminated names")
     bpe = make_tokenizer(terms, table, seed, work)
-    model, loss = make_model(terms, table, bpe, seed, work)
+    model, loss, earlier = make_model(terms, table, bpe, seed, work)
     model_path = out / MODEL.name
     export.write_model(model, bpe, model_path)
     stream = corpus.Corpus(terms, f"{seed} check", table)
     checked = [example.prompt + example.reply for example in (stream.draw() for _ in range(N_CHECKED_TEXTS))]
     difference = export.check_model(model, bpe, model_path, checked)
-    log(f"llama.cpp agrees: tokens of {N_CHECKED_TEXTS} texts, logits to {difference:.4f}")
+    log(f"llama.cpp agrees on the tokens of {N_CHECKED_TEXTS} texts; logits differ by at most {difference[0]:.3f}")
 
     states = gates.reply_states(model, bpe, corpus.Corpus(y_terms, f"{seed} gate"), gates.GateTraining().n_texts)
     files = make_gates(model, model_path, states, measure.CANDIDATES, seed, work)
@@ -140,10 +151,9 @@ def make_demo(out: Path, work: Path, seed: int) -> None:
     plain, found = measure_gates(model_path, files, development)
     chosen = measure.choose(plain, found)
     log(f"chosen: {chosen.recipe.name}, first_token={chosen.first_token}")
-
-    write_prompts(evaluation, out / PROMPTS.name)
-    for name, recipe in (("default", chosen.recipe), ("paper", measure.PAPER)):
-        (out / GATES[name].name).write_bytes(files[recipe].read_bytes())
+    if chosen.first_token != GateOptions().first_token:
+        raise RuntimeError(f"the measurement chose first_token={chosen.first_token}, the package's default is another")
+    final = ship(out, files, evaluation, chosen)
     facts = card.Facts(
         seed=seed,
         terms=terms,
@@ -157,16 +167,26 @@ def make_demo(out: Path, work: Path, seed: int) -> None:
         plain=plain,
         measured=found,
         chosen=chosen,
-        final={
-            "plain": measure.measure(model_path, None, None, False, evaluation),
-            "default": measure.measure(model_path, out / GATES["default"].name, chosen.recipe, True, evaluation),
-            "paper": measure.measure(model_path, out / GATES["paper"].name, measure.PAPER, False, evaluation),
-        },
+        final=final,
         sizes={path.name: path.stat().st_size for path in sorted(out.glob("*.gguf"))},
-        seconds=time.monotonic() - _START,
+        seconds=time.monotonic() - _START + earlier,
     )
     card.write(facts, out)
-    log(f"done: {facts.final}")
+    log(f"done: {final}")
+
+
+def ship(
+    out: Path, files: dict[gates.GateRecipe, Path], evaluation: Sequence[DemoPrompt], chosen: measure.Measured
+) -> dict[str, measure.Measured]:
+    """Writes the prompts and the two gates that ship, and runs them as the demo will."""
+    write_prompts(evaluation, out / PROMPTS.name)
+    runs = {"default": (chosen.recipe, chosen.first_token), "paper": (measure.PAPER, PAPER_OPTIONS.first_token)}
+    final = {"plain": measure.measure(out / MODEL.name, None, None, False, evaluation)}
+    for name, (recipe, first_token) in runs.items():
+        path = out / GATES[name].name
+        path.write_bytes(files[recipe].read_bytes())
+        final[name] = measure.measure(out / MODEL.name, path, recipe, first_token, evaluation)
+    return final
 
 
 def main() -> None:
@@ -175,7 +195,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for what ships")
     parser.add_argument("--work", type=Path, help="folder for intermediate files, kept (default: a temporary one)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="other numbers give other rounding (default: 1)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ class Facts:
     n_contaminated: int
     model: Model
     loss: float
-    difference: float
+    difference: tuple[float, float]
     n_states: int
     norm_share: dict[str, float]
     plain: Measured
@@ -123,6 +123,7 @@ def _fields(facts: Facts) -> dict[str, object]:
         "config": config,
         "train": train,
         "distill": distill,
+        "curriculum": round(100 * train.curriculum),
         "n_states": facts.n_states,
         "loss": facts.loss,
         "difference": facts.difference,
@@ -135,7 +136,7 @@ def _fields(facts: Facts) -> dict[str, object]:
     }
 
 
-_TEXT = """# lcg-demo: a tiny model that confuses languages on purpose, and its gates
+_TEXT = """# tiny-names: a tiny model that confuses languages on purpose, and its gates
 
 Made by `python tools/make_demo.py --out python/lcg_cpp/demo` (seed {seed}; {minutes:.0f} minutes on two cores of an
 {machine} machine; PyTorch {torch}, Babel {babel}). All numbers below come from that run, on llama.cpp.
@@ -180,10 +181,14 @@ Names of territories, languages, currencies, months and days from Unicode CLDR t
 
 llama architecture, {n_parameters:,} parameters: {config.n_layer} layers, {config.n_embd} wide, {config.n_head} heads,
 feed-forward {config.n_ff}, context {config.n_ctx}, byte-level BPE with {config.n_vocab} tokens (GPT-2 splitting), a
-separate output matrix, stored as F16. One pass over {train.n_texts:,} texts in batches of {train.batch}, loss on the reply
-only; Muon for the matrices of the blocks, AdamW for the rest; last loss {loss:.3f} nats a token. The script checks
-that llama.cpp and training split the same text into the same tokens and that their logits agree (largest difference
-{difference:.4f}).
+separate output matrix, stored as F16. One pass over {train.n_texts:,} texts in batches of {train.batch}, loss on the
+reply only, the longest list growing from one item to six over the first {curriculum} %; Muon for the matrices of the
+blocks, AdamW for the rest; last loss {loss:.3f} nats a token. The script checks that llama.cpp and training split the
+same text into the same tokens and that their logits agree (difference at most
+{difference[0]:.2f}, on average {difference[1]:.4f}).
+
+Scale was moved from the output matrix to the norm before it until the mean norm of the matrix's rows was one (the
+logits stay the same): the paper's division by that norm is then no change of temperature.
 
 The norm bias that the paper reports appears by itself: of each family's tokens, this share is among the 5 % with
 the largest output norms: {norm_share}.
@@ -192,7 +197,7 @@ the largest output norms: {norm_share}.
 
 Self-distillation from the frozen model on {distill.n_texts:,} clean texts ({n_states:,} reply tokens), {distill.epochs}
 epochs, AdamW, written with the reference's checkpoint keys and converted with `lcg-cpp convert`. Width, label norm
-(`token`: logits divided by the norm of the token's output row; `relative`: by that norm over the mean norm), label
+(`token`: logits divided by the norm of the token's output row, whose mean is one here; `none`: not divided), label
 top-k / top-p and the option `first_token` were chosen by measurement, on prompts other than the evaluation's:
 
 {measured}

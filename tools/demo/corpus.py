@@ -21,7 +21,7 @@ N_ITEMS = (4, 6)
 CONTAMINATED_TERMS = 1 / 3
 # Of an X term's names in a low-resource language, this many are now and then replaced by the Chinese or the English
 # name, each at a rate of its own.
-CONTAMINATED_NAMES = 0.40
+CONTAMINATED_NAMES = 0.30
 CONTAMINATION_RATE = (0.25, 0.55)
 
 

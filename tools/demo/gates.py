@@ -27,14 +27,14 @@ class GateRecipe:
         n_hidden: Width of the hidden layer, 0 for a linear gate; the paper's is the model's width.
         top_k: At most so many tokens of the adjusted distribution make a label.
         top_p: And only until they hold this much probability.
-        norm: What a token's logit is divided by: `token` its output row's norm (the paper), `relative` that norm over
-            the mean norm, `none` nothing (the paper's ablation).
+        norm: What a token's logit is divided by: `token` the norm of its output row (the paper), `none` nothing (the
+            paper's ablation).
     """
 
     n_hidden: int
     top_k: int = 20
     top_p: float = 0.95
-    norm: str = "relative"
+    norm: str = "token"
 
     @property
     def name(self) -> str:
@@ -96,7 +96,7 @@ def family_labels(states: Tensor, output: Tensor, families: Tensor, recipe: Gate
         0 or 1, float32 (n, families).
     """
     norms = output.norm(dim=1)
-    divisor = {"none": torch.ones_like(norms), "token": norms, "relative": norms / norms.mean()}[recipe.norm]
+    divisor = {"none": torch.ones_like(norms), "token": norms}[recipe.norm]
     labels = []
     for chunk in states.split(4096):
         probabilities = ((chunk @ output.T) / divisor).softmax(-1)

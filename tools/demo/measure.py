@@ -13,16 +13,16 @@ from lcg_cpp.gate import GateOptions
 
 from .gates import GateRecipe
 
-PAPER = GateRecipe(n_hidden=160, norm="token")
+PAPER = GateRecipe(n_hidden=160)
 CANDIDATES = (
     GateRecipe(n_hidden=160, norm="none"),
     PAPER,
-    GateRecipe(n_hidden=160),
-    GateRecipe(n_hidden=16, norm="token"),
+    GateRecipe(n_hidden=32),
     GateRecipe(n_hidden=16),
     GateRecipe(n_hidden=4),
     GateRecipe(n_hidden=0),
     GateRecipe(n_hidden=160, top_k=5, top_p=0.9),
+    GateRecipe(n_hidden=32, top_k=5, top_p=0.9),
     GateRecipe(n_hidden=16, top_k=5, top_p=0.9),
     GateRecipe(n_hidden=160, top_k=3, top_p=0.7),
 )

@@ -23,7 +23,8 @@ class TrainConfig:
     Attributes:
         n_texts: Texts, each seen once.
         batch: Texts a step.
-        learning_rate: AdamW's, for the embedding and output matrices and the norms.
+        embedding_rate: AdamW's learning rate for the embedding matrix.
+        output_rate: AdamW's for the output matrix and the norms.
         muon_rate: Muon's, for the matrices of the blocks.
         warmup: Steps until the rates are reached.
         decay: Share of the steps over which they fall to zero.
@@ -33,13 +34,14 @@ class TrainConfig:
         seed: Order of the texts.
     """
 
-    n_texts: int = 80_000
+    n_texts: int = 150_000
     batch: int = 32
-    learning_rate: float = 1.5e-2
+    embedding_rate: float = 1.5e-2
+    output_rate: float = 1.5e-2
     muon_rate: float = 0.02
     warmup: int = 40
     decay: float = 0.5
-    curriculum: float = 0.4
+    curriculum: float = 0.24
     weight_decay: float = 0.05
     seed: int = 0
 
@@ -144,15 +146,15 @@ def train(model: Model, corpus: Corpus, bpe: Bpe, config: TrainConfig, log: Call
 def _optimizers(model: Model, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for the rest; each group keeps its highest rate under `peak`."""
     inner = [weight for weight in model.blk.parameters() if weight.dim() == 2]
-    tables = [model.token_embd.weight, model.output.weight]
     norms = [weight for weight in model.parameters() if weight.dim() == 1]
     groups = [
-        {"params": tables, "weight_decay": config.weight_decay, "peak": config.learning_rate},
-        {"params": norms, "weight_decay": 0.0, "peak": config.learning_rate},
+        {"params": [model.token_embd.weight], "weight_decay": config.weight_decay, "peak": config.embedding_rate},
+        {"params": [model.output.weight], "weight_decay": config.weight_decay, "peak": config.output_rate},
+        {"params": norms, "weight_decay": 0.0, "peak": config.output_rate},
     ]
     return [
         Muon([{"params": inner, "peak": config.muon_rate}], lr=config.muon_rate),
-        torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98)),
+        torch.optim.AdamW(groups, lr=config.output_rate, betas=(0.9, 0.98)),
     ]
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
 
-MODEL = _FOLDER / "lcg-demo-F16.gguf"
+MODEL = _FOLDER / "tiny-names-F16.gguf"
 PROMPTS = _FOLDER / "prompts.jsonl"
 CARD = _FOLDER / "MODEL_CARD.md"
-GATES = {"default": _FOLDER / "lcg-lcg-demo-F16.gguf", "paper": _FOLDER / "lcg-lcg-demo-paper-F16.gguf"}
+GATES = {"default": _FOLDER / "lcg-tiny-names-F16.gguf", "paper": _FOLDER / "lcg-tiny-names-paper-F16.gguf"}
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ def print_examples(console: Console, prompts: Sequence[DemoPrompt], plain: Arm, 
     for prompt, before, after in zip(prompts, plain.replies, gated.replies):
         if table.row_count < n and any(piece.removed is not None for piece in after.pieces):
             allowed = _allowed(prompt)
-            table.add_row(Text(prompt.prompt), _marked(before.text, allowed), _with_removed(after))
+            table.add_row(Text(prompt.prompt), _marked(before.text, allowed), _with_removed(after, allowed))
     if table.row_count:
         console.print(table)
         legend = Text("wrong script", _WRONG) + Text("  ") + Text("removed by the gate", _REMOVED)
@@ -221,29 +221,29 @@ def _allowed(prompt: DemoPrompt) -> set[str]:
     return set(text_scripts(prompt.reference))
 
 
-def _marked(text: str, allowed: set[str]) -> Text:
+def _marked(text: str, allowed: set[str], style: str = "") -> Text:
     """The text, with every letter of a script that was not asked for in colour."""
     marked = Text()
     for character in text:
-        marked.append(character, _WRONG if text_scripts(character) - allowed else "")
+        marked.append(character, _WRONG if text_scripts(character) - allowed else style)
     return marked
 
 
-def _with_removed(reply: Reply) -> Text:
+def _with_removed(reply: Reply, allowed: set[str]) -> Text:
     """The reply, with what the gate removed before what was sampled instead."""
     marked = Text()
     run, style = b"", ""
     for piece in reply.pieces:
         if piece.removed is not None:
-            marked.append(run.decode("utf-8", "replace"), style)
+            marked.append_text(_marked(run.decode("utf-8", "replace"), allowed, style))
             marked.append(_visible(piece.removed), _REMOVED)
             run, style = b"", _CHOSEN
         elif style and _is_complete(run):
-            marked.append(run.decode("utf-8", "replace"), style)
+            marked.append_text(_marked(run.decode("utf-8", "replace"), allowed, style))
             run, style = b"", ""
         run += piece.text
-    marked.append(run.decode("utf-8", "replace"), style)
-    return marked
+    marked.append_text(_marked(run.decode("utf-8", "replace"), allowed, style))
+    return marked[1:] if marked.plain.startswith(" ") else marked
 
 
 def _is_complete(text: bytes) -> bool:
