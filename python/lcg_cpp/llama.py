@@ -9,7 +9,7 @@ import inspect
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import llama_cpp
 import numpy as np
@@ -439,21 +439,22 @@ class GatedLlama(Llama):
         Raises:
             GateError: Nothing was evaluated, the model is closed, or the chain left no token to choose.
         """
-        stage = self._stage_of_reply()
-        if stage is None:
+        if self._stage_of_reply() is None:
             return super().sample(*args, **{**kwargs, "idx": idx})
-        owner = self._sampler if self._sampler is not None else self._one_token_sampler(*args, **kwargs)
+        if self._sampler is None:
+            self._make_one_token_chain(*args, **kwargs)
+        chain = cast(Chain, self._chain)
         row = -1 if idx is None else idx - self.n_tokens
         with_hidden = self._hidden_end == self.n_tokens and -row <= self._n_hidden_rows
-        token = stage.sample(_address(owner.sampler), self._ctx.ctx or 0, row, with_hidden)
+        token = chain.stage.sample(chain.address, self._ctx.ctx or 0, row, with_hidden)
         self._sampled = token
         return token
 
-    def _one_token_sampler(self, *args: Any, **kwargs: Any) -> internals.LlamaSampler:
+    def _make_one_token_chain(self, *args: Any, **kwargs: Any) -> None:
         """A chain for a single token, which continues the reply if the token before was sampled and evaluated."""
         self._low_level = True
         try:
-            return self._init_sampler(*args, **kwargs)
+            self._init_sampler(*args, **kwargs)
         finally:
             self._low_level = False
 

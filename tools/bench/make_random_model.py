@@ -151,7 +151,10 @@ def main() -> None:
     parser.add_argument("--shape", type=shape_option, nargs="*", default=[], metavar="NAME=N", help="e.g. n_layer=4")
     parser.add_argument("--sharpness", type=float, default=4.0, help="standard deviation of the logits (default: 4)")
     parser.add_argument(
-        "--outside", type=float, default=0.7, help="scale of the logits of maskable families (default: 0.7; see above)"
+        "--outside",
+        type=float,
+        default=0.65,
+        help="scale of the logits of maskable families (default: 0.65; see above)",
     )
     parser.add_argument("--n-hidden", type=int, default=None, help="width of the gate (default: n_embd, as the paper)")
     parser.add_argument("--outtype", default="f16", choices=["f32", "f16", "bf16", "q8_0"], help="type of the gate")
