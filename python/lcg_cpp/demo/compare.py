@@ -206,14 +206,18 @@ def print_examples(console: Console, prompts: Sequence[DemoPrompt], plain: Arm, 
         gated: The gated run.
         n: How many at most.
     """
+    removed_mark = "{}" if console.color_system is not None else "[-{}-]"
     table = Table("prompt", "plain", "gated", title="same prompt, same seed", show_lines=True, expand=True)
     for prompt, before, after in zip(prompts, plain.replies, gated.replies):
         if table.row_count < n and any(piece.removed is not None for piece in after.pieces):
             allowed = _allowed(prompt)
-            table.add_row(Text(prompt.prompt), _marked(before.text, allowed), _with_removed(after, allowed))
+            table.add_row(
+                Text(prompt.prompt), _marked(before.text, allowed), _with_removed(after, allowed, removed_mark)
+            )
     if table.row_count:
         console.print(table)
-        legend = Text("wrong script", _WRONG) + Text("  ") + Text("removed by the gate", _REMOVED)
+        removed = Text(removed_mark.format("removed by the gate"), _REMOVED)
+        legend = Text("wrong script", _WRONG) + Text("  ") + removed
         console.print(legend + Text("  ") + Text("sampled instead", _CHOSEN))
 
 
@@ -229,14 +233,14 @@ def _marked(text: str, allowed: set[str], style: str = "") -> Text:
     return marked
 
 
-def _with_removed(reply: Reply, allowed: set[str]) -> Text:
+def _with_removed(reply: Reply, allowed: set[str], removed_mark: str) -> Text:
     """The reply, with what the gate removed before what was sampled instead."""
     marked = Text()
     run, style = b"", ""
     for piece in reply.pieces:
         if piece.removed is not None:
             marked.append_text(_marked(run.decode("utf-8", "replace"), allowed, style))
-            marked.append(_visible(piece.removed), _REMOVED)
+            marked.append(removed_mark.format(_visible(piece.removed)), _REMOVED)
             run, style = b"", _CHOSEN
         elif style and _is_complete(run):
             marked.append_text(_marked(run.decode("utf-8", "replace"), allowed, style))
