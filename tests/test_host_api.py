@@ -16,7 +16,7 @@ import pytest
 from llama_cpp import llama_cpp as bindings
 
 import gguf_bytes as gb
-from lcg_cpp import Gate, _core, llama
+from lcg_cpp import Gate, _core, demo, llama
 from lcg_cpp.errors import GateError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -285,3 +285,28 @@ gate.cycle = [gate, builtins.stage]
         [sys.executable, "-c", program, str(tmp_path / "gate.gguf")], capture_output=True, text=True
     )
     assert (result.returncode, result.stderr) == (0, "")
+
+
+OUTLIVED = """
+import ctypes, gc, sys
+from lcg_cpp import GatedLlama
+from lcg_cpp.llama import connect_core
+
+llm = GatedLlama(sys.argv[1], gate=sys.argv[2], n_ctx=64, verbose=False)
+next(llm.generate([5, 6, 7]))
+interfaces = [connect_core().shortlist, connect_core().gate]
+addresses = [ctypes.addressof(interface) for interface in interfaces]
+size = ctypes.sizeof(interfaces[0])
+before = [ctypes.string_at(address, size) for address in addresses]
+del interfaces
+connect_core.cache_clear()
+gc.collect()
+reused = [bytes(size - 33) for _ in range(100_000)]
+assert [ctypes.string_at(address, size) for address in addresses] == before
+"""
+
+
+def test_a_chain_may_outlive_everything_that_connected_the_core() -> None:
+    command = [sys.executable, "-c", OUTLIVED, str(demo.MODEL), str(demo.GATES["default"])]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

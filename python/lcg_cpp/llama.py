@@ -30,7 +30,7 @@ __all__ = ["Chain", "GatedLlama", "Llama", "connect_core", "insert_stages", "rea
 
 @dataclass(frozen=True)
 class _StageInterfaces:
-    """The two `llama_sampler_i`; llama.cpp keeps pointers to them, so they live as long as the process."""
+    """The two `llama_sampler_i`. Every chain keeps pointers to them, also while the interpreter exits."""
 
     shortlist: Any
     gate: Any
@@ -78,6 +78,8 @@ def _interface(callbacks: dict[str, int]) -> Any:
     for field, address in callbacks.items():
         function_type: Any = getattr(bindings, f"llama_sampler_i_{field}")
         setattr(interface, field, function_type(address))
+    # Never freed: chains are freed last, some as late as the interpreter's exit, and call through it then.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(interface))
     return interface
 
 
