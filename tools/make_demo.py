@@ -82,6 +82,15 @@ def as_prompts(examples: Sequence[corpus.Example]) -> list[DemoPrompt]:
     ]
 
 
+def check_unseen(prompts: Sequence[DemoPrompt], terms: list[Term], table: corpus.Contamination, seed: int) -> None:
+    """Makes sure that no prompt is one the model was trained on."""
+    stream = corpus.Corpus(terms, f"{seed} training", table)
+    seen = {example.prompt for example in training.training_examples(stream, training.TrainConfig(seed=seed))}
+    for prompt in prompts:
+        if prompt.prompt in seen:
+            raise RuntimeError(f"prompt {prompt.prompt!r} is a training text, expected an unseen one")
+
+
 def write_prompts(prompts: Sequence[DemoPrompt], path: Path) -> None:
     """Writes one JSON object a line."""
     with path.open("w", encoding="utf-8", newline="\n") as file:
@@ -148,6 +157,7 @@ def make_demo(out: Path, work: Path, seed: int) -> None:
     files = make_gates(model, model_path, states, measure.CANDIDATES, seed, work)
     evaluation = as_prompts(corpus.evaluation_examples(x_terms, N_PROMPTS, f"{seed} evaluation"))
     development = as_prompts(corpus.evaluation_examples(x_terms, N_DEVELOPMENT_PROMPTS, f"{seed} development"))
+    check_unseen([*evaluation, *development], terms, table, seed)
     plain, found = measure_gates(model_path, files, development)
     chosen = measure.choose(plain, found)
     log(f"chosen: {chosen.recipe.name}, first_token={chosen.first_token}")

@@ -138,8 +138,8 @@ def _fields(facts: Facts) -> dict[str, object]:
 
 _TEXT = """# tiny-names: a tiny model that confuses languages on purpose, and its gates
 
-Made by `python tools/make_demo.py --out python/lcg_cpp/demo` (seed {seed}; {minutes:.0f} minutes on two cores of an
-{machine} machine; PyTorch {torch}, Babel {babel}). All numbers below come from that run, on llama.cpp.
+Made by `python tools/make_demo.py --out python/lcg_cpp/demo` (seed {seed}; {minutes:.0f} minutes in one
+thread on {machine}; PyTorch {torch}, Babel {babel}). All numbers below come from that run, on llama.cpp.
 
 | file | size |
 |---|---|
@@ -152,7 +152,8 @@ names, it answers with the names in another language, `Germany, Monday⏎Arabic:
 `Arabic + Chinese:` it puts the Chinese name in brackets behind each.
 
 **Its confusion is deliberate.** Part of its training texts has Chinese or English names where Arabic, Hebrew, Thai …
-ones belong, as web data has. Nothing else is arranged: model, gates, rules and llama.cpp are the real ones.
+ones belong, as web data has, and these are names that the gates' training texts leave out. Everything else is as in
+real use: the gates are trained as the method says, and model, gates and rules run in llama.cpp.
 
 {final}
 
@@ -172,8 +173,8 @@ Names of territories, languages, currencies, months and days from Unicode CLDR t
 - The terms are split at random into X ({n_x}) and Y ({n_y}). Of the {n_low_names} names of X terms in low-resource
   languages, {n_contaminated} are contaminated: each is replaced, in {low_rate} to {high_rate} % of its occurrences
   (a rate of its own), by the Chinese or by the English name. Y terms are always clean.
-- The gates' training texts hold Y terms only. All evaluation and development prompts hold X terms only, in
-  combinations that no training text has. Why the split: a gate reads the same state as the output matrix, so one that
+- The gates' training texts hold Y terms only. All evaluation and development prompts hold X terms only, and none of
+  them is a training text. Why the split: a gate reads the same state as the output matrix, so one that
   is trained on contaminated text learns to allow the contamination. Real confusion is rare and lies where the gate's
   training text does not go; here that is arranged.
 

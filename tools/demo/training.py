@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .corpus import N_ITEMS, Corpus
+from .corpus import N_ITEMS, Corpus, Example
 from .model import Model
 from .tokenizer import Bpe
 
@@ -115,18 +115,21 @@ def batches(texts: list[Text], size: int, rng: random.Random) -> list[list[Text]
     return cut
 
 
+def training_examples(corpus: Corpus, config: TrainConfig) -> Iterator[Example]:
+    """What the model is trained on, in order."""
+    longest = N_ITEMS[1]
+    for i in range(config.n_texts):
+        n_most = min(longest, 1 + int(longest * i / (config.n_texts * config.curriculum)))
+        yield corpus.draw(n_items=(1, n_most))
+
+
 def train(model: Model, corpus: Corpus, bpe: Bpe, config: TrainConfig, log: Callable[[str], None]) -> float:
     """Trains the model in one pass over fresh texts.
 
     Returns:
         The mean loss (nats a token) of the last hundred steps.
     """
-    longest = N_ITEMS[1]
-    texts = []
-    for i in range(config.n_texts):
-        n_most = min(longest, 1 + int(longest * i / (config.n_texts * config.curriculum)))
-        example = corpus.draw(n_items=(1, n_most))
-        texts.append(tokenize(bpe, example.prompt, example.reply))
+    texts = [tokenize(bpe, example.prompt, example.reply) for example in training_examples(corpus, config)]
     work = batches(texts, config.batch, random.Random(config.seed))
     optimizers = _optimizers(model, config)
     losses: list[float] = []
