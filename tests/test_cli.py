@@ -515,7 +515,9 @@ def test_run_highlight_in_colour_on_a_terminal_only(plain: tuple[object, ...], n
 
 @POSIX_ONLY
 def test_run_ends_cleanly_on_interrupt(tiny_model_path: Path, gate16: Path) -> None:
-    process = start("run", "-m", tiny_model_path, "--lcg", gate16, "-c", "8192", "-n", "-1", "-p", "the name")
+    arguments = ("run", "-m", tiny_model_path, "--lcg", gate16, "-c", "8192", "-n", "-1", "-p", "the name")
+    # a shell starts its background jobs, and so perhaps this test, with SIGINT ignored
+    process = start(*arguments, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     assert process.stdout is not None
     begun = process.stdout.read(1)
     process.send_signal(signal.SIGINT)
