@@ -121,18 +121,15 @@ py::tuple read_vocab(uintptr_t address) {
 py::dict tensor_table(const gate_file & file) {
     py::dict table;
     for (const host_tensor & tensor : file.weights.tensors) {
-        const char * type  = tensor.type == type_f32    ? "F32"
-                             : tensor.type == type_f16  ? "F16"
-                             : tensor.type == type_bf16 ? "BF16"
-                                                        : "Q8_0";
-        const bool   bias  = tensor.name.size() > 5 && tensor.name.compare(tensor.name.size() - 5, 5, ".bias") == 0;
-        py::tuple    shape = py::make_tuple(tensor.ne[1], tensor.ne[0]);
+        const bool bias  = tensor.name.size() > 5 && tensor.name.compare(tensor.name.size() - 5, 5, ".bias") == 0;
+        py::tuple  shape = py::make_tuple(tensor.ne[1], tensor.ne[0]);
         if (bias) {
             shape = py::make_tuple(tensor.ne[0]);
         }
-        table[py::str(tensor.name)] = py::make_tuple(type, shape);
+        table[py::str(tensor.name)] = py::make_tuple(tensor_type_name(tensor.type), shape);
     }
-    table["lcg.token_family"] = py::make_tuple("I8", py::make_tuple(file.weights.token_family.size()));
+    table["lcg.token_family"] =
+        py::make_tuple(tensor_type_name(type_i8), py::make_tuple(file.weights.token_family.size()));
     return table;
 }
 

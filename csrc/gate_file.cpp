@@ -123,23 +123,6 @@ std::vector<wanted_tensor> wanted_tensors(const gate_config & config) {
     return wanted;
 }
 
-std::string type_text(uint32_t type) {
-    switch (type) {
-    case type_f32:
-        return "F32";
-    case type_f16:
-        return "F16";
-    case type_bf16:
-        return "BF16";
-    case type_q8_0:
-        return "Q8_0";
-    case type_i8:
-        return "I8";
-    default:
-        return std::to_string(type);
-    }
-}
-
 uint64_t row_bytes(const gguf_reader & in, const tensor_info & info) {
     const uint64_t n = info.shape[0];
     switch (info.type) {
@@ -214,9 +197,9 @@ span check_tensor(
     if (std::find(wanted.types.begin(), wanted.types.end(), info.type) == wanted.types.end()) {
         std::string list;
         for (const uint32_t type : wanted.types) {
-            list += (list.empty() ? "" : ", ") + type_text(type);
+            list += (list.empty() ? "" : ", ") + tensor_type_name(type);
         }
-        in.fail(what + " has type " + type_text(info.type) + ", expected " + list);
+        in.fail(what + " has type " + tensor_type_name(info.type) + ", expected " + list);
     }
     if (info.shape != wanted.shape) {
         in.fail(what + " has shape " + shape_text(info.shape) + ", expected " + shape_text(wanted.shape));
@@ -306,6 +289,23 @@ data_section find_data(const gguf_reader & in, const key_table & keys) {
 }
 
 } // namespace
+
+std::string tensor_type_name(uint32_t type) {
+    switch (type) {
+    case type_f32:
+        return "F32";
+    case type_f16:
+        return "F16";
+    case type_bf16:
+        return "BF16";
+    case type_q8_0:
+        return "Q8_0";
+    case type_i8:
+        return "I8";
+    default:
+        return std::to_string(type);
+    }
+}
 
 const host_tensor * gate_weights::find(const std::string & name) const {
     for (const host_tensor & tensor : tensors) {

@@ -51,6 +51,9 @@ struct host_tensor {
     std::vector<uint8_t> data;
 };
 
+// As ggml names it ("F16"); the number of a type that no gate has.
+std::string tensor_type_name(uint32_t type);
+
 struct gate_weights {
     std::vector<host_tensor> tensors;      // lcg.fc1.*, lcg.fc2.*
     std::vector<uint8_t>     token_family; // [n_vocab], exemptions not applied

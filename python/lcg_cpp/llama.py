@@ -271,15 +271,13 @@ class GatedLlama(Llama):
         self._stack = contextlib.ExitStack()  # Llama.close() wants it, also where loading the gate fails
         self._gate: Gate | None = None
         self._stage: _core.Stage | None = None
-        self._gate_options = gate_options if gate_options is not None else GateOptions()
+        self.gate_options = gate_options if gate_options is not None else GateOptions()
         self._chain: Chain | None = None
         self._sampled: int | None = None  # the newest sampled token, until it is evaluated
         self._in_reply = False  # the newest evaluated tokens continue a reply
         self._low_level = False  # sample() is called without generate()
         self._hidden_end = -1  # n_tokens after the newest evaluation that kept hidden states
         self._n_hidden_rows = 0
-        if not isinstance(self._gate_options, GateOptions):
-            raise GateError(f"`gate_options` is {self._gate_options!r}, expected GateOptions")
         loaded = Gate.load(gate, gate_device) if isinstance(gate, (str, os.PathLike)) else gate
         super().__init__(model_path, **llama_arguments)
         try:
