@@ -20,6 +20,7 @@ from .errors import GateError
 COMMANDS = {
     "demo": "see the gate work: a tiny model that confuses scripts, without and with its gate",
     "run": "generate a reply with a model and its gate",
+    "train": "make a gate for a model: it learns from the model itself",
     "convert": "make a gate file from a PyTorch checkpoint",
     "families": "show which script family the tokens of a model belong to",
     "inspect": "show what is in a gate file",

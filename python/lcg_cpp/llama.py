@@ -1,4 +1,4 @@
-"""The engine's side of the gate: the only module that touches llama_cpp."""
+"""The engine's side of the gate: with teacher.py the only module that touches llama_cpp."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ from .base_model import TYPE_BITS, BaseModel, Vocab
 from .errors import GateError
 from .gate import Device, Gate, GateEvent, GateOptions, GateStats, PathLike
 
-__all__ = ["Chain", "GatedLlama", "Llama", "connect_core", "insert_stages", "read_base_model"]
+__all__ = [
+    "Chain",
+    "GatedLlama",
+    "Llama",
+    "connect_core",
+    "describe_model",
+    "function_addresses",
+    "insert_stages",
+    "read_base_model",
+]
 
 # ---- connecting the core ----
 
@@ -47,7 +56,8 @@ def _libraries() -> list[ctypes.CDLL]:
     return found
 
 
-def _function_addresses(names: Sequence[str]) -> dict[str, int]:
+def function_addresses(names: Sequence[str]) -> dict[str, int]:
+    """Addresses of functions in the libraries of llama-cpp-python; those that are not there are left out."""
     addresses = {}
     libraries = _libraries()
     for name in names:
@@ -91,7 +101,7 @@ def connect_core() -> _StageInterfaces:
         GateError: The installed llama-cpp-python lacks a function or lays out a structure differently.
     """
     _check_layouts(_core.host_layouts())
-    _core.set_host_api(_function_addresses(_core.host_functions()))
+    _core.set_host_api(function_addresses(_core.host_functions()))
     return _StageInterfaces(_interface(_core.shortlist_callbacks()), _interface(_core.gate_callbacks()))
 
 
@@ -106,7 +116,8 @@ def _read_vocab(model: internals.LlamaModel) -> Vocab:
     return Vocab(tokens, attributes & np.uint32(TYPE_BITS))
 
 
-def _base_model(model: internals.LlamaModel, n_embd: int) -> BaseModel:
+def describe_model(model: internals.LlamaModel, n_embd: int) -> BaseModel:
+    """The facts of a loaded model; `n_embd` is the width of its last hidden state."""
     metadata = model.metadata()
     file_type = metadata.get("general.file_type", "")
     if file_type.isdigit():
@@ -148,7 +159,7 @@ def read_base_model(path: PathLike) -> BaseModel:
     try:
         metadata = model.metadata()
         n_embd = metadata.get(f"{metadata.get('general.architecture', '')}.embedding_length", "0")
-        return _base_model(model, int(n_embd))
+        return describe_model(model, int(n_embd))
     finally:
         model.close()
 

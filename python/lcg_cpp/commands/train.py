@@ -1,0 +1,299 @@
+"""`lcg-cpp train`: a gate for a GGUF model, learned from the model itself."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import logging
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from ..errors import GateError
+from ..families import RULES
+from ..gate_file import OUTTYPES, gate_file_name
+from ..train import Engine, require_extra, train
+from ..train_options import NORMS, POSITIONS, PRESETS, SCHEDULES, TrainOptions
+from . import options
+from .errors import UsageError, one_line
+from .loading import file_size, load_base, require_file
+from .output import print_facts, print_heading, print_json, quantity
+
+if TYPE_CHECKING:
+    from rich.live import Live
+
+    from ..train import Trained
+    from ..trainer import Run
+
+_PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    options.add_model(parser)
+    parser.add_argument(
+        "-d",
+        "--data",
+        metavar="DATA",
+        action="append",
+        required=True,
+        help="texts to learn from: a .jsonl or .parquet file, a folder of them, or hf:NAME; may be repeated",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="the gate file to write (default: lcg-<base name>-<TYPE>.gguf, here)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument("--outtype", choices=OUTTYPES, default="f16", help="type of the weights (default: f16)")
+    parser.add_argument("--name", default="", help="name of the gate (default: LCG for <base name>)")
+    parser.add_argument("--license", metavar="SPDX", default="", help="licence of the gate, e.g. apache-2.0")
+    _add_settings(parser)
+    _add_engine(parser)
+    options.add_json(parser)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("settings (those not given are the preset's)")
+    group.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        default="default",
+        help="default is what the project measured to be best, paper what the paper used (default: %(default)s)",
+    )
+    default = TrainOptions()
+    for option, field, metavar, kind, what in (
+        ("--hidden", "n_hidden", "N", _width, "width of the hidden layer; 0 is a linear gate, full the model's width"),
+        ("--label-top-k", "top_k", "K", options.whole(0), "at most K likely tokens make a label; 0 is no limit"),
+        ("--label-top-p", "top_p", "P", options.real(0, 1), "and only until they hold this much probability"),
+        ("--norm", "norm", None, NORMS, "what logits are divided by: token norms, these relative to their mean, none"),
+        ("--positions", "positions", None, POSITIONS, "learn from all tokens, or from those of replies"),
+        ("--batch", "batch", "N", options.whole(1), "hidden states per step of the optimizer"),
+        ("--passes", "passes", "N", options.whole(1, 100), "how often each state is learned from"),
+        ("--lr", "learning_rate", "RATE", options.real(0), "learning rate; else fitted to the model's states"),
+        ("--schedule", "schedule", None, SCHEDULES, "how the learning rate falls"),
+        ("--warmup", "warmup", "N", options.whole(0), "steps over which it rises first"),
+        ("--weight-decay", "weight_decay", "X", options.real(0), "weight decay"),
+        ("--tokens", "n_tokens", "N", options.whole(1, 1 << 50), "tokens to evaluate; without it every text once"),
+        ("--held-out", "held_out", "SHARE", options.real(0, 0.9), "share of the texts that is only measured on"),
+        ("--rules", "rules", None, RULES, "rule set of the token families"),
+        ("--seed", "seed", "N", options.whole(0, 1 << 62), "seed of everything"),
+    ):
+        value = getattr(default, field)
+        choices = kind if isinstance(kind, tuple) else None
+        group.add_argument(
+            option,
+            dest=field,
+            metavar=metavar,
+            type=None if choices else kind,
+            choices=choices,
+            help=what + ("" if value is None else f" (default: {value})"),
+        )
+    group.add_argument("--soft", action="store_true", help="labels are shares of probability instead of 0 or 1")
+
+
+def _width(text: str) -> int:
+    return -1 if text == "full" else options.whole(0, 1 << 16)(text)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "-c",
+        "--ctx-size",
+        dest="n_ctx",
+        metavar="N",
+        type=options.whole(2),
+        help=f"most tokens of a text; what is longer is cut (default: {TrainOptions().n_ctx})",
+    )
+    group.add_argument(
+        "-b",
+        "--batch-size",
+        metavar="N",
+        type=options.whole(1),
+        default=Engine().n_batch,
+        help="tokens evaluated at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "-t", "--threads", metavar="N", type=options.whole(1), default=0, help="CPU threads (default: all)"
+    )
+    options.add_gpu_layers(group)
+    group.add_argument(
+        "--rpc",
+        metavar="HOST:PORT,…",
+        default="",
+        help="llama.cpp RPC servers that share the model's weights; -ngl says how many layers they take",
+    )
+
+
+def _settings(args: argparse.Namespace) -> TrainOptions:
+    fields = [field.name for field in dataclasses.fields(TrainOptions)]
+    given = {name: getattr(args, name) for name in fields if getattr(args, name, None) is not None}
+    if given.get("n_hidden") == -1:
+        given["n_hidden"] = None
+    if not args.soft:
+        given.pop("soft", None)
+    try:
+        return dataclasses.replace(PRESETS[args.preset], **given)
+    except GateError as error:
+        raise UsageError(str(error)) from error
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    settings = _settings(args)
+    require_extra()
+    require_file(args.model, "-m/--model")
+    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints the log
+    base = load_base(args.model, "-m/--model")
+    output = args.output or gate_file_name(base.name, args.outtype)
+    if os.path.exists(output) and os.path.samefile(output, args.model):
+        raise UsageError(f"-o/--output: {output}: is the file given as -m/--model, expected another one")
+    is_first = os.environ.get("RANK", "0") == "0"
+    engine = Engine(
+        n_batch=args.batch_size,
+        n_threads=args.threads,
+        n_gpu_layers=args.n_gpu_layers or 0,
+        rpc=tuple(server for server in args.rpc.split(",") if server),
+    )
+    with _ask_to_stop() as should_stop, _Status(is_first) as status:
+        result = train(
+            args.model,
+            args.data,
+            output,
+            settings,
+            engine=engine,
+            outtype=args.outtype,
+            name=args.name,
+            license=args.license,
+            resume=args.resume,
+            should_stop=should_stop,
+            on_progress=status.show,
+            on_notice=status.tell,
+        )
+    if is_first:
+        _print_result(args, output, result)
+    return 0
+
+
+@contextlib.contextmanager
+def _ask_to_stop() -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks to stop, which leaves a gate and a checkpoint; the second one ends the process."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+        print("\nstopping: the gate is written as it is (Ctrl-C again ends at once)", file=sys.stderr, flush=True)
+
+    earlier = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+
+
+class _Status:
+    """A line on standard error that changes on a terminal; a line now and then elsewhere."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._live: Live | None = None
+        self._shown = -_PLAIN_SECONDS
+
+    def __enter__(self) -> _Status:
+        if self._wanted and sys.stderr.isatty():
+            from rich.console import Console  # noqa: PLC0415 (for terminals only)
+            from rich.live import Live  # noqa: PLC0415
+
+            console = Console(stderr=True, highlight=False, markup=False)
+            self._live = Live("reading the texts …", console=console, refresh_per_second=2)
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, run: Run) -> None:
+        """Show how far the run is."""
+        if self._live is not None:
+            self._live.update(status_line(run))
+        elif self._wanted and (time.monotonic() - self._shown >= _PLAIN_SECONDS or run.progress >= 1.0):
+            print(status_line(run), file=sys.stderr, flush=True)
+            self._shown = time.monotonic()
+
+    def tell(self, text: str) -> None:
+        """Show a notice that stays."""
+        if self._live is not None:
+            self._live.console.print(one_line(text))
+        elif self._wanted:
+            print(one_line(text), file=sys.stderr, flush=True)
+
+
+def status_line(run: Run) -> str:
+    """One line about a run: what is done, how fast, how good the gate is, how long it takes."""
+    scores = run.measurements[-1].scores
+    f1 = " ".join(f"{name} {score.f1:.3f}" for name, score in scores.families.items() if score.positions)
+    rate = run.tokens / run.seconds if run.seconds else 0.0
+    left = run.seconds * (1 - run.progress) / run.progress if run.progress else float("nan")
+    loss = f"{run.losses[-1]:.4f}" if run.losses else "-"
+    return (
+        f"{run.progress:6.1%}  {run.tokens:,} tokens  {rate:,.0f} tokens/s  loss {loss}"
+        f"  held out: loss {scores.loss:.4f}, F1 {f1}, acts {scores.intervene:.2%}  {_duration(left)} left"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds != seconds:  # noqa: PLR0124 (NaN)
+        return "?"
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _print_result(args: argparse.Namespace, output: str, result: Trained) -> None:
+    run, scores = result.run, result.run.measurements[-1].scores
+    if args.json:
+        print_json(
+            {
+                "path": output,
+                "file_size": file_size(output),
+                "finished": result.finished,
+                "texts": run.texts,
+                "skipped_texts": run.skipped,
+                "bad_rows": result.bad_rows,
+                "tokens": run.tokens,
+                "positions": run.positions,
+                "seconds": run.seconds,
+                "losses": run.losses,
+                "held_out": scores.as_dict(),
+            }
+        )
+        return
+    state = "" if result.finished else f" after {run.progress:.0%} of the training; --resume goes on with it"
+    print_heading(f"wrote {output} ({quantity(file_size(output))}){state}")
+    print_facts(
+        [
+            ("learned from", f"{run.positions:,} states of {run.tokens:,} tokens in {run.texts:,} texts"),
+            ("left out", f"{result.bad_rows:,} rows that cannot be read, {run.skipped:,} texts with nothing to learn"),
+            ("time", _duration(run.seconds)),
+            *(
+                (
+                    f"held out, {name}",
+                    f"precision {score.precision:.3f}, recall {score.recall:.3f}, {score.positions:,} positions",
+                )
+                for name, score in scores.families.items()
+            ),
+            ("would act at", f"{scores.intervene:.2%} of {scores.positions:,} held-out positions"),
+            ("against the text", f"{scores.contradict:.2%}"),
+        ]
+    )
+    print(f"try: lcg-cpp run -m {shlex.quote(args.model)} --lcg {shlex.quote(output)} --highlight -p …")

@@ -1,0 +1,238 @@
+"""Training a gate for a GGUF model: from the files a user has to the gate file, its checkpoints and its report.
+
+`python -m lcg_cpp.train …` is `lcg-cpp train …`, for torchrun.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .data import open_dataset
+from .errors import GateError
+from .gate import PathLike
+from .gate_file import GateSpec, Source, TrainValue, write_gate
+from .output_norms import label_norms, read_output_matrix
+from .teacher import Teacher
+from .train_options import TrainOptions
+
+if TYPE_CHECKING:
+    from .data import Dataset
+    from .learner import Weights
+    from .trainer import Run, Trainer
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How llama.cpp evaluates the base model.
+
+    Attributes:
+        n_batch: Tokens evaluated at once.
+        n_threads: CPU threads; 0 takes all.
+        n_gpu_layers: Layers on the GPU or on RPC servers; -1 is all.
+        rpc: `host:port` of RPC servers.
+    """
+
+    n_batch: int = 256
+    n_threads: int = 0
+    n_gpu_layers: int = 0
+    rpc: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a run came to.
+
+    Attributes:
+        run: Counts, losses and measurements.
+        weights: The gate's matrices.
+        finished: False if it was stopped before its end; a checkpoint is then there to go on from.
+        bad_rows: Rows of the data that could not be read.
+    """
+
+    run: Run
+    weights: Weights
+    finished: bool
+    bad_rows: int
+
+
+def require_extra() -> None:
+    """Make sure that what training needs is installed.
+
+    Raises:
+        GateError: It is not.
+    """
+    try:
+        import matplotlib  # noqa: F401, PLC0415
+        import safetensors  # noqa: F401, PLC0415
+        import torch  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise GateError(f'training needs `{error.name}`: pip install "lcg-cpp[train]"') from error
+
+
+def train(
+    model: PathLike,
+    data: Sequence[str],
+    output: PathLike,
+    options: TrainOptions | None = None,
+    *,
+    engine: Engine | None = None,
+    outtype: str = "f16",
+    name: str = "",
+    license: str = "",
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Run], None] = lambda run: None,
+    on_notice: Callable[[str], None] = lambda text: None,
+) -> Trained:
+    """Train a gate for a GGUF model, from its own hidden states.
+
+    Args:
+        model: The base model; it is only read.
+        data: Names of datasets, see `data.open_dataset`.
+        output: The gate file to write. Beside it come a report (.html), the training curve (.svg) and, while it runs, a
+            checkpoint.
+        options: Settings that change the gate.
+        engine: Settings of llama.cpp.
+        outtype: Type of the gate's matrices, see `write_gate`.
+        name: Name of the gate.
+        license: SPDX expression of its licence.
+        resume: Go on from the checkpoint beside `output`; the gate becomes the one of a run that was never stopped.
+        should_stop: Asked after every evaluation; the gate learned so far is then written, and a checkpoint.
+        on_progress: Called after each group of texts.
+        on_notice: Called with what a user should know.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        GateError: Data or model cannot be used, an extra is missing, or a checkpoint does not fit.
+        OSError: A file cannot be read or written.
+    """
+    require_extra()
+    from .learner import Ranks  # noqa: PLC0415 (torch)
+    from .train_checkpoint import CheckpointKeeper  # noqa: PLC0415
+    from .trainer import Trainer  # noqa: PLC0415
+
+    options, engine = options or TrainOptions(), engine or Engine()
+    _check_output(Path(output), resume)
+    datasets = [open_dataset(source) for source in data]
+    ranks = Ranks()
+    try:
+        with Teacher(model, n_ctx=options.n_ctx, **dataclasses.asdict(engine)) as teacher:
+            matrix = read_output_matrix(model)
+            trainer = Trainer(
+                teacher,
+                datasets,
+                options,
+                norms=label_norms(matrix.norms, options.norm),
+                softcap=matrix.softcap,
+                ranks=ranks,
+                should_stop=should_stop,
+                n_threads=engine.n_threads,
+            )
+            keeper = CheckpointKeeper(checkpoint_path(output), trainer, run_setting(trainer, datasets, ranks.size))
+            if resume:
+                keeper.load()
+            for _ in trainer.groups():
+                on_progress(trainer.run)
+                if ranks.rank == 0 and keeper.is_due():
+                    keeper.save(on_notice)
+            finished = trainer.run.progress >= 1.0
+    finally:
+        ranks.close()
+    result = Trained(trainer.run, trainer.learner.weights(), finished, sum(dataset.n_bad for dataset in datasets))
+    if ranks.rank == 0:
+        if not finished:
+            keeper.save(on_notice)
+        trainer.finish()
+        write_gate(output, gate_spec(trainer, datasets, name, license), result.weights, outtype)
+        if finished:
+            keeper.delete()
+    return result
+
+
+def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", license: str = "") -> GateSpec:
+    """What the gate file says of a gate and how it was made."""
+    return dataclasses.replace(
+        trainer.spec,
+        name=name or trainer.spec.name,
+        license=license,
+        datasets=tuple(Source(dataset.name) for dataset in datasets),
+        train=provenance(trainer, datasets),
+    )
+
+
+def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, TrainValue]:
+    """How a gate was made, for `adapter.lcg.train.*`."""
+    run, options = trainer.run, trainer.options
+    scores = run.measurements[-1].scores
+    values: dict[str, TrainValue] = {
+        "base_file_type": trainer.base.file_type,
+        "data": "; ".join(f"{dataset.name} ({len(dataset)} texts)" for dataset in datasets),
+        "texts": run.texts,
+        "tokens": run.tokens,
+        "positions": run.positions,
+        "label_top_k": options.top_k,
+        "label_top_p": options.top_p,
+        "label_norm": options.norm,
+        "label_soft": options.soft,
+        "learned_positions": options.positions,
+        "learning_rate": trainer.learner.learning_rates[0],
+        "schedule": options.schedule,
+        "batch": options.batch,
+        "passes": options.passes,
+        "seed": options.seed,
+        "progress": run.progress,
+        "held_out.positions": scores.positions,
+        "held_out.loss": scores.loss,
+        "held_out.intervene": scores.intervene,
+        "held_out.contradict": scores.contradict,
+    }
+    for family, score in scores.families.items():
+        values[f"held_out.{family}.precision"] = score.precision
+        values[f"held_out.{family}.recall"] = score.recall
+    if run.losses:
+        values["loss"] = run.losses[-1]
+    return {key: value for key, value in values.items() if value != "" and not _is_nan(value)}
+
+
+def _is_nan(value: TrainValue) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def run_setting(trainer: Trainer, datasets: Sequence[Dataset], n_ranks: int) -> dict[str, Any]:
+    """What must be the same when a run goes on: anything else would give another gate."""
+    return {
+        **dataclasses.asdict(trainer.options),
+        "model": trainer.base.name,
+        "file type": trainer.base.file_type,
+        "tokenizer hash": trainer.spec.tokenizer_hash,
+        "data": [[dataset.name, len(dataset)] for dataset in datasets],
+        "processes": n_ranks,
+    }
+
+
+def checkpoint_path(output: str | os.PathLike[str]) -> Path:
+    """Where the checkpoints of a run that writes `output` are."""
+    return Path(output).with_suffix(".checkpoint.safetensors")
+
+
+def _check_output(output: Path, resume: bool) -> None:
+    """Find out before hours of work whether the gate can be written."""
+    if not output.parent.is_dir():
+        raise GateError(f"{output}: its folder does not exist")
+    if output.is_dir():
+        raise GateError(f"{output}: is a folder, expected the gate file to write")
+    if not os.access(output.parent, os.W_OK):
+        raise GateError(f"{output}: its folder cannot be written to")
+    checkpoint = checkpoint_path(output)
+    if resume and not checkpoint.exists():
+        raise GateError(f"{checkpoint}: does not exist, there is nothing to resume")
+    if not resume and checkpoint.exists():
+        raise GateError(f"{checkpoint}: an unfinished run; --resume goes on with it, delete it to begin anew")
