@@ -1,0 +1,9 @@
+"""Training data: rows of many kinds, rendered as the model sees them; a published mix, and data made by the model."""
+
+from __future__ import annotations
+
+from .dataset import Dataset, describe, open_dataset
+from .encode import Encoded, Encoder
+from .rows import Message, Sample
+
+__all__ = ["Dataset", "Encoded", "Encoder", "Message", "Sample", "describe", "open_dataset"]
