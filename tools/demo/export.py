@@ -14,7 +14,11 @@ from .tokenizer import Bpe
 
 NAME = "tiny-names"
 # the prompt format is the same with and without the chat interface: the last message, then the reply
-CHAT_TEMPLATE = "{{ messages[-1]['content'] }}"
+# A chat is its texts one behind the other: the model knows no turns.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{{ messages | map(attribute='content') | join }}"
+    "{% if messages[-1]['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+)
 # Activations are rounded to F16 where they meet an F16 matrix, and so are keys and values; logits span about 40.
 MAX_LOGIT_DIFFERENCE = 0.5
 MAX_MEAN_LOGIT_DIFFERENCE = 0.01
