@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import _internals as internals
 from llama_cpp import llama_cpp as bindings
+from llama_cpp._logger import set_verbose
 
 from .base_model import BaseModel
 from .errors import GateError
@@ -82,6 +83,7 @@ class Teacher:
         self.n_ctx = n_ctx
         self._n_batch = n_batch
         self._stack = contextlib.ExitStack()
+        set_verbose(False)  # as Llama(verbose=False) does
         bindings.llama_backend_init()
         add_rpc_servers(rpc)
         try:
@@ -118,13 +120,16 @@ class Teacher:
         params.n_threads = params.n_threads_batch = n_threads
         params.embeddings = True
         params.flash_attn_type = bindings.LLAMA_FLASH_ATTN_TYPE_DISABLED  # as Llama() does
-        params.pooling_type = bindings.LLAMA_POOLING_TYPE_NONE
         try:
-            return internals.LlamaContext(model=self._model, params=params, verbose=False)
+            context = internals.LlamaContext(model=self._model, params=params, verbose=False)
         except ValueError as error:
             raise GateError(
                 f"{name}: llama.cpp cannot make a context of {params.n_ctx} tokens; a smaller context takes less memory"
             ) from error
+        if context.pooling_type() != bindings.LLAMA_POOLING_TYPE_NONE:
+            context.close()
+            raise GateError(f"{name}: pools its hidden states, expected a model that generates text")
+        return context
 
     def __enter__(self) -> Teacher:
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,3 +237,9 @@ def _check_output(output: Path, resume: bool) -> None:
         raise GateError(f"{checkpoint}: does not exist, there is nothing to resume")
     if not resume and checkpoint.exists():
         raise GateError(f"{checkpoint}: an unfinished run; --resume goes on with it, delete it to begin anew")
+
+
+if __name__ == "__main__":
+    from .cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
