@@ -67,6 +67,11 @@ class Ranks:
             dist.destroy_process_group()
 
 
+def set_threads(n_threads: int) -> None:
+    """How many CPU threads PyTorch may use in this process."""
+    torch.set_num_threads(n_threads)
+
+
 class Learner:
     """A gate and its optimizer.
 

@@ -116,11 +116,14 @@ def train(
         OSError: A file cannot be read or written.
     """
     require_extra()
-    from .learner import Ranks  # noqa: PLC0415 (torch)
+    from .learner import Ranks, set_threads  # noqa: PLC0415 (torch)
     from .train_checkpoint import CheckpointKeeper  # noqa: PLC0415
+    from .train_report import write_report  # noqa: PLC0415
     from .trainer import Trainer  # noqa: PLC0415
 
     options, engine = options or TrainOptions(), engine or Engine()
+    if engine.n_threads > 0:
+        set_threads(engine.n_threads)
     _check_output(Path(output), resume)
     datasets = [open_dataset(source) for source in data]
     ranks = Ranks()
@@ -152,9 +155,14 @@ def train(
         if not finished:
             keeper.save(on_notice)
         trainer.finish()
-        write_gate(output, gate_spec(trainer, datasets, name, license), result.weights, outtype)
+        spec = gate_spec(trainer, datasets, name, license)
+        write_gate(output, spec, result.weights, outtype)
         if finished:
             keeper.delete()
+        try:
+            write_report(output, result.run, spec)
+        except OSError as error:  # the gate is there, and that is what took hours
+            on_notice(f"no report could be written ({error.strerror})")
     return result
 
 
