@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .llama import describe_model, function_addresses
 
 _MAX_SEQUENCES = 32  # texts in one batch; models with a recurrent state keep that many of them
 _CONNECT_SECONDS = 5.0
+_MAX_PORT = 65535
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +84,7 @@ class Teacher:
             pass
         self.n_ctx = n_ctx
         self._n_batch = n_batch
+        self._n_sequences = min(_MAX_SEQUENCES, n_batch)  # llama.cpp ends the process where there are more
         self._stack = contextlib.ExitStack()
         set_verbose(False)  # as Llama(verbose=False) does
         bindings.llama_backend_init()
@@ -115,7 +118,7 @@ class Teacher:
         params = bindings.llama_context_default_params()
         params.n_ctx = max(self.n_ctx, self._n_batch)
         params.n_batch = params.n_ubatch = self._n_batch
-        params.n_seq_max = _MAX_SEQUENCES
+        params.n_seq_max = self._n_sequences
         params.kv_unified = True  # all texts of a batch share n_ctx, instead of a part of it for each
         params.n_threads = params.n_threads_batch = n_threads
         params.embeddings = True
@@ -126,9 +129,10 @@ class Teacher:
             raise GateError(
                 f"{name}: llama.cpp cannot make a context of {params.n_ctx} tokens; a smaller context takes less memory"
             ) from error
-        if context.pooling_type() != bindings.LLAMA_POOLING_TYPE_NONE:
+        # an encoder alone, such as BERT, has no memory, and rows of zeros for logits
+        if context.memory is None or context.pooling_type() != bindings.LLAMA_POOLING_TYPE_NONE:
             context.close()
-            raise GateError(f"{name}: pools its hidden states, expected a model that generates text")
+            raise GateError(f"{name}: makes embeddings of texts, expected a model that generates text")
         return context
 
     def __enter__(self) -> Teacher:
@@ -179,7 +183,7 @@ class Teacher:
         """Runs of texts that fit into one batch; a longer text is a run of its own."""
         first, n_tokens = 0, 0
         for i, text in enumerate(texts):
-            if i > first and (n_tokens + len(text) > self._n_batch or i - first == _MAX_SEQUENCES):
+            if i > first and (n_tokens + len(text) > self._n_batch or i - first == self._n_sequences):
                 yield first, i
                 first, n_tokens = i, 0
             n_tokens += len(text)
@@ -219,6 +223,8 @@ def add_rpc_servers(servers: Sequence[str]) -> None:
     """
     if not servers:
         return
+    for server in servers:
+        _check_server(server)
     names = ("ggml_backend_reg_by_name", "ggml_backend_reg_get_proc_address", "ggml_backend_register")
     addresses = function_addresses(names)
     pointer = ctypes.c_void_p
@@ -233,16 +239,16 @@ def add_rpc_servers(servers: Sequence[str]) -> None:
         )
     add = ctypes.CFUNCTYPE(pointer, ctypes.c_char_p)(function_of(backend, b"ggml_backend_rpc_add_server"))
     for server in servers:
-        _check_server(server)
         register(add(server.encode()))
 
 
 def _check_server(server: str) -> None:
     """Connect once: where llama.cpp cannot, it ends the process."""
     host, _, port = server.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > _MAX_PORT:
         raise GateError(f"RPC server {server!r}: expected host:port")
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise GateError(f"RPC server {server}: {str(error).lower()}, expected llama.cpp's rpc-server there") from error
+    except (OSError, UnicodeError) as error:  # a host that cannot be a name
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise GateError(f"RPC server {server}: {reason}, expected llama.cpp's rpc-server there") from error
