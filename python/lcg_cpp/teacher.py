@@ -52,7 +52,7 @@ class Teacher:
         base: What a gate must know of it.
         n_embd: Width of the hidden state.
         n_vocab: Number of tokens.
-        n_ctx: Most tokens of a text.
+        n_ctx: Most tokens of a text: what was asked for, or what the model was trained for if that is less.
     """
 
     def __init__(
@@ -82,7 +82,6 @@ class Teacher:
         name = os.fspath(model_path)
         with open(name, "rb"):  # a missing file is an OSError, not llama.cpp's "failed to load"
             pass
-        self.n_ctx = n_ctx
         self._n_batch = n_batch
         self._n_sequences = min(_MAX_SEQUENCES, n_batch)  # llama.cpp ends the process where there are more
         self._stack = contextlib.ExitStack()
@@ -92,6 +91,7 @@ class Teacher:
         try:
             self._model = self._load_model(name, n_gpu_layers)
             self._stack.callback(self._model.close)
+            self.n_ctx = min(n_ctx, self._model.n_ctx_train())
             self._context = self._make_context(name, n_threads or os.cpu_count() or 1)
         except BaseException:
             self._stack.close()

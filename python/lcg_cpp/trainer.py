@@ -216,7 +216,7 @@ class Trainer:
         self._model = model
         self._ranks = ranks
         self._should_stop = should_stop
-        self._encoder = Encoder(model.tokenize, model.base, options.n_ctx)
+        self._encoder = Encoder(model.tokenize, model.base, model.n_ctx)
         self._texts = Texts(datasets, options)
         families = token_families(model.base.vocab, options.rules)
         self._label = Labeller(norms, softcap, families, self.spec.n_families, options, n_threads)
