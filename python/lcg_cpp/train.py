@@ -172,7 +172,7 @@ def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", lic
         trainer.spec,
         name=name or trainer.spec.name,
         license=license,
-        datasets=tuple(Source(dataset.name) for dataset in datasets),
+        datasets=tuple(Source(_public_name(dataset)) for dataset in datasets),
         train=provenance(trainer, datasets),
     )
 
@@ -183,7 +183,7 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
     scores = run.measurements[-1].scores
     values: dict[str, TrainValue] = {
         "base_file_type": trainer.base.file_type,
-        "data": "; ".join(f"{dataset.name} ({len(dataset)} texts)" for dataset in datasets),
+        "data": "; ".join(f"{_public_name(dataset)} ({len(dataset)} texts)" for dataset in datasets),
         "texts": run.texts,
         "tokens": run.tokens,
         "positions": run.positions,
@@ -209,6 +209,11 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
     if run.losses:
         values["loss"] = run.losses[-1]
     return {key: value for key, value in values.items() if value != "" and not _is_nan(value)}
+
+
+def _public_name(dataset: Dataset) -> str:
+    """A file's name without its folders: gates are passed on, and where their data lay is nobody's business."""
+    return dataset.name if dataset.name.startswith("hf:") else Path(dataset.name).resolve().name
 
 
 def _is_nan(value: TrainValue) -> bool:
