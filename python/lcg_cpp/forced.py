@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .errors import GateError
 from .gate import GateOptions
 from .gate_file import CONFIDENCE, GateSpec
 from .labels import top_tokens
@@ -29,6 +30,10 @@ class Sampling:
     temperature: float = 0.7
     top_k: int = 20
     top_p: float = 0.8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= N_BEST:
+            raise GateError(f"`top_k` is {self.top_k}, expected 1 to {N_BEST}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +171,8 @@ def decide(
     """
     n = len(z)
     threshold = 0.5 if options.threshold is None else options.threshold
-    predicted = 1.0 / (1.0 + np.exp(-z.astype(np.float64))) >= threshold
+    with np.errstate(over="ignore"):  # 1 / (1 + inf) is the 0 that it must be
+        predicted = 1.0 / (1.0 + np.exp(-z.astype(np.float64))) >= threshold
     predicted[np.arange(n), z.argmax(1)] = True
     allowed = predicted.copy()
     has_last = last != NO_FAMILY
@@ -180,7 +186,7 @@ def decide(
         found: npt.NDArray[np.bool_] = (tokens & np.take_along_axis(wanted, family, 1)).any(1)
         return found
 
-    may_act = has_last | options.first_token | (not options.persistence)
+    may_act: npt.NDArray[np.bool_] = has_last | options.first_token | (not options.persistence)
     intervene = may_act & holds(survivors, banned) & holds(survivors | confident, ~banned)
     if options.confidence:
         intervene &= holds(confident, predicted)

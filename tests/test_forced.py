@@ -1,0 +1,357 @@
+"""The decoding rules on many positions at once, against the NumPy oracle, against `Gate.decide` and by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import oracle
+from lcg_cpp import PAPER_OPTIONS, Gate, GateError, GateOptions
+from lcg_cpp.forced import NO_FAMILY, Candidates, FamilyTable, Sampling, decide, last_families
+from lcg_cpp.gate_file import GateSpec
+from oracle import Chain, Rules, Switches
+
+MakeGate = Callable[..., Gate]
+
+CJ, LATIN, SYMBOLS, LOWRES = range(4)
+MASKABLE = (True, True, False, False)
+MARGIN = 1e-5  # closer to a border than this, single precision may decide otherwise
+
+# ten tokens of each family, the family is the tens digit
+BY_TENS = Rules(np.repeat(np.arange(4), 10), MASKABLE, SYMBOLS)
+CJ_0, CJ_1, LATIN_0, SYMBOL_0, LOWRES_0, LOWRES_1 = 0, 1, 10, 20, 30, 31
+ONLY_LOWRES = (-4.0, -4.0, -4.0, 4.0)
+PLAIN = Sampling(temperature=1.0, top_k=20, top_p=1.0)
+
+
+def table_of(rules: Rules) -> FamilyTable:
+    """The families as `decide` takes them."""
+    return FamilyTable(rules.family.astype(np.intp), np.array(rules.maskable), rules.neutral)
+
+
+def one(
+    probabilities: dict[int, float],
+    z: tuple[float, ...],
+    last: int | None,
+    options: GateOptions = PAPER_OPTIONS,
+    sampling: Sampling = PLAIN,
+) -> tuple[bool, list[bool]]:
+    """Decides one position over the forty tokens; tokens without a probability are at -inf."""
+    logits = np.full((1, 40), -np.inf, np.float32)
+    for token, probability in probabilities.items():
+        logits[0, token] = math.log(probability)
+    found = decide(
+        Candidates.of(logits, sampling),
+        np.array([z], np.float32),
+        np.array([NO_FAMILY if last is None else last]),
+        table_of(BY_TENS),
+        options,
+    )
+    return bool(found.intervene[0]), found.banned[0].tolist()
+
+
+# ---- each rule by hand ----
+
+
+def test_confusion_point_is_acted_on() -> None:
+    assert one({CJ_0: 0.6, LOWRES_0: 0.4}, ONLY_LOWRES, LOWRES) == (True, [True, True, False, False])
+
+
+def test_last_family_is_never_banned() -> None:
+    assert one({CJ_0: 0.6, LOWRES_0: 0.4}, ONLY_LOWRES, CJ) == (False, [False, True, False, False])
+    no_persistence = GateOptions(persistence=False)
+    assert one({CJ_0: 0.6, LOWRES_0: 0.4}, ONLY_LOWRES, CJ, no_persistence) == (True, [True, True, False, False])
+
+
+def test_before_the_first_language_token_only_if_wanted() -> None:
+    c = {CJ_0: 0.6, LOWRES_0: 0.4}
+    assert not one(c, ONLY_LOWRES, None)[0]
+    assert one(c, ONLY_LOWRES, None, GateOptions(first_token=True))[0]
+    assert one(c, ONLY_LOWRES, None, GateOptions(first_token=False, persistence=False))[0]
+    assert one(c, ONLY_LOWRES, None, GateOptions())[0]  # as GateOptions has it
+
+
+def test_banned_token_must_be_among_the_survivors() -> None:
+    c = {LOWRES_0: 0.6, CJ_0: 0.4}
+    assert one(c, ONLY_LOWRES, LOWRES, sampling=Sampling(1.0, 20, 0.7))[0]
+    assert not one(c, ONLY_LOWRES, LOWRES, sampling=Sampling(1.0, 20, 0.6))[0]  # the first one reaches 0.6
+    assert not one(c, ONLY_LOWRES, LOWRES, sampling=Sampling(1.0, 1, 1.0))[0]
+
+
+def test_model_that_finds_the_gates_choice_implausible_wins() -> None:
+    c = {CJ_0: 0.9995, LOWRES_0: 0.0005}
+    assert not one(c, ONLY_LOWRES, LOWRES)[0]
+    assert one(c, ONLY_LOWRES, LOWRES, GateOptions(confidence=False))[0]
+    # at T = 3 the weights are 0.9995^(1/3) = 0.99983 and 0.0005^(1/3) = 0.0794: the sum before is 0.926 < 0.95
+    assert one(c, ONLY_LOWRES, LOWRES, sampling=Sampling(3.0, 20, 1.0))[0]
+
+
+def test_truncation_comes_before_the_temperature() -> None:
+    # at T = 3 the second token has 43 %, but top-p sees 8 % and drops it
+    c = {LOWRES_0: 0.92, CJ_0: 0.08}
+    assert not one(c, ONLY_LOWRES, LOWRES, sampling=Sampling(3.0, 20, 0.9))[0]
+
+
+def test_confidence_is_among_all_tokens_and_not_among_the_best() -> None:
+    # forty equal tokens: before the twentieth, the only lowres one, are 19/40 of all, but 0.95 of the best twenty
+    rules = Rules(np.array([CJ] * 19 + [LOWRES] + [SYMBOLS] * 20), MASKABLE, SYMBOLS)
+    candidates = Candidates.of(np.zeros((1, 40), np.float32), PLAIN)
+    assert candidates.log_sum[0] == pytest.approx(math.log(40))
+    np.testing.assert_allclose(candidates.probabilities()[0], 1 / 40)
+    found = decide(candidates, np.array([ONLY_LOWRES], np.float32), np.array([LOWRES]), table_of(rules))
+    assert found.intervene.tolist() == [True]
+
+
+def test_last_family_alone_does_not_make_the_model_confident() -> None:
+    c = {LATIN_0: 0.6, CJ_0: 0.4}
+    assert not one(c, ONLY_LOWRES, CJ)[0]
+
+
+def test_nothing_is_done_where_nothing_would_be_left() -> None:
+    # P = {latin}, last = lowres: without the confidence rule only Chinese tokens are there
+    only_latin = (-4.0, 4.0, -4.0, -4.0)
+    c = {CJ_0: 0.6, CJ_1: 0.4}
+    assert not one(c, only_latin, LOWRES, GateOptions(confidence=False))[0]
+    assert one({**c, LOWRES_0: 1e-9}, only_latin, LOWRES, GateOptions(confidence=False))[0]  # S holds it
+
+
+def test_forbidden_tokens_never_count() -> None:
+    forbidden = {LOWRES_0: 1.0}  # all others are at -inf: the Chinese tokens that fill the twenty do not survive
+    assert not one(forbidden, ONLY_LOWRES, LOWRES)[0]
+
+
+def test_threshold() -> None:
+    # sigmoid(1) = 0.731
+    z = (1.0, -5.0, -5.0, 3.0)
+    c = {CJ_0: 0.5, LOWRES_0: 0.5}
+    assert one(c, z, LOWRES) == (False, [False, True, False, False])
+    assert one(c, z, LOWRES, GateOptions(threshold=0.74)) == (True, [True, True, False, False])
+    assert one(c, (0.0, -5.0, -5.0, 3.0), LOWRES)[1][CJ] is False  # 0.5 reaches 0.5
+
+
+def test_most_probable_family_is_predicted_below_the_threshold() -> None:
+    assert one({CJ_0: 0.5, LATIN_0: 0.5}, (-3.0, -2.0, -4.0, -5.0), LOWRES) == (True, [True, False, False, False])
+
+
+def test_z_of_any_size_is_read() -> None:
+    # a gate on its way to diverging: no overflow, no warning
+    assert one({CJ_0: 0.6, LOWRES_0: 0.4}, (-3e38, -1000.0, -800.0, 3e38), LOWRES) == (True, [True, True, False, False])
+
+
+def test_vocabulary_smaller_than_the_confidence_sets() -> None:
+    rules = Rules(np.array([CJ, LOWRES, SYMBOLS]), MASKABLE, SYMBOLS)
+    candidates = Candidates.of(np.log(np.array([[0.6, 0.3, 0.1]], np.float32)), PLAIN)
+    assert candidates.ids.tolist() == [[0, 1, 2]]
+    found = decide(candidates, np.array([ONLY_LOWRES], np.float32), np.array([LOWRES]), table_of(rules))
+    assert found.intervene.tolist() == [True]
+
+
+# ---- random cases ----
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Positions that share families, a request and options."""
+
+    rules: Rules
+    exempt: tuple[int, ...]
+    logits: npt.NDArray[np.float32]
+    z: npt.NDArray[np.float32]
+    last: npt.NDArray[np.int64]
+    sampling: Sampling
+    switches: Switches
+
+    @property
+    def options(self) -> GateOptions:
+        """The switches as the package names them."""
+        return GateOptions(**dataclasses.asdict(self.switches))
+
+    def survivors(self, row: int) -> tuple[list[int], float]:
+        """S as llama.cpp's samplers leave it, and the distance of the closest comparison from its border."""
+        chain = Chain(self.sampling.top_k, 1.0, self.sampling.top_p, 0.0, 1.0)
+        left, margin = oracle.truncate({i: float(x) for i, x in enumerate(self.logits[row])}, chain)
+        return list(left), margin
+
+
+def random_case(rng: np.random.Generator, n: int) -> Case:
+    """Families, logits and options of all kinds; ties are ranked by id everywhere, so that they may occur."""
+    n_families = int(rng.integers(2, 7))
+    n_vocab = int(rng.choice([2, 5, 19, 21, 60, 200]))
+    neutral = int(rng.integers(n_families))
+    maskable = tuple(bool(f != neutral and rng.random() < 0.6) for f in range(n_families))
+    stored = rng.choice(n_families, n_vocab, p=rng.dirichlet(np.ones(n_families)))
+    exempt = tuple(np.flatnonzero(rng.random(n_vocab) < 0.05).tolist())
+    family = stored.copy()
+    family[list(exempt)] = neutral
+    rules = Rules(family, maskable, neutral)
+    logits = rng.normal(0, rng.choice([0.1, 1.0, 3.0, 8.0]), (n, n_vocab)) + rng.choice([0.0, -40.0, 25.0])
+    if rng.random() < 0.3:
+        logits = np.round(logits)  # equal ones
+    if rng.random() < 0.4:
+        logits[:, 1:][rng.random((n, n_vocab - 1)) < 0.5] = -np.inf
+    languages = [f for f in range(n_families) if f != neutral]
+    last = rng.choice([NO_FAMILY, *languages], n)
+    switches = Switches(
+        threshold=[None, 0.1, 0.5, 0.9][rng.integers(4)],
+        persistence=bool(rng.random() < 0.8),
+        confidence=bool(rng.random() < 0.7),
+        first_token=bool(rng.random() < 0.5),
+    )
+    sampling = Sampling(
+        temperature=float(rng.choice([0.2, 0.7, 1.0, 2.0])),
+        top_k=int(rng.choice([1, 3, 20])),
+        top_p=float(rng.choice([0.3, 0.8, 0.95, 1.0])),
+    )
+    z = rng.normal(-0.5, 2, (n, n_families))
+    return Case(rules, exempt, logits.astype(np.float32), z.astype(np.float32), last, sampling, switches)
+
+
+CASES = [random_case(np.random.default_rng([7, number]), 24) for number in range(150)]
+
+
+def test_random_positions_equal_the_oracle() -> None:
+    seen: Counter[Any] = Counter()
+    for case in CASES:
+        found = decide(Candidates.of(case.logits, case.sampling), case.z, case.last, table_of(case.rules), case.options)
+        for row, last in enumerate(case.last.tolist()):
+            survivors, margin = case.survivors(row)
+            wanted = oracle.decide(
+                case.rules,
+                np.arange(case.logits.shape[1]),
+                case.logits[row],
+                survivors,
+                case.z[row],
+                last=None if last == NO_FAMILY else last,
+                temperature=case.sampling.temperature,
+                switches=case.switches,
+            )
+            if min(margin, wanted.margin) < MARGIN:
+                seen["undecided"] += 1
+                continue
+            assert set(np.flatnonzero(found.banned[row])) == wanted.banned
+            assert found.intervene[row] == wanted.intervene, wanted
+            seen[wanted.reason] += 1
+    # every outcome occurs, and few are left out
+    assert min(seen[reason] for reason in ("intervene", "no_history", "nothing_banned", "not_confident")) > 100
+    assert seen["would_empty"] > 0
+    assert seen["undecided"] < 150  # of 3,600
+
+
+def test_random_positions_equal_the_core(make_gate: MakeGate) -> None:
+    n_acts = 0
+    for case in CASES[:80]:
+        gate = make_gate(case.rules)
+        names = np.array(gate.families)
+        families = FamilyTable(gate.token_families.astype(np.intp), np.array(gate.maskable), gate.neutral)
+        found = decide(Candidates.of(case.logits, case.sampling), case.z, case.last, families, case.options)
+        for row, last in enumerate(case.last.tolist()):
+            survivors, margin = case.survivors(row)
+            wanted = gate.decide(
+                np.arange(case.logits.shape[1]),
+                case.logits[row],
+                survivors,
+                case.z[row],
+                last=None if last == NO_FAMILY else last,
+                temperature=case.sampling.temperature,
+                options=case.options,
+            )
+            if margin < MARGIN:
+                continue
+            assert tuple(names[found.banned[row]]) == wanted.banned
+            assert found.intervene[row] == wanted.intervene, wanted
+            n_acts += wanted.intervene
+    assert n_acts > 100
+
+
+def test_positions_do_not_touch_each_other() -> None:
+    for case in CASES[:20]:
+        candidates = Candidates.of(case.logits, case.sampling)
+        together = decide(candidates, case.z, case.last, table_of(case.rules), case.options)
+        halves = [slice(0, 10), slice(10, 24)]
+        parts = [
+            decide(candidates[rows], case.z[rows], case.last[rows], table_of(case.rules), case.options)
+            for rows in halves
+        ]
+        np.testing.assert_array_equal(together.intervene, np.concatenate([part.intervene for part in parts]))
+        np.testing.assert_array_equal(together.banned, np.concatenate([part.banned for part in parts]))
+        joined = Candidates.join([candidates[rows] for rows in halves])
+        assert len(joined) == 24
+        assert joined.sampling == case.sampling
+        for name in ("ids", "logits", "log_sum"):
+            np.testing.assert_array_equal(getattr(joined, name), getattr(candidates, name))
+
+
+@pytest.mark.parametrize("top_k", [0, 21])
+def test_requests_that_reach_beyond_the_tokens_kept_are_refused(top_k: int) -> None:
+    with pytest.raises(GateError, match=f"`top_k` is {top_k}, expected 1 to 20"):
+        Sampling(top_k=top_k)
+
+
+def test_exempt_tokens_are_neutral() -> None:
+    stored = np.array([CJ, LATIN, LATIN, LOWRES], np.uint8)
+    spec = GateSpec("llama", 4, 0, stored, "0" * 64, exempt_tokens=(2,))
+    table = FamilyTable.of(spec)
+    assert table.token_family.tolist() == [CJ, LATIN, SYMBOLS, LOWRES]
+    assert table.maskable.tolist() == [True, True, False, False]
+    assert table.neutral == SYMBOLS
+    assert stored.tolist() == [CJ, LATIN, LATIN, LOWRES]  # the gate file keeps what the rules said
+
+
+# ---- the newest family of a reply ----
+
+
+@pytest.mark.parametrize(
+    ("families", "reply", "wanted"),
+    [
+        pytest.param([CJ, LATIN, LOWRES], "...", [-1, -1, -1], id="a prompt has none"),
+        pytest.param([CJ, LATIN, LOWRES], "rrr", [CJ, LATIN, LOWRES], id="a plain text from its first token"),
+        pytest.param([CJ, LATIN, LOWRES], ".rr", [-1, LATIN, LOWRES], id="the prompt's families do not count"),
+        pytest.param(
+            [SYMBOLS, LATIN, SYMBOLS, SYMBOLS, CJ, SYMBOLS],
+            "rrrrrr",
+            [-1, LATIN, LATIN, LATIN, CJ, CJ],
+            id="neutral tokens keep it",
+        ),
+        pytest.param(
+            [CJ, LATIN, SYMBOLS, CJ, SYMBOLS, LOWRES, SYMBOLS],
+            ".rr..rr",
+            [-1, LATIN, LATIN, -1, -1, LOWRES, LOWRES],
+            id="every reply begins anew",
+        ),
+        pytest.param(
+            [LATIN, SYMBOLS, SYMBOLS, SYMBOLS, CJ],
+            "r.rrr",
+            [LATIN, -1, -1, -1, CJ],
+            id="an earlier reply is not remembered",
+        ),
+        pytest.param([SYMBOLS, SYMBOLS], "rr", [-1, -1], id="neutral alone is none"),
+        pytest.param([CJ], "r", [CJ], id="one token"),
+        pytest.param([], "", [], id="no token"),
+    ],
+)
+def test_newest_family_of_the_reply(families: list[int], reply: str, wanted: list[int]) -> None:
+    tokens = np.array([10 * family + i % 10 for i, family in enumerate(families)], np.int64)
+    is_reply = np.array([mark == "r" for mark in reply], np.bool_)
+    assert last_families(tokens, is_reply, table_of(BY_TENS)).tolist() == wanted
+
+
+def test_newest_family_equals_a_walk_over_the_reply() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        n = int(rng.integers(1, 40))
+        tokens = rng.integers(0, 40, n)
+        is_reply = np.repeat(rng.random(n) < 0.7, rng.integers(1, 5, n))[:n]
+        wanted = []
+        reply: list[int] = []
+        for token, inside in zip(tokens.tolist(), is_reply.tolist()):
+            reply = [*reply, token] if inside else []
+            newest = oracle.last_family(BY_TENS, reply)
+            wanted.append(NO_FAMILY if newest is None else newest)
+        assert last_families(tokens, is_reply, table_of(BY_TENS)).tolist() == wanted
