@@ -31,9 +31,10 @@ class FamilyScore:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 0 where either is."""
-        both = self.precision + self.recall
-        return 2 * self.precision * self.recall / both if both > 0 else (0.0 if both == 0 else float("nan"))
+        """Harmonic mean of precision and recall; 0 where either is, NaN where the family is nowhere."""
+        if 0 in (self.precision, self.recall):  # the other may be NaN
+            return 0.0
+        return 2 * self.precision * self.recall / (self.precision + self.recall)
 
 
 @dataclass(frozen=True)
