@@ -16,6 +16,8 @@ CJ, LATIN, SYMBOLS, LOWRES = range(4)
 NAMES = ("cj", "latin", "symbols", "lowres")
 N_VOCAB = 8  # two tokens of each family: token // 2
 
+PAPER = Sampling()
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -24,7 +26,7 @@ def held_out(
     probabilities: list[dict[int, float]],
     last: list[int],
     following: list[int],
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = PAPER,
 ) -> HeldOut:
     """Positions whose hidden states are never looked at."""
     n = len(labels)
@@ -141,7 +143,7 @@ def test_gate_that_is_right_contradicts_nothing() -> None:
 
 def test_measured_at_the_papers_sampling() -> None:
     # T 0.7, top-k 20, top-p 0.8 (paper, section 4.1)
-    assert Sampling() == Sampling(temperature=0.7, top_k=20, top_p=0.8)
+    assert Sampling(temperature=0.7, top_k=20, top_p=0.8) == PAPER
     # a token behind 0.8 does not survive; behind 0.79 it does
     inside = held_out([[0, 0, 0, 1]], [{6: 0.79, 0: 0.21}], [LOWRES], [6])
     outside = held_out([[0, 0, 0, 1]], [{6: 0.81, 0: 0.19}], [LOWRES], [6])

@@ -98,14 +98,17 @@ class Learner:
         self._options = options
         self._ranks = ranks
         n_embd = sample.shape[1]
-        torch.manual_seed(options.seed)
-        self._gate = GateModule(n_embd, options.hidden_width(n_embd), n_families)
+        with torch.random.fork_rng(devices=()):  # the caller's random numbers stay as they are
+            torch.manual_seed(options.seed)
+            self._gate = GateModule(n_embd, options.hidden_width(n_embd), n_families)
         self._parallel = DistributedDataParallel(self._gate) if ranks.size > 1 else self._gate
         layers = [layer for layer in (self._gate.fc1, self._gate.fc2) if layer is not None]
         states = torch.from_numpy(sample)
         with torch.no_grad():
             if options.learning_rate is None:
                 layers[0].weight /= states.square().mean().sqrt()
+            if self._gate.fc1 is not None:  # a unit that no state reaches would never learn: its negative is reached
+                self._gate.fc1.weight[~(self._gate.fc1(states) > 0).any(0)] *= -1
             inputs = [states, self._gate.activations(states)][-len(layers) :]
         self.learning_rates = [
             _MAX_SHIFT / float(x.abs().sum(1).mean()) if options.learning_rate is None else options.learning_rate

@@ -12,6 +12,7 @@ NORMS = ("token", "relative", "none")
 SCHEDULES = ("cosine", "linear", "constant")
 POSITIONS = ("all", "reply")
 
+_MAX_RATE = 1e6  # PyTorch computes with it in single precision
 _LEAST_RATE = 0.02  # of the schedule's end, as a share of its top: the last texts count too
 _TEXTS_PER_STATE = 1 / 32  # texts whose states are gathered and shuffled together, for each state of a batch
 
@@ -83,8 +84,8 @@ class TrainOptions:
                 raise GateError(f"`{name}` is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
         if not 0.0 < self.top_p <= 1.0:
             raise GateError(f"`top_p` is {self.top_p}, expected more than 0 and at most 1")
-        if self.learning_rate is not None and not 0.0 < self.learning_rate < math.inf:
-            raise GateError(f"`learning_rate` is {self.learning_rate}, expected a positive number")
+        if self.learning_rate is not None and not 0.0 < self.learning_rate <= _MAX_RATE:
+            raise GateError(f"`learning_rate` is {self.learning_rate}, expected more than 0 and at most {_MAX_RATE:g}")
         if not 0.0 <= self.weight_decay < math.inf:
             raise GateError(f"`weight_decay` is {self.weight_decay}, expected 0 or a positive number")
         if not 0.0 <= self.held_out < 1.0:
