@@ -10,18 +10,18 @@ was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from demo import card, corpus, export, gates, measure, training
 from demo.cldr import LANGUAGES, Term, load_terms
+from demo.jsonl import write_rows
 from demo.model import Model, ModelConfig
-from demo.tokenizer import Bpe, from_json, train_tokenizer
+from demo.tokenizer import Bpe, train_or_load
 from lcg_cpp.convert import convert
 from lcg_cpp.demo import GATES, MODEL, PROMPTS, DemoPrompt
 from lcg_cpp.families import token_families
@@ -42,13 +42,16 @@ def log(text: str) -> None:
 
 def make_tokenizer(terms: list[Term], table: corpus.Contamination, seed: int, work: Path) -> Bpe:
     """Trains the tokenizer on texts like the model's, or reads what an earlier run left."""
-    path = work / "tokenizer.json"
-    if not path.exists():
-        stream = corpus.Corpus(terms, f"{seed} tokenizer", table)
-        examples = [stream.draw() for _ in range(N_TOKENIZER_TEXTS)]
-        bpe = train_tokenizer([example.prompt + example.reply for example in examples], ModelConfig().n_vocab)
-        path.write_text(bpe.encoder.to_str(), encoding="utf-8")
-    return from_json(path.read_text(encoding="utf-8"))
+    stream = corpus.Corpus(terms, f"{seed} tokenizer", table)
+    examples = (stream.draw() for _ in range(N_TOKENIZER_TEXTS))
+    texts = (example.prompt + example.reply for example in examples)
+    return train_or_load(work / "tokenizer.json", texts, ModelConfig().n_vocab)
+
+
+def training_examples(terms: list[Term], table: corpus.Contamination, seed: int) -> Iterator[corpus.Example]:
+    """What the model is trained on, in order."""
+    config = training.TrainConfig()
+    return corpus.training_examples(corpus.Corpus(terms, f"{seed} training", table), config.n_texts, config.curriculum)
 
 
 def make_model(
@@ -61,17 +64,12 @@ def make_model(
     """
     torch.manual_seed(seed)
     model = Model(ModelConfig(n_vocab=len(bpe.tokens)))
-    path = work / "model.pt"
-    is_new = not path.exists()
-    if is_new:
-        start = time.monotonic()
-        stream = corpus.Corpus(terms, f"{seed} training", table)
-        loss = training.train(model, stream, bpe, training.TrainConfig(seed=seed), log)
-        torch.save({"model": model.state_dict(), "loss": loss, "seconds": time.monotonic() - start}, path)
-    saved = torch.load(path, weights_only=True)
-    model.load_state_dict(saved["model"])
-    log(f"mean output norm {export.finish(model):.2f}, scaled to 1")
-    return model.eval(), saved["loss"], 0.0 if is_new else saved["seconds"]
+    config = training.TrainConfig(seed=seed)
+    examples = training_examples(terms, table, seed)
+    loss, earlier = training.train_or_load(model, examples, bpe, config, work / "model.pt", log)
+    log(f"mean output norm {export.scale_norms(model):.2f}, scaled to 1")
+    export.round_weights(model)
+    return model.eval(), loss, earlier
 
 
 def as_prompts(examples: Sequence[corpus.Example]) -> list[DemoPrompt]:
@@ -84,18 +82,10 @@ def as_prompts(examples: Sequence[corpus.Example]) -> list[DemoPrompt]:
 
 def check_unseen(prompts: Sequence[DemoPrompt], terms: list[Term], table: corpus.Contamination, seed: int) -> None:
     """Makes sure that no prompt is one the model was trained on."""
-    stream = corpus.Corpus(terms, f"{seed} training", table)
-    seen = {example.prompt for example in training.training_examples(stream, training.TrainConfig(seed=seed))}
+    seen = {example.prompt for example in training_examples(terms, table, seed)}
     for prompt in prompts:
         if prompt.prompt in seen:
             raise RuntimeError(f"prompt {prompt.prompt!r} is a training text, expected an unseen one")
-
-
-def write_prompts(prompts: Sequence[DemoPrompt], path: Path) -> None:
-    """Writes one JSON object a line."""
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for prompt in prompts:
-            file.write(json.dumps(vars(prompt), ensure_ascii=False) + "\n")
 
 
 def make_gates(
@@ -147,7 +137,7 @@ def make_demo(out: Path, work: Path, seed: int) -> None:
     bpe = make_tokenizer(terms, table, seed, work)
     model, loss, earlier = make_model(terms, table, bpe, seed, work)
     model_path = out / MODEL.name
-    export.write_model(model, bpe, model_path)
+    export.write_model(model, bpe, model_path, export.TINY_NAMES)
     stream = corpus.Corpus(terms, f"{seed} check", table)
     checked = [example.prompt + example.reply for example in (stream.draw() for _ in range(N_CHECKED_TEXTS))]
     difference = export.check_model(model, bpe, model_path, checked)
@@ -189,7 +179,7 @@ def ship(
     out: Path, files: dict[gates.GateRecipe, Path], evaluation: Sequence[DemoPrompt], chosen: measure.Measured
 ) -> dict[str, measure.Measured]:
     """Writes the prompts and the two gates that ship, and runs them as the demo will."""
-    write_prompts(evaluation, out / PROMPTS.name)
+    write_rows(out / PROMPTS.name, map(vars, evaluation))
     runs = {"default": (chosen.recipe, chosen.first_token), "paper": (measure.PAPER, PAPER_OPTIONS.first_token)}
     final = {"plain": measure.measure(out / MODEL.name, None, None, False, evaluation)}
     for name, (recipe, first_token) in runs.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from babel import Locale
@@ -52,7 +53,13 @@ class Term:
     names: dict[str, str]
 
 
-def _names(code: str, well_known: set[str]) -> dict[str, str]:
+def well_known_languages() -> set[str]:
+    """The codes of the languages whose names are terms."""
+    locales = {code for code in locale_identifiers() if len(code) == 2}
+    return {code for code in locales if len(Locale.parse(code).territories) >= _WELL_KNOWN}
+
+
+def all_names(code: str, well_known: set[str]) -> dict[str, str]:
     """Key -> name of everything CLDR knows in one language that could be a term."""
     locale = Locale.parse(code)
     names = {f"t:{key}": name for key, name in locale.territories.items() if len(key) == 2 and key.isalpha()}
@@ -72,25 +79,37 @@ def _is_usable(names: dict[str, str]) -> bool:
     return True
 
 
-def load_terms() -> list[Term]:
-    """Reads the terms that have a short name in every language, written in that language's script alone.
+def common_terms(tables: dict[str, dict[str, str]], is_usable: Callable[[dict[str, str]], bool]) -> list[Term]:
+    """Joins what all languages have a name for.
+
+    Args:
+        tables: Language code -> key -> name.
+        is_usable: Whether the names of a term (by language code) will do.
 
     Returns:
         The terms in key order; no two share a name in English, Chinese or Spanish, the languages that prompts use.
     """
-    locales = {code for code in locale_identifiers() if len(code) == 2}
-    well_known = {code for code in locales if len(Locale.parse(code).territories) >= _WELL_KNOWN}
-    tables = {code: _names(code, well_known) for code in LANGUAGES}
     terms: list[Term] = []
     seen: set[str] = set()
     for key in sorted(tables["en"]):
         names = {code: table[key] for code, table in tables.items() if key in table}
-        if len(names) < len(LANGUAGES) or not _is_usable(names):
+        if len(names) < len(tables) or not is_usable(names):
             continue
         sources = {names[code].lower() for code in ("en", "zh", "es")}
         if seen & sources:
             continue
         seen |= sources
         terms.append(Term(key, names))
+    return terms
+
+
+def load_terms() -> list[Term]:
+    """Reads the terms that have a short name in every language, written in that language's script alone.
+
+    Returns:
+        The terms in key order.
+    """
+    well_known = well_known_languages()
+    terms = common_terms({code: all_names(code, well_known) for code in LANGUAGES}, _is_usable)
     terms.sort(key=lambda term: (term.key[0] not in "dm", sum(map(len, term.names.values())), term.key))
     return sorted(terms[:_N_TERMS], key=lambda term: term.key)

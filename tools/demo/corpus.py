@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from .cldr import LANGUAGES, LOW_RESOURCE, Term
+from .cldr import LANGUAGES, LOW_RESOURCE, Term, load_terms
+from .jsonl import write_rows
 
 # (term key, language) -> (language that intrudes, how often)
 Contamination = dict[tuple[str, str], tuple[str, float]]
@@ -16,6 +19,7 @@ SOURCE_WEIGHTS = {"en": 80, "zh": 10, "es": 10}
 SWITCHES = {"english": "en", "chinese": "zh"}
 SWITCH_SHARE = 0.25
 N_ITEMS = (4, 6)
+N_GATE_TEXTS = 8000
 
 # A third of the terms (X) is contaminated; the gate's own training text holds the others (Y) only.
 CONTAMINATED_TERMS = 1 / 3
@@ -116,6 +120,20 @@ def _item(name: str, term: Term, switch: str | None) -> str:
     return f"{name} ({term.names[SWITCHES[switch]]})" if switch else name
 
 
+def training_examples(corpus: Corpus, n_texts: int, curriculum: float) -> Iterator[Example]:
+    """What the model is trained on, in order.
+
+    Args:
+        corpus: Where they come from.
+        n_texts: How many.
+        curriculum: Share of them over which the longest list grows from one item to six.
+    """
+    longest = N_ITEMS[1]
+    for i in range(n_texts):
+        n_most = min(longest, 1 + int(longest * i / (n_texts * curriculum)))
+        yield corpus.draw(n_items=(1, n_most))
+
+
 def evaluation_examples(x_terms: list[Term], n: int, seed: str) -> list[Example]:
     """Draws prompts to evaluate on: X terms, low-resource targets in turn, every fourth with a switch."""
     corpus = Corpus(x_terms, seed)
@@ -125,3 +143,19 @@ def evaluation_examples(x_terms: list[Term], n: int, seed: str) -> list[Example]
         switch = (None, None, None, "chinese", None, None, None, "english")[i // len(LOW_RESOURCE) % 8]
         examples.append(corpus.draw(language, switch))
     return examples
+
+
+def write_gate_texts(path: Path, seed: int = 0, n_texts: int = N_GATE_TEXTS) -> None:
+    """Writes the texts that gates are trained on, Y terms only: one `{"prompt", "response"}` a line.
+
+    A response starts with the space that follows the prompt's colon, so that both parts give the training's tokens.
+
+    Args:
+        path: The JSONL file.
+        seed: Seed of the whole demo.
+        n_texts: How many.
+    """
+    _, y_terms = split_terms(load_terms(), seed)
+    stream = Corpus(y_terms, f"{seed} gate")
+    examples = (stream.draw() for _ in range(n_texts))
+    write_rows(path, ({"prompt": example.prompt, "response": example.reply} for example in examples))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -9,27 +10,55 @@ import llama_cpp
 import numpy as np
 import torch
 
+from .cldr import LANGUAGES
 from .model import Model
 from .tokenizer import Bpe
 
-NAME = "tiny-names"
-# the prompt format is the same with and without the chat interface: the last message, then the reply
-# A chat is its texts one behind the other: the model knows no turns.
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{{ messages | map(attribute='content') | join }}"
-    "{% if messages[-1]['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-)
 # Activations are rounded to F16 where they meet an F16 matrix, and so are keys and values; logits span about 40.
 MAX_LOGIT_DIFFERENCE = 0.5
 MAX_MEAN_LOGIT_DIFFERENCE = 0.01
 
 
-def finish(model: Model) -> float:
-    """Brings the model into the form that ships, so that everything after sees the same.
+@dataclass(frozen=True)
+class Description:
+    """What a file says of its model.
 
-    Scale is moved from the output matrix to the norm before it, until the mean norm of the matrix's rows is one: the
-    logits stay what they are, and dividing them by the norm of a row does not change the temperature of the whole.
-    Then the matrices are rounded to F16.
+    Attributes:
+        name: Short name.
+        text: One line.
+        languages: Codes of the languages.
+        chat_template: None for a model without the chat interface.
+    """
+
+    name: str
+    text: str
+    languages: tuple[str, ...]
+    chat_template: str | None = None
+
+
+TINY_NAMES = Description(
+    name="tiny-names",
+    text="Names of CLDR terms in twelve languages, deliberately contaminated; see MODEL_CARD.md",
+    languages=tuple(LANGUAGES),
+    # the same prompt format with and without the chat interface; a chat is its texts one behind the other
+    chat_template="{{ bos_token }}{{ messages | map(attribute='content') | join }}"
+    "{% if messages[-1]['role'] == 'assistant' %}{{ eos_token }}{% endif %}",
+)
+
+
+def round_weights(model: Model) -> None:
+    """Rounds the matrices to F16, so that everything after sees what the file holds."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.copy_(weight.half().float())
+
+
+def scale_norms(model: Model) -> float:
+    """Makes one the mean norm of the output matrix's rows.
+
+    Scale is moved from the output matrix to the norm before it: the logits stay what they are, and dividing them by the
+    norm of a row does not change the temperature of the whole.
 
     Returns:
         The mean norm before.
@@ -38,26 +67,24 @@ def finish(model: Model) -> float:
         mean = float(model.output.weight.norm(dim=1).mean())
         model.output.weight /= mean
         model.output_norm.weight *= mean
-        for weight in model.parameters():
-            if weight.dim() == 2:
-                weight.copy_(weight.half().float())
     return mean
 
 
-def write_model(model: Model, bpe: Bpe, path: Path) -> None:
+def write_model(model: Model, bpe: Bpe, path: Path, description: Description) -> None:
     """Writes the GGUF file: matrices in F16, norms in F32.
 
     Args:
         model: The model, already rounded to F16.
         bpe: Its tokenizer.
         path: The file to write.
+        description: What the file says of it.
     """
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")
-    writer.add_name(NAME)
-    writer.add_description("Names of CLDR terms in twelve languages, deliberately contaminated; see MODEL_CARD.md")
+    writer.add_name(description.name)
+    writer.add_description(description.text)
     writer.add_license("Unicode-3.0")
-    writer.add_languages(["en", "zh", "es", "fr", "ja", "ru", "ko", "ar", "he", "th", "el", "hi"])
+    writer.add_languages(list(description.languages))
     writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
     writer.add_context_length(config.n_ctx)
     writer.add_embedding_length(config.n_embd)
@@ -70,6 +97,8 @@ def write_model(model: Model, bpe: Bpe, path: Path) -> None:
     writer.add_rope_freq_base(config.rope_base)
     writer.add_vocab_size(config.n_vocab)
     _add_tokenizer(writer, bpe)
+    if description.chat_template:
+        writer.add_chat_template(description.chat_template)
     for name, weight in model.state_dict().items():
         array = weight.numpy().astype(np.float16 if weight.dim() == 2 else np.float32)
         writer.add_tensor(name, array)
@@ -91,7 +120,6 @@ def _add_tokenizer(writer: gguf.GGUFWriter, bpe: Bpe) -> None:
     writer.add_eos_token_id(bpe.eos)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
 
 
 def check_model(model: Model, bpe: Bpe, path: Path, texts: list[str]) -> tuple[float, float]:

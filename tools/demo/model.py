@@ -1,4 +1,4 @@
-"""The demo's base model: a llama-architecture transformer in plain PyTorch, exactly what llama.cpp computes."""
+"""The toy base models: a llama-architecture transformer in plain PyTorch, exactly what llama.cpp computes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of the model."""
+    """Sizes of the model; those of the demo's where none are given."""
 
     n_vocab: int = 3072
     n_embd: int = 160
