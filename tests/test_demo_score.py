@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lcg_cpp.demo import DemoPrompt
-from lcg_cpp.demo.score import Score, normalize, score_reply, summarize, switches_kept, wrong_scripts
+from lcg_cpp.demo.score import Score, names_kept, normalize, score_reply, summarize, switches_kept, wrong_scripts
 
 PLAIN = DemoPrompt("Germany, Monday\nArabic:", "ألمانيا, الاثنين", "Arabic", None, (("ألمانيا",), ("الاثنين",)), 1)
 CHINESE = DemoPrompt(
@@ -61,6 +61,34 @@ def test_white_space_and_unicode_form_do_not_matter():
 )
 def test_a_switch_is_kept_if_the_name_is_in_the_brackets_of_its_item(reply, kept):
     assert switches_kept(reply, CHINESE.items) == kept
+
+
+QUOTED = DemoPrompt(
+    "Seen: Oman. Read: “Romania”. Read: “Oman”.\nRussian + English:",
+    "Видели: Оман (Oman). Прочли: «Romania». Прочли: «Oman».",
+    "Russian",
+    "english",
+    (("Оман", "Oman"), ("Румыния", "Romania"), ("Оман", "Oman")),
+    3,
+)
+
+
+@pytest.mark.parametrize(
+    ("reply", "kept"),
+    [
+        ("Видели: Оман (Oman). Прочли: «Romania». Прочли: «Oman».", 3),
+        ("Видели: «Оман (Oman)». Прочли: « Romania ». Прочли: “Oman”.", 3),
+        ("Видели: Оман. Прочли: «Romania». Прочли: «Oman».", 2),
+        ("Видели: Оман (Oman). Прочли: «Румыния». Прочли: «Oman».", 2),
+        ("Прочли: «Romania». Видели: Оман (Oman).", 2),  # Romania, then the second Oman
+        ("Видели: Oman. Прочли: Romania.", 0),
+        ("Видели: (Omani).", 0),
+        ("", 0),
+    ],
+)
+def test_in_a_paragraph_a_name_is_kept_if_it_is_marked_and_in_its_order(reply, kept):
+    assert names_kept(reply, QUOTED.items) == kept
+    assert score_reply(QUOTED, reply).n_kept == kept
 
 
 def test_a_reply_is_scored_as_a_whole():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from . import DemoPrompt
 
 _SWITCH_SCRIPTS = {None: frozenset[str](), "english": frozenset({"latin"}), "chinese": frozenset({"cj"})}
 _TARGET_SCRIPTS = {"English": "latin", "Spanish": "latin", "French": "latin", "Chinese": "cj", "Japanese": "cj"}
+# what stands in brackets or quotation marks, nothing of the kind within
+_MARKED = re.compile("[(“„«「] ?([^()“”„«»「」]+?) ?[)”“»」]")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Score:
 
     Attributes:
         wrong: Families of letters in the reply that the prompt did not ask for.
-        n_switches: How many names in brackets the prompt asks for.
+        n_switches: How many English or Chinese names the prompt asks for, in brackets or quoted.
         n_kept: How many of them are there: right name, right place.
         is_exact: The reply is the reference.
     """
@@ -37,7 +40,7 @@ class Summary:
     Attributes:
         cj_percent: Replies with at least one Chinese or Japanese letter that was not asked for.
         latin_percent: Replies with at least one Latin letter that was not asked for.
-        switches_kept_percent: Requested names in brackets that are there.
+        switches_kept_percent: Requested English or Chinese names that are there.
         exact_match_percent: Replies that are the reference.
     """
 
@@ -65,7 +68,7 @@ def wrong_scripts(reply: str, language: str, switch: str | None) -> frozenset[st
 
 
 def switches_kept(reply: str, items: Sequence[Sequence[str]]) -> int:
-    """Counts the requested names that stand in brackets at the end of their own item.
+    """Counts the requested names of a list that stand in brackets at the end of their own item.
 
     Args:
         reply: The whole reply.
@@ -73,6 +76,27 @@ def switches_kept(reply: str, items: Sequence[Sequence[str]]) -> int:
     """
     found = normalize(reply).split(", ")
     return sum(got.endswith(f"({normalize(item[1])})") for got, item in zip(found, items))
+
+
+def names_kept(reply: str, items: Sequence[Sequence[str]]) -> int:
+    """Counts the names in brackets or quotation marks of a paragraph that are there, in the right order.
+
+    Args:
+        reply: The whole reply.
+        items: As for `switches_kept`, in the order of the right reply.
+    """
+    kept = [0] * (len(items) + 1)  # of the first n items, in the text so far: a longest common subsequence
+    for found in _MARKED.findall(normalize(reply)):
+        before = kept.copy()
+        for n, item in enumerate(items, 1):
+            kept[n] = before[n - 1] + 1 if found == normalize(item[1]) else max(kept[n - 1], before[n])
+    return kept[-1]
+
+
+def _count_kept(prompt: DemoPrompt, reply: str) -> int:
+    """Counts by place where the right reply is a list, by order where it is a paragraph."""
+    is_list = switches_kept(prompt.reference, prompt.items) == len(prompt.items)
+    return (switches_kept if is_list else names_kept)(reply, prompt.items)
 
 
 def score_reply(prompt: DemoPrompt, reply: str) -> Score:
@@ -85,7 +109,7 @@ def score_reply(prompt: DemoPrompt, reply: str) -> Score:
     return Score(
         wrong=wrong_scripts(reply, prompt.language, prompt.switch),
         n_switches=len(prompt.items) if prompt.switch else 0,
-        n_kept=switches_kept(reply, prompt.items) if prompt.switch else 0,
+        n_kept=_count_kept(prompt, reply) if prompt.switch else 0,
         is_exact=normalize(reply) == normalize(prompt.reference),
     )
 
