@@ -2,7 +2,7 @@
 
     python tools/make_demo.py --out python/lcg_cpp/demo
 
-Needs the extras `train` and the packages babel, safetensors and tokenizers, and lcg_cpp itself. The same versions of
+Needs the extras `train` and `data`, the package tokenizers, and lcg_cpp itself. The same versions of
 PyTorch and Babel on the same kind of machine give the same files. --work keeps what was finished, so that a run that
 was stopped goes on where it was.
 """
@@ -10,6 +10,7 @@ was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,6 @@ from demo.cldr import LANGUAGES, Term, load_terms
 from demo.jsonl import write_rows
 from demo.model import Model, ModelConfig
 from demo.tokenizer import Bpe, train_or_load
-from lcg_cpp.convert import convert
 from lcg_cpp.demo import GATES, MODEL, PROMPTS, DemoPrompt
 from lcg_cpp.families import token_families
 from lcg_cpp.gate import PAPER_OPTIONS, GateOptions
@@ -88,50 +88,48 @@ def check_unseen(prompts: Sequence[DemoPrompt], terms: list[Term], table: corpus
             raise RuntimeError(f"prompt {prompt.prompt!r} is a training text, expected an unseen one")
 
 
-def make_gates(
-    model: Model, model_path: Path, states: torch.Tensor, recipes: Sequence[gates.GateRecipe], seed: int, work: Path
-) -> dict[gates.GateRecipe, Path]:
-    """Trains and converts every gate; returns the gate files."""
-    base = read_base_model(model_path)
-    families = torch.from_numpy(token_families(base.vocab)).long()
-    output = model.output.weight.detach()
-    files = {}
-    for recipe in recipes:
-        labels = gates.family_labels(states, output, families, recipe)
-        gate, loss = gates.train_gate(states, labels, recipe.n_hidden, gates.GateTraining(seed=seed))
-        checkpoint, files[recipe] = work / f"{recipe.name}.safetensors", work / f"{recipe.name}.gguf"
-        gates.save_gate(gate, checkpoint)
-        convert(
-            checkpoint, base, files[recipe], outtype="f16", name=f"lcg-tiny-names {recipe.name}", license="Unicode-3.0"
-        )
-        log(f"gate {recipe.name}: loss {loss:.4f}")
-    return files
+def make_gates(model_path: Path, seed: int, work: Path, n_threads: int) -> tuple[dict[str, Path], int]:
+    """Trains every gate from the model that ships.
+
+    Returns:
+        Name of each gate -> its file, and the number of hidden states each learned from.
+    """
+    texts = work / "gate-texts.jsonl"
+    corpus.write_gate_texts(texts, seed)
+    files, n_states = {}, 0
+    for name, options in gates.CANDIDATES.items():
+        files[name] = work / f"{name}.gguf"
+        run = gates.train_gate(model_path, texts, dataclasses.replace(options, seed=seed), files[name], n_threads)
+        n_states = run.positions
+        log(f"gate {name}: held-out loss {run.measurements[-1].scores.loss:.4f}")
+    return files, n_states
 
 
 def measure_gates(
-    model_path: Path, files: dict[gates.GateRecipe, Path], prompts: Sequence[DemoPrompt]
+    model_path: Path, files: dict[str, Path], prompts: Sequence[DemoPrompt]
 ) -> tuple[measure.Measured, list[measure.Measured]]:
     """Runs the plain model, and every gate with and without `first_token`, on the same prompts."""
-    plain = measure.measure(model_path, None, None, False, prompts)
+    plain = measure.measure(model_path, None, "", False, prompts)
     log(f"plain: {plain.values}")
     found = []
-    for recipe, path in files.items():
+    for name, path in files.items():
         for first_token in (False, True):
-            found.append(measure.measure(model_path, path, recipe, first_token, prompts))
-            log(f"{recipe.name} first_token={first_token}: {found[-1].values}")
+            found.append(measure.measure(model_path, path, name, first_token, prompts))
+            log(f"{name} first_token={first_token}: {found[-1].values}")
     return plain, found
 
 
-def make_demo(out: Path, work: Path, seed: int) -> None:
+def make_demo(out: Path, work: Path, seed: int, n_threads: int) -> None:
     """Makes everything.
 
     Args:
         out: Folder for what ships.
         work: Folder for what does not.
         seed: Seed of all of it.
+        n_threads: CPU threads.
     """
     terms = load_terms()
-    x_terms, y_terms = corpus.split_terms(terms, seed)
+    x_terms, _ = corpus.split_terms(terms, seed)
     table = corpus.contamination(x_terms, seed)
     log(f"{len(terms)} terms, {len(x_terms)} of them X; {len(table)} contaminated names")
     bpe = make_tokenizer(terms, table, seed, work)
@@ -143,17 +141,16 @@ def make_demo(out: Path, work: Path, seed: int) -> None:
     difference = export.check_model(model, bpe, model_path, checked)
     log(f"llama.cpp agrees on the tokens of {N_CHECKED_TEXTS} texts; logits differ by at most {difference[0]:.3f}")
 
-    states = gates.reply_states(model, bpe, corpus.Corpus(y_terms, f"{seed} gate"), gates.GateTraining().n_texts)
-    files = make_gates(model, model_path, states, measure.CANDIDATES, seed, work)
+    files, n_states = make_gates(model_path, seed, work, n_threads)
     evaluation = as_prompts(corpus.evaluation_examples(x_terms, N_PROMPTS, f"{seed} evaluation"))
     development = as_prompts(corpus.evaluation_examples(x_terms, N_DEVELOPMENT_PROMPTS, f"{seed} development"))
     check_unseen([*evaluation, *development], terms, table, seed)
     plain, found = measure_gates(model_path, files, development)
     chosen = measure.choose(plain, found)
-    log(f"chosen: {chosen.recipe.name}, first_token={chosen.first_token}")
-    if chosen.first_token != GateOptions().first_token:
-        raise RuntimeError(f"the measurement chose first_token={chosen.first_token}, the package's default is another")
-    final = ship(out, files, evaluation, chosen)
+    log(f"best: {chosen.gate}, first_token={chosen.first_token}")
+    if (chosen.gate, chosen.first_token) != ("default", GateOptions().first_token):
+        raise RuntimeError(f"the measurement prefers {chosen.gate}, first_token={chosen.first_token} to the defaults")
+    final = ship(out, files, evaluation)
     facts = card.Facts(
         seed=seed,
         terms=terms,
@@ -162,11 +159,10 @@ def make_demo(out: Path, work: Path, seed: int) -> None:
         model=model,
         loss=loss,
         difference=difference,
-        n_states=len(states),
+        n_states=n_states,
         norm_share=card.norm_share(model, token_families(read_base_model(model_path).vocab)),
         plain=plain,
         measured=found,
-        chosen=chosen,
         final=final,
         sizes={path.name: path.stat().st_size for path in sorted(out.glob("*.gguf"))},
         seconds=time.monotonic() - _START + earlier,
@@ -175,17 +171,14 @@ def make_demo(out: Path, work: Path, seed: int) -> None:
     log(f"done: {final}")
 
 
-def ship(
-    out: Path, files: dict[gates.GateRecipe, Path], evaluation: Sequence[DemoPrompt], chosen: measure.Measured
-) -> dict[str, measure.Measured]:
+def ship(out: Path, files: dict[str, Path], evaluation: Sequence[DemoPrompt]) -> dict[str, measure.Measured]:
     """Writes the prompts and the two gates that ship, and runs them as the demo will."""
     write_rows(out / PROMPTS.name, map(vars, evaluation))
-    runs = {"default": (chosen.recipe, chosen.first_token), "paper": (measure.PAPER, PAPER_OPTIONS.first_token)}
-    final = {"plain": measure.measure(out / MODEL.name, None, None, False, evaluation)}
-    for name, (recipe, first_token) in runs.items():
+    final = {"plain": measure.measure(out / MODEL.name, None, "", False, evaluation)}
+    for name, options in (("default", GateOptions()), ("paper", PAPER_OPTIONS)):
         path = out / GATES[name].name
-        path.write_bytes(files[recipe].read_bytes())
-        final[name] = measure.measure(out / MODEL.name, path, recipe, first_token, evaluation)
+        path.write_bytes(files[name].read_bytes())
+        final[name] = measure.measure(out / MODEL.name, path, name, options.first_token, evaluation)
     return final
 
 
@@ -202,7 +195,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        make_demo(arguments.out, work, arguments.seed)
+        make_demo(arguments.out, work, arguments.seed, arguments.threads)
 
 
 if __name__ == "__main__":

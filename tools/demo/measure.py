@@ -11,21 +11,6 @@ from lcg_cpp.demo.compare import Arm, load_model, run_prompts
 from lcg_cpp.demo.score import score_reply
 from lcg_cpp.gate import GateOptions
 
-from .gates import GateRecipe
-
-PAPER = GateRecipe(n_hidden=160)
-CANDIDATES = (
-    GateRecipe(n_hidden=160, norm="none"),
-    PAPER,
-    GateRecipe(n_hidden=32),
-    GateRecipe(n_hidden=16),
-    GateRecipe(n_hidden=4),
-    GateRecipe(n_hidden=0),
-    GateRecipe(n_hidden=160, top_k=5, top_p=0.9),
-    GateRecipe(n_hidden=32, top_k=5, top_p=0.9),
-    GateRecipe(n_hidden=16, top_k=5, top_p=0.9),
-    GateRecipe(n_hidden=160, top_k=3, top_p=0.7),
-)
 # a gate that loses more of the requested switches than this is no gate
 MIN_SWITCHES_KEPT = 0.98
 
@@ -35,14 +20,14 @@ class Measured:
     """What one gate, with or without the option `first_token`, does to the development prompts.
 
     Attributes:
-        recipe: The gate; None for the plain model.
+        gate: Name of the gate; "" for the plain model.
         first_token: The option.
         values: As in the demo's closing table, without the speed.
         interventions: Steps on which the gate removed something.
         steps: Tokens sampled.
     """
 
-    recipe: GateRecipe | None
+    gate: str
     first_token: bool
     values: dict[str, float]
     interventions: int
@@ -54,15 +39,13 @@ class Measured:
         return self.values["cj_percent"] + self.values["latin_percent"]
 
 
-def measure(
-    model: Path, gate: Path | None, recipe: GateRecipe | None, first_token: bool, prompts: Sequence[DemoPrompt]
-) -> Measured:
+def measure(model: Path, gate: Path | None, name: str, first_token: bool, prompts: Sequence[DemoPrompt]) -> Measured:
     """Answers the prompts with one gate.
 
     Args:
         model: The base model.
         gate: The gate file, None for the plain model.
-        recipe: How it was made.
+        name: Its name.
         first_token: The option.
         prompts: What to answer.
     """
@@ -72,13 +55,13 @@ def measure(
     llm.close()
     arm = Arm(replies, tuple(score_reply(prompt, reply.text) for prompt, reply in zip(prompts, replies)))
     values = {key: value for key, value in arm.measures().items() if key != "tokens_per_second"}
-    return Measured(recipe, first_token, values, stats.interventions, stats.steps)
+    return Measured(name, first_token, values, stats.interventions, stats.steps)
 
 
 def choose(plain: Measured, measured: Sequence[Measured]) -> Measured:
     """The gate with the fewest wrong replies of those that keep the switches and the exact matches.
 
-    Among equals the one with more exact matches, then the narrower one.
+    Among equals the one with more exact matches.
 
     Raises:
         RuntimeError: No gate keeps them.
@@ -92,4 +75,4 @@ def choose(plain: Measured, measured: Sequence[Measured]) -> Measured:
     ]
     if not usable:
         raise RuntimeError("no gate keeps the requested switches and the exact matches")
-    return min(usable, key=lambda found: (found.wrong, -found.values["exact_match_percent"], found.recipe.n_hidden))
+    return min(usable, key=lambda found: (found.wrong, -found.values["exact_match_percent"]))
