@@ -1,0 +1,251 @@
+"""`lcg-cpp data`: texts to train on: the mix that the paper used, or answers of the model itself."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..data.prompts import Prompt, PromptSeries, prompt_languages
+from ..data.recipe import SOURCES, SourceRows, read_source, write_mix
+from ..data.synth import Answer, Corpus, answer
+from ..errors import GateError
+from ..gate import GateOptions
+from . import options
+from .errors import EXIT_INTERRUPTED, UsageError, one_line
+from .loading import load_base, load_model
+from .output import print_heading, print_json, print_table
+
+_RECIPES = ("paper",)
+_N_TEXTS = 1000
+_N_PREDICT = 256
+_N_PROMPT = 1024  # tokens of context left for a prompt
+_TEMPERATURE = 0.7
+_PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
+_MAX_SEED = 2**63 - 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    for name, summary, add in (
+        ("recipe", "the mix of public datasets that the paper trained on", _add_recipe),
+        ("synth", "prompts in many languages, answered by the model itself; nothing is downloaded", _add_synth),
+    ):
+        add(
+            kinds.add_parser(
+                name,
+                help=summary,
+                description=f"{summary[0].upper()}{summary[1:]}.",
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                allow_abbrev=False,
+            )
+        )
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", choices=_RECIPES, help="the mix")
+    _add_output(parser)
+    group = parser.add_argument_group(
+        "sources", "Each may be a copy: a file, a folder, or hf:NAME of a dataset with the same columns."
+    )
+    for name, source in SOURCES.items():
+        group.add_argument(
+            f"--{name}", metavar="DATA", default=source.hub, help=f"{source.about} (default: %(default)s)"
+        )
+    group.add_argument(
+        "--without", metavar="SOURCE", action="append", default=[], choices=SOURCES, help="leave one out; repeatable"
+    )
+    _add_seed(parser, "the sampling and the order")
+    options.add_json(parser)
+
+
+def _add_synth(parser: argparse.ArgumentParser) -> None:
+    options.add_model(parser)
+    _add_output(parser)
+    parser.add_argument("--resume", action="store_true", help="go on with a file that was begun with the same options")
+    parser.add_argument(
+        "--languages",
+        metavar="LANGUAGES",
+        type=_languages,
+        default=prompt_languages(),
+        help=f"codes such as ko,ar,th, or how many (default: all {len(prompt_languages())})",
+    )
+    for flags, metavar, kind, value, what in (
+        (("--texts",), "N", options.whole(1), _N_TEXTS, "prompts to answer"),
+        (("-n", "--n-predict"), "N", options.whole(1), _N_PREDICT, "tokens of an answer at most"),
+        (("--temp",), "T", options.real(0), _TEMPERATURE, "temperature"),
+    ):
+        parser.add_argument(*flags, metavar=metavar, type=kind, default=value, help=f"{what} (default: %(default)s)")
+    parser.add_argument(
+        "-c", "--ctx-size", metavar="N", type=options.whole(1), help=f"tokens of context (default: -n and {_N_PROMPT})"
+    )
+    options.add_threads(parser)
+    options.add_gpu_layers(parser)
+    _add_seed(parser, "the prompts and their answers")
+    options.add_json(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the .jsonl file to write")
+
+
+def _add_seed(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--seed", metavar="N", type=options.whole(0, _MAX_SEED), default=0, help=f"seed of {what} (default: 0)"
+    )
+
+
+def _languages(text: str) -> list[str]:
+    known = prompt_languages()
+    if text.isdecimal() and 1 <= int(text) <= len(known):
+        return known[: int(text)]
+    codes = text.split(",")
+    if unknown := [code for code in codes if code not in known]:
+        raise argparse.ArgumentTypeError(
+            f"holds {unknown[0]!r}, expected a number up to {len(known)} or some of {','.join(known)}"
+        )
+    return list(dict.fromkeys(codes))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    output = Path(args.output)
+    if output.is_dir() or not output.parent.is_dir():
+        problem = "is a folder" if output.is_dir() else f"there is no folder {output.parent}"
+        raise UsageError(f"-o/--output: {output}: {problem}, expected a file to write")
+    return _recipe(args, output) if args.kind == "recipe" else _synth(args, output)
+
+
+def _tell(text: str) -> None:
+    print(one_line(text), file=sys.stderr, flush=True)
+
+
+# ---- recipe ----
+
+
+def _recipe(args: argparse.Namespace, output: Path) -> int:
+    wanted = [name for name in SOURCES if name not in args.without]
+    if not wanted:
+        raise UsageError("--without leaves nothing of the mix, expected at least one source")
+    parts = [_read(source, getattr(args, source.replace("-", "_")), args.seed) for source in wanted]
+    n_rows = write_mix(output, parts, args.seed)
+    if args.json:
+        counts = {
+            part.source: {"rows": len(part.rows), "languages": part.n_languages, "bad_rows": part.n_bad}
+            for part in parts
+        }
+        print_json({"path": str(output), "rows": n_rows, "sources": counts})
+        return 0
+    print_heading(f"wrote {output}: {n_rows:,} rows")
+    print_table(
+        (">rows", ">languages", ">bad rows", "source"),
+        [(f"{len(part.rows):,}", str(part.n_languages), f"{part.n_bad:,}", part.source) for part in parts],
+    )
+    return 0
+
+
+def _read(source: str, name: str, seed: int) -> SourceRows:
+    _tell(f"reading {source}: {name}")
+    try:
+        part = read_source(source, name, seed)
+    except GateError as error:
+        raise UsageError(f"--{source}: {error} (`--without {source}` leaves it out)") from error
+    for reason in part.bad:
+        _tell(f"bad row: {reason}")
+    if part.n_bad > len(part.bad):
+        _tell(f"and {part.n_bad - len(part.bad):,} more bad rows of {source}")
+    return part
+
+
+# ---- synth ----
+
+
+def _synth(args: argparse.Namespace, output: Path) -> int:
+    series = PromptSeries(args.languages, args.seed)
+    model = load_base(args.model, "-m/--model").name
+    try:
+        corpus = Corpus(output, model, series, resume=args.resume)
+    except GateError as error:
+        raise UsageError(f"-o/--output: {error}") from error
+    engine = {
+        "n_ctx": args.ctx_size or args.n_predict + _N_PROMPT,
+        "n_gpu_layers": args.n_gpu_layers or 0,
+        "n_threads": args.threads,
+        "n_threads_batch": args.threads,
+    }
+    llm = load_model(args.model, None, GateOptions(), engine)
+    progress = _Progress(corpus.next_number, args.texts)
+    interrupted = False
+    with _on_terminal():
+        try:
+            for number in range(corpus.next_number, args.texts):
+                prompt = series.prompt(number)
+                said = answer(llm, prompt, n_predict=args.n_predict, temperature=args.temp)
+                if said.text.strip():
+                    corpus.add(prompt, said)
+                progress.count(prompt, said)
+        except KeyboardInterrupt:
+            interrupted = True
+        except GateError as error:
+            raise UsageError(f"-m/--model: {args.model}: {error}") from error
+    progress.finish(args, output, interrupted=interrupted)
+    return EXIT_INTERRUPTED if interrupted else 0
+
+
+@contextlib.contextmanager
+def _on_terminal() -> Iterator[None]:
+    """Clear the line that shows the progress when it is over."""
+    try:
+        yield
+    finally:
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+class _Progress:
+    """What was answered, and a line on standard error that says so."""
+
+    def __init__(self, first: int, n_texts: int) -> None:
+        self._first, self._n_texts = first, n_texts
+        self._done = self._empty = self._tokens = 0
+        self._start = self._shown = time.monotonic()
+
+    def count(self, prompt: Prompt, said: Answer) -> None:
+        """Count an answer."""
+        self._done += 1
+        self._empty += not said.text.strip()
+        self._tokens += said.n_tokens
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{self._line(now)}  {prompt.language}", end="", file=sys.stderr, flush=True)
+        elif now - self._shown >= _PLAIN_SECONDS:
+            _tell(self._line(now))
+            self._shown = now
+
+    def _line(self, now: float) -> str:
+        seconds = now - self._start
+        done = self._first + self._done
+        left = seconds / self._done * (self._n_texts - done)
+        return (
+            f"{done:,} of {self._n_texts:,} texts  {self._tokens / max(seconds, 1e-9):,.1f} tokens/s"
+            f"  {left / 60:,.0f} min left"
+        )
+
+    def finish(self, args: argparse.Namespace, output: Path, *, interrupted: bool) -> None:
+        """Say what became of it."""
+        written = self._done - self._empty
+        if self._done and not written and not interrupted:
+            raise UsageError(f"-m/--model: {args.model}: all {self._done:,} answers are empty, expected some text")
+        if args.json:
+            facts = {"written": written, "empty": self._empty, "tokens": self._tokens, "before": self._first}
+            print_json({"path": str(output), **facts, "complete": not interrupted, "seed": args.seed})
+            return
+        print_heading(f"{output}: {written:,} texts added, {self._tokens:,} tokens")
+        if self._empty:
+            print(f"{self._empty:,} empty answers were left out")
+        if interrupted:
+            print(f"{self._n_texts - self._first - self._done:,} texts are missing; --resume goes on")

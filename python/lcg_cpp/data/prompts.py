@@ -1,0 +1,190 @@
+"""Prompts in many languages: short instructions whose blanks are filled with names from Unicode CLDR.
+
+The instructions are in `instructions.json`. A name stands where it needs no inflection: behind a colon, in quotation
+marks or in a list.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import GateError
+from .languages import locale
+
+_INSTRUCTIONS = Path(__file__).with_name("instructions.json")
+
+# How often each kind of prompt is asked, in percent.
+_KINDS = {
+    # in one language
+    "about": 14,
+    "language": 8,
+    "currency": 6,
+    "words": 12,
+    "free": 20,
+    # translations
+    "from_en": 9,
+    "from_zh": 8,
+    "translate": 8,
+    # replies that rightly hold another script
+    "say": 5,
+    "program": 5,
+    "names": 5,
+}
+_SOURCES = ("en", "zh")
+_SWITCHES = ("en", "zh", "ja", "ru", "ar", "ko")  # languages that `say` asks for
+_N_NAMES = 3
+# a language is asked about if CLDR itself is translated into it, as far as the names of so many territories
+_WELL_KNOWN = 290
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt.
+
+    Attributes:
+        number: Its number in the series.
+        language: Code of the language that the reply is expected in.
+        kind: What it asks for.
+        text: What the user says.
+        seed: Seed of the reply.
+    """
+
+    number: int
+    language: str
+    kind: str
+    text: str
+    seed: int
+
+
+@functools.cache
+def _instructions() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(_INSTRUCTIONS.read_text(encoding="utf-8"))
+    return loaded
+
+
+def prompt_languages() -> list[str]:
+    """Codes of the languages there are instructions in, those with the most different scripts first."""
+    return list(_instructions()["languages"])
+
+
+class PromptSeries:
+    """An endless series of prompts in which the languages take turns; each is a function of seed and number."""
+
+    def __init__(self, languages: Sequence[str], seed: int) -> None:
+        """Load the names.
+
+        Args:
+            languages: Codes out of `prompt_languages`.
+            seed: Seed of the series.
+
+        Raises:
+            GateError: There are no instructions in a language, or Babel is not installed.
+        """
+        known = _instructions()["languages"]
+        for code in languages:
+            if code not in known:
+                raise GateError(f"`languages` holds {code!r}, expected some of {', '.join(known)}")
+        if not languages:
+            raise GateError("`languages` is empty, expected at least one")
+        self._languages = list(languages)
+        self._seed = seed
+
+    def prompt(self, number: int) -> Prompt:
+        """Make a prompt.
+
+        Args:
+            number: Its number, from 0.
+        """
+        rng = random.Random(f"{self._seed} {number}")
+        language = self._languages[number % len(self._languages)]
+        kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
+        if kind.startswith("from_"):
+            source = _other(kind[len("from_") :], language)
+            kind = f"from_{source}"
+            text = _translation_from(source, language, rng)
+        elif kind == "translate":
+            sentence = _sentence(_other(rng.choice(_SOURCES), language), rng)
+            text = _instruction(language, kind).format(text=sentence)
+        elif kind == "free":
+            text = rng.choice(_instructions()["languages"][language]["free"])
+        else:
+            text = _instruction(language, kind).format(**_blanks(language, rng))
+        return Prompt(number, language, kind, text, rng.randrange(2**31))
+
+
+def _instruction(language: str, kind: str) -> str:
+    text: str = _instructions()["languages"][language][kind]
+    return text
+
+
+def _other(source: str, language: str) -> str:
+    """The source of a translation: never the language itself."""
+    return source if source != language else next(code for code in _SOURCES if code != language)
+
+
+def _translation_from(source: str, target: str, rng: random.Random) -> str:
+    name, sentence = locale(source).languages[target], _sentence(source, rng)
+    if source == "zh":
+        return f"请把下面的中文翻译成{name}：\n\n{sentence}"
+    return f"Translate the following English text into {name}.\n\n{sentence}"
+
+
+def _sentence(language: str, rng: random.Random) -> str:
+    sentence: str = rng.choice(_instructions()["sentences"][language])
+    return sentence.format(**_blanks(language, rng))
+
+
+def _blanks(language: str, rng: random.Random) -> dict[str, str]:
+    """What the blanks of an instruction may be filled with, by chance."""
+    names = _names(language)
+    drawn = {kind: rng.choice(known) for kind, known in names.items()}
+    target = rng.choice([code for code in _SWITCHES if code != language])
+    return {
+        **drawn,
+        "word": drawn[rng.choice(("day", "territory"))],
+        "words": _list(language, [drawn["day"], drawn["month"], drawn["territory"]]),
+        "places": _list(language, rng.sample(names["territory"], _N_NAMES)),
+        "target": locale(language).languages[target],
+    }
+
+
+def _list(language: str, items: list[str]) -> str:
+    from babel.lists import format_list  # noqa: PLC0415 (`locale` has found it)
+
+    return str(format_list(items, locale=locale(language)))
+
+
+@functools.cache
+def _names(language: str) -> dict[str, list[str]]:
+    """Names in a language, by what they name."""
+    own = locale(language)
+    territories, languages, currencies = _worth_asking()
+    return {
+        "territory": [own.territories[code] for code in territories if code in own.territories],
+        "language": [own.languages[code] for code in languages if code in own.languages],
+        "currency": [own.currencies[code] for code in currencies if code in own.currencies],
+        # Not `stand-alone`: where a language has no such forms, Babel gives those of one that was asked for before.
+        "month": [str(name) for _, name in sorted(own.months["format"]["wide"].items())],
+        "day": [str(name) for _, name in sorted(own.days["format"]["wide"].items())],
+    }
+
+
+@functools.cache
+def _worth_asking() -> tuple[list[str], list[str], list[str]]:
+    """Codes of territories with a currency of today, of languages that are well known, and of these currencies."""
+    english = locale("en")
+    from babel.localedata import locale_identifiers  # noqa: PLC0415 (`locale` has found it)
+    from babel.numbers import get_territory_currencies  # noqa: PLC0415
+
+    codes = sorted(code for code in map(str, english.territories) if len(code) == 2 and code.isalpha())
+    money = {code: get_territory_currencies(code) for code in codes}
+    territories = [code for code in codes if money[code]]
+    languages = sorted(code for code in locale_identifiers() if len(code) == 2 and code in english.languages)
+    well_known = [code for code in languages if len(locale(code).territories) >= _WELL_KNOWN]
+    return territories, well_known, sorted({code for own in money.values() for code in own})

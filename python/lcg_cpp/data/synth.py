@@ -1,0 +1,127 @@
+"""A corpus without any download: the model answers prompts in many languages itself (the self in self-distillation)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GateError
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+    from .prompts import Prompt, PromptSeries
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said.
+
+    Attributes:
+        prompt: The prompt, as the model saw it.
+        text: The reply; empty or blank if it said nothing.
+        n_tokens: Tokens it generated.
+    """
+
+    prompt: str
+    text: str
+    n_tokens: int
+
+
+def answer(llm: Llama, prompt: Prompt, *, n_predict: int, temperature: float) -> Answer:
+    """Let a model answer a prompt.
+
+    Through its chat template; a model without one continues the prompt's text from a new line. The same prompt gets
+    the same answer, whatever was answered before.
+
+    Args:
+        llm: The model.
+        prompt: The prompt.
+        n_predict: Tokens of the reply at most.
+        temperature: Of the sampling.
+
+    Raises:
+        GateError: The prompt leaves no room in the context, or the chat template refuses it.
+    """
+    settings: dict[str, Any] = {"max_tokens": n_predict, "temperature": temperature, "seed": prompt.seed}
+    # what is left of the last reply would be reused, and change the arithmetic
+    llm.reset()  # type: ignore[no-untyped-call]
+    is_chat = "tokenizer.chat_template" in llm.metadata
+    text = prompt.text if is_chat else prompt.text + "\n"
+    try:
+        if is_chat:
+            result: Any = llm.create_chat_completion([{"role": "user", "content": text}], **settings)
+            reply = result["choices"][0]["message"]["content"]
+        else:
+            result = llm.create_completion(text, **settings)
+            reply = result["choices"][0]["text"]
+    except Exception as error:  # a chat template is a program, and somebody else's
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise GateError(f"prompt {prompt.number} ({prompt.language}) cannot be answered: {reason[0]}") from error
+    return Answer(text, reply or "", result["usage"]["completion_tokens"])
+
+
+class Corpus:
+    """A file of rows that grows by one answer after the other; what is in it is always whole.
+
+    Attributes:
+        path: The JSON lines.
+        next_number: Number of the prompt to be answered next.
+    """
+
+    def __init__(self, path: Path, model: str, series: PromptSeries, *, resume: bool) -> None:
+        """Begin with a file, or go on with it; it appears with its first row.
+
+        Args:
+            path: The file.
+            model: Name of the model, which is written into every row.
+            series: The prompts.
+            resume: Go on where it ends, if it is there.
+
+        Raises:
+            GateError: The file is there and shall not be continued, or was not made from these prompts by this model.
+            OSError: It cannot be written.
+        """
+        self.path = path
+        self.next_number = 0
+        self._model = model
+        if path.exists():
+            if not resume:
+                raise GateError(f"{path}: is there already; continue it with --resume, or choose another name")
+            self._continue(series)
+
+    def _continue(self, series: PromptSeries) -> None:
+        with self.path.open("r+b") as file:
+            data = file.read()
+            whole = data.rfind(b"\n") + 1
+            lines = data[:whole].splitlines()
+            if lines:
+                self.next_number = self._check_last(lines[-1], len(lines), series) + 1
+            file.truncate(whole)  # the end of a row that was being written when the process was killed
+
+    def _check_last(self, line: bytes, number: int, series: PromptSeries) -> int:
+        """The number of the last row's prompt, if it is what it must be."""
+        where = f"{self.path}:{number}"
+        try:
+            row = json.loads(line)
+            last, model, said = row["number"], row["model"], row["messages"][0]["content"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise GateError(f"{where}: is no row of `lcg-cpp data synth`, which cannot be continued") from error
+        if model != self._model:
+            raise GateError(f"{where}: was answered by {model!r}, expected {self._model!r}")
+        if not isinstance(last, int) or said.strip() != series.prompt(last).text:
+            raise GateError(f"{where}: holds another prompt; was it made with another --seed or --languages?")
+        return last
+
+    def add(self, prompt: Prompt, said: Answer) -> None:
+        """Write a row; it is in the file when this returns."""
+        row = {
+            "messages": [{"role": "user", "content": said.prompt}, {"role": "assistant", "content": said.text}],
+            "language": prompt.language,
+            "kind": prompt.kind,
+            "number": prompt.number,
+            "model": self._model,
+        }
+        with self.path.open("ab") as file:
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")

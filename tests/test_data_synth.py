@@ -1,0 +1,291 @@
+"""A corpus of the model's own answers: the prompts, and what happens to the file."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcg_cpp import GateError, cli
+from lcg_cpp.data import open_dataset
+from lcg_cpp.data.prompts import Prompt, PromptSeries, prompt_languages
+from lcg_cpp.data.synth import answer
+
+# The scripts that a language's instructions are written in; all others are written in Latin.
+SCRIPTS = {
+    "zh": {"CJK"},
+    "ja": {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"},
+    "ko": {"HANGUL"},
+    **{code: {"ARABIC"} for code in ("ar", "fa", "ur")},
+    "he": {"HEBREW"},
+    "th": {"THAI"},
+    **{code: {"DEVANAGARI"} for code in ("hi", "mr", "ne")},
+    **{code: {"CYRILLIC"} for code in ("ru", "uk", "bg", "sr", "kk", "mn")},
+    "el": {"GREEK"},
+    "bn": {"BENGALI"},
+    "ta": {"TAMIL"},
+    "te": {"TELUGU"},
+    "ka": {"GEORGIAN"},
+    "hy": {"ARMENIAN"},
+    "am": {"ETHIOPIC"},
+    "km": {"KHMER"},
+    "lo": {"LAO"},
+    "my": {"MYANMAR"},
+    "si": {"SINHALA"},
+    "gu": {"GUJARATI"},
+    "kn": {"KANNADA"},
+    "ml": {"MALAYALAM"},
+    "pa": {"GURMUKHI"},
+}
+FEW = ("--texts", "6", "-n", "8", "-t", "1", "--languages", "ko,ar")
+
+
+def scripts_of(text: str) -> set[str]:
+    letters = [c for c in text if unicodedata.category(c).startswith("L") and c != "ʼ"]
+    return {unicodedata.name(c).split()[0] for c in letters}
+
+
+@pytest.fixture(autouse=True)
+def _command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "data", "texts to train on")
+
+
+@pytest.fixture(scope="module")
+def series() -> PromptSeries:
+    return PromptSeries(prompt_languages(), 0)
+
+
+def run(*args: object) -> int:
+    return cli.main(["data", "synth", *map(str, args)])
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+# ---- prompts ----
+
+
+def test_there_are_prompts_in_at_least_forty_languages(series: PromptSeries) -> None:
+    languages = [series.prompt(number).language for number in range(50)]
+    assert len(set(languages)) >= 40
+    assert set(languages) == set(prompt_languages())
+
+
+@pytest.mark.parametrize("language", prompt_languages())
+def test_instructions_are_written_in_the_script_of_their_language(language: str) -> None:
+    own = PromptSeries([language], 1)
+    seen = Counter()
+    for number in range(300):
+        prompt = own.prompt(number)
+        seen[prompt.kind] += 1
+        if prompt.kind in {"from_en", "from_zh", "translate"}:
+            continue
+        # a program is written in Python, and CLDR writes CFP and BIH in Latin letters everywhere
+        text = re.sub(r"\b(Python|[A-Z]{2,3})\b", "", prompt.text)
+        if prompt.kind != "currency" or language in SCRIPTS:
+            assert scripts_of(text) <= SCRIPTS.get(language, {"LATIN"}), prompt
+        assert "{" not in text
+        assert "}" not in text
+    assert len(seen) >= 10
+
+
+def test_some_prompts_ask_for_a_switch_and_some_for_a_translation(series: PromptSeries) -> None:
+    n = 4000
+    kinds = Counter(series.prompt(number).kind for number in range(n))
+    assert 0.12 < sum(kinds[kind] for kind in ("say", "program", "names")) / n < 0.18
+    assert 0.21 < sum(kinds[kind] for kind in ("from_en", "from_zh", "translate")) / n < 0.29
+
+
+def test_nothing_is_translated_into_itself(series: PromptSeries) -> None:
+    prompts = [PromptSeries([code], 0).prompt(number) for code in ("en", "zh") for number in range(200)]
+    assert not [p for p in prompts if p.kind == "from_" + p.language]
+    chinese = [p.text for p in prompts if p.language == "zh" and p.kind == "translate"]
+    assert chinese
+    assert all("LATIN" in scripts_of(text) for text in chinese)
+
+
+def test_a_prompt_depends_on_seed_and_number_alone(series: PromptSeries) -> None:
+    again = PromptSeries(prompt_languages(), 0)
+    assert [again.prompt(number) for number in (9, 3)] == [series.prompt(number) for number in (9, 3)]
+    other = PromptSeries(prompt_languages(), 1)
+    assert [other.prompt(n).text for n in range(30)] != [series.prompt(n).text for n in range(30)]
+    assert len({series.prompt(number).seed for number in range(1000)}) == 1000
+
+
+def test_names_do_not_depend_on_what_was_asked_before() -> None:
+    """Babel gives another language's names where a language inherits an alias that was resolved before."""
+    from babel import Locale
+
+    for code in ("zh", "ur"):
+        assert Locale.parse(code).months["stand-alone"]["wide"][1]
+        assert Locale.parse(code).days["stand-alone"]["wide"][1]
+    for code in ("he", "lo", "sw"):
+        prompts = [PromptSeries([code], 2).prompt(number) for number in range(100)]
+        with_dates = " ".join(prompt.text for prompt in prompts if prompt.kind in {"words", "say"})
+        assert scripts_of(with_dates) == SCRIPTS.get(code, {"LATIN"})
+
+
+@pytest.mark.parametrize(("languages", "reason"), [(["ko", "xx"], "holds 'xx', expected some of en"), ([], "is empty")])
+def test_unknown_languages_are_refused(languages: list[str], reason: str) -> None:
+    with pytest.raises(GateError, match=f"`languages` {reason}"):
+        PromptSeries(languages, 0)
+
+
+# ---- answers ----
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_model_path: Path) -> Iterator[Any]:
+    from lcg_cpp.llama import Llama
+
+    llm = Llama(str(tiny_model_path), n_ctx=256, n_threads=1, n_threads_batch=1, verbose=False)
+    yield llm
+    llm.close()
+
+
+def test_an_answer_does_not_depend_on_the_ones_before(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [Prompt(i, "en", "free", text, 5) for i, text in enumerate(("the name", "the name of", "x"))]
+    stock, before = llm.eval, []
+    monkeypatch.setattr(llm, "eval", lambda tokens: (before.append(llm.n_tokens), stock(tokens)))
+    first = [answer(llm, prompt, n_predict=12, temperature=0.7) for prompt in prompts]
+    assert before.count(0) == len(prompts)  # nothing is left of an earlier one
+    again = [answer(llm, prompt, n_predict=12, temperature=0.7) for prompt in reversed(prompts)]
+    assert first == again[::-1]
+    assert all(said.text.strip() and said.n_tokens >= 12 for said in first)
+
+
+def test_a_model_without_a_template_continues_the_prompt(llm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = Prompt(0, "en", "free", "the name", 5)
+    expected = llm.create_completion("the name\n", max_tokens=12, temperature=0.7, seed=5)["choices"][0]["text"]
+    monkeypatch.delitem(llm.metadata, "tokenizer.chat_template")
+    said = answer(llm, prompt, n_predict=12, temperature=0.7)
+    assert (said.prompt, said.text) == ("the name\n", expected)
+
+
+def test_a_prompt_without_room_is_refused(llm: Any) -> None:
+    with pytest.raises(GateError, match=r"prompt 3 \(en\) cannot be answered: Requested tokens"):
+        answer(llm, Prompt(3, "en", "free", "x " * 300, 5), n_predict=12, temperature=0.7)
+
+
+# ---- the command ----
+
+
+def test_the_corpus(tiny_model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "own.jsonl"
+    assert run("-m", tiny_model_path, "-o", out, *FEW) == 0
+    rows = read(out)
+    assert capsys.readouterr().out.startswith(f"{out}: 6 texts added, ")
+    series = PromptSeries(["ko", "ar"], 0)
+    for number, row in enumerate(rows):
+        prompt = series.prompt(number)
+        assert {**row, "messages": None} == {
+            "messages": None, "language": prompt.language, "kind": prompt.kind, "number": number, "model": "tiny",
+        }  # fmt: skip
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+        assert row["messages"][0]["content"] == prompt.text
+    assert len(open_dataset(str(out))) == 6
+
+
+def test_it_goes_on_as_if_it_had_not_stopped(
+    tiny_model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    run("-m", tiny_model_path, "-o", whole, *FEW)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    cut.write_bytes(b"".join(lines[:4]) + lines[4][:20])  # killed within a row
+    capsys.readouterr()
+    assert run("-m", tiny_model_path, "-o", cut, *FEW, "--resume", "--json") == 0
+    assert cut.read_bytes() == whole.read_bytes()
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["before"], facts["written"], facts["complete"]) == (4, 2, True)
+    assert run("-m", tiny_model_path, "-o", tmp_path / "new.jsonl", *FEW, "--resume") == 0  # nothing to go on with
+    assert (tmp_path / "new.jsonl").read_bytes() == whole.read_bytes()
+
+
+def test_empty_answers_are_left_out(
+    tiny_model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lcg_cpp.commands import data
+    from lcg_cpp.data.synth import Answer
+
+    monkeypatch.setattr(
+        data, "answer", lambda llm, prompt, **_: Answer(prompt.text, "x" if prompt.number % 3 else " \n", 1)
+    )
+    out = tmp_path / "own.jsonl"
+    assert run("-m", tiny_model_path, "-o", out, *FEW) == 0
+    assert [row["number"] for row in read(out)] == [1, 2, 4, 5]
+    assert "2 empty answers were left out" in capsys.readouterr().out
+    monkeypatch.setattr(data, "answer", lambda llm, prompt, **_: Answer(prompt.text, "", 0))
+    assert run("-m", tiny_model_path, "-o", tmp_path / "none.jsonl", *FEW) == 2
+    assert "all 6 answers are empty, expected some text" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_an_interrupt_keeps_what_is_there(tiny_model_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "own.jsonl"
+    code = (
+        "import signal, sys; from lcg_cpp import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "cli.COMMANDS['data'] = 'x'; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    args = ["data", "synth", "-m", str(tiny_model_path), "-o", str(out), "-t", "1", "--texts", "100000", "-n", "8"]
+    process = subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (out.exists() and out.read_bytes().count(b"\n") >= 3):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+    process.send_signal(signal.SIGINT)
+    said, complaints = process.communicate(timeout=60)
+    assert (process.returncode, complaints) == (130, b"")
+    rows = read(out)
+    assert [row["number"] for row in rows] == list(range(len(rows)))
+    assert f"{len(rows):,} texts added" in said.decode()
+    assert "--resume goes on" in said.decode()
+
+
+def test_what_goes_wrong_is_one_line(tiny_model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refusal(*args: object) -> str:
+        code: object
+        try:
+            code = run("-m", tiny_model_path, *args, "-t", 1, "-n", 8, "--texts", 2)
+        except SystemExit as stop:  # argparse
+            code = stop.code
+        assert code == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        return lines[0].removeprefix("lcg-cpp: error: ")
+
+    out = tmp_path / "own.jsonl"
+    assert refusal("-o", out, "-c", 16).startswith(f"-m/--model: {tiny_model_path}: prompt 0 (en) cannot be answered")
+    assert not out.exists()
+    run("-m", tiny_model_path, "-o", out, "-t", 1, "-n", 8, "--texts", 2)
+    assert refusal("-o", out) == (
+        f"-o/--output: {out}: is there already; continue it with --resume, or choose another name"
+    )
+    assert refusal("-o", out, "--resume", "--seed", 1).startswith(f"-o/--output: {out}:2: holds another prompt")
+    row = read(out)[0]
+    out.write_text(json.dumps({**row, "model": "other"}) + "\n")
+    assert refusal("-o", out, "--resume") == f"-o/--output: {out}:1: was answered by 'other', expected 'tiny'"
+    out.write_text('{"text": "x"}\n')
+    assert refusal("-o", out, "--resume").startswith(f"-o/--output: {out}:1: is no row of `lcg-cpp data synth`")
+    assert refusal("-o", out, "--languages", "xx").startswith("argument --languages: holds 'xx', expected a number")
+    assert refusal("-o", out, "--languages", "0").startswith("argument --languages: holds '0', expected a number")
+    assert refusal("-o", tmp_path / "no" / "x").startswith(f"-o/--output: {tmp_path / 'no' / 'x'}: there is no folder")
+
+
+def test_a_number_takes_the_first_languages(tiny_model_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "own.jsonl"
+    run("-m", tiny_model_path, "-o", out, "-t", 1, "-n", 4, "--texts", 4, "--languages", 3)
+    assert [row["language"] for row in read(out)] == [*prompt_languages()[:3], prompt_languages()[0]]
