@@ -186,8 +186,8 @@ def decide(
         found: npt.NDArray[np.bool_] = (tokens & np.take_along_axis(wanted, family, 1)).any(1)
         return found
 
-    may_act = has_last | options.first_token | (not options.persistence)
-    intervene: npt.NDArray[np.bool_] = may_act & holds(survivors, banned) & holds(survivors | confident, ~banned)
+    may_act = np.logical_or(has_last, options.first_token or not options.persistence)
+    intervene = may_act & holds(survivors, banned) & holds(survivors | confident, ~banned)
     if options.confidence:
         intervene &= holds(confident, predicted)
     return Decisions(intervene, banned)

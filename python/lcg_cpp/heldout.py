@@ -97,7 +97,8 @@ class HeldOut:
         """
         z = predict(self.hidden)
         wide = z.astype(np.float64)
-        loss = np.maximum(wide, 0) - wide * self.labels + np.log1p(np.exp(-np.abs(wide)))
+        with np.errstate(invalid="ignore"):  # a gate that has diverged has no loss
+            loss = np.maximum(wide, 0) - wide * self.labels + np.log1p(np.exp(-np.abs(wide)))
         decisions = decide(self.candidates, z, self.last, self.table)
         contradicted = decisions.banned[np.arange(len(z)), self.table.token_family[self.following]]
         return Scores(

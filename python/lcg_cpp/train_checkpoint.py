@@ -16,6 +16,7 @@ from safetensors.numpy import save
 
 from .errors import GateError
 from .heldout import Scores
+from .learner import Weights
 from .trainer import Measurement, Run, Trainer
 
 _KEY = "lcg_cpp.train"
@@ -107,12 +108,23 @@ def load_checkpoint(path: Path, trainer: Trainer, setting: Mapping[str, Any]) ->
         with safe_open(str(path), "numpy") as file:
             state = json.loads((file.metadata() or {})[_KEY])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise GateError(f"{path}: is no checkpoint of lcg-cpp train ({error}); delete it to begin anew") from error
-    for name, wanted in json.loads(json.dumps(setting)).items():
-        found = state["setting"].get(name)
-        if found != wanted:
-            raise GateError(f"{path}: was written by a run with `{name}` {found!r}, this one has {wanted!r}")
+        difference = _difference(state["setting"], json.loads(json.dumps(setting)))
+        if not difference:
+            _restore(trainer, state, tensors)
+    except (SafetensorError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise GateError(f"{path}: is no checkpoint of this lcg-cpp ({error}); delete it to begin anew") from error
+    if difference:
+        raise GateError(f"{path}: was written by a run with {difference}")
+
+
+def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            return f"`{name}` {found.get(name)!r}, this one has {value!r}"
+    return ""
+
+
+def _restore(trainer: Trainer, state: Mapping[str, Any], tensors: Weights) -> None:
     run = state["run"]
     measurements = [Measurement(**{**m, "scores": Scores.from_dict(m["scores"])}) for m in run["measurements"]]
     trainer.run = Run(**{**run, "measurements": measurements})

@@ -6,6 +6,7 @@ the logits only until the label is made.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -355,12 +356,13 @@ class Trainer:
                 (n,) = self._ranks.sum([float(len(rows))])
                 if n > 0:
                     loss += self.learner.update(batch.hidden[rows], batch.labels[rows], int(n), self.run.progress)
-        if not self.learner.is_finite():
+        (loss,) = self._ranks.sum([loss])
+        if not (math.isfinite(loss) and self.learner.is_finite()):
             raise GateError(
                 f"the gate diverged after {self.run.tokens} tokens: its weights are no longer numbers;"
                 f" a lower learning rate helps (was {self.learner.learning_rates[0]:.2g})"
             )
-        return self._ranks.sum([loss])[0] / (n_total * options.passes)
+        return loss / (n_total * options.passes)
 
     def _measure(self) -> None:
         run = self.run
