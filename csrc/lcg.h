@@ -148,6 +148,31 @@ struct decision {
 decision decide(const gate & gate, const gate_rules & rules, float strength, const std::vector<token_data> & candidates,
     const std::vector<token_data> & survivors, const float * z, int last, float temperature);
 
+// ---- labels for training (labels.cpp) ----
+
+struct logit_rows {
+    const float * data; // [n, n_vocab]
+    size_t        n, n_vocab;
+};
+
+struct label_options {
+    size_t   n_families;
+    uint32_t top_k; // 0: no limit
+    double   top_p;
+    bool     soft;
+    double   softcap; // of the model's logits, 0: none
+};
+
+// The families that topkp(logits / norms) holds, or with `soft` their shares of it: labels [n, n_families]. norms
+// [n_vocab] may be null; n_threads 0 is all cores. Throws gate_error for values that cannot be, naming where they are.
+void family_labels(const logit_rows & rows, const float * norms, const uint8_t * families,
+    const label_options & options, size_t n_threads, float * labels);
+
+// The k most probable tokens, ids and logits [n, k], and log_sum [n] = log of the sum of all exp(logit / temperature),
+// to 1e-6. Throws as family_labels does.
+void top_tokens(const logit_rows & rows, size_t k, double temperature, size_t n_threads, int32_t * ids, float * best,
+    double * log_sum);
+
 // ---- the two stages in llama.cpp's sampling chain (sampler.cpp) ----
 
 enum class gate_mode { mask, observe, off };

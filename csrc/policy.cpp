@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
 
 namespace lcg {
 namespace {
@@ -123,7 +122,7 @@ family_set predicted_families(const float * z, size_t n_families, float threshol
 }
 
 double softmax_sum(const float * logits, size_t n, float max_logit, float temperature) {
-    constexpr size_t block = 512, lanes = 8;            // floats are added up over a block only, blocks in double
+    constexpr size_t block = 512;                       // floats are added up over a block only, blocks in double
     const float      scale = 1.44269504f / temperature; // to powers of two
     float            values[block];
     double           sum = 0.0;
@@ -133,13 +132,12 @@ double softmax_sum(const float * logits, size_t n, float max_logit, float temper
             values[i] = exp2_below_zero((logits[begin + i] - max_logit) * scale);
         }
         std::fill(values + size, values + block, 0.0f);
-        float partial[lanes] = {};
-        for (size_t i = 0; i < block; i += lanes) {
-            for (size_t lane = 0; lane < lanes; lane++) {
-                partial[lane] += values[i + lane];
+        for (size_t half = block / 2; half > 0; half /= 2) { // by pairs: few roundings for each
+            for (size_t i = 0; i < half; i++) {
+                values[i] += values[i + half];
             }
         }
-        sum += std::accumulate(partial, partial + lanes, 0.0);
+        sum += static_cast<double>(values[0]);
     }
     return sum;
 }

@@ -92,6 +92,21 @@ class Gate:
         strength: float,
     ) -> tuple[str, Families, Families, Families, tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]: ...
 
+def family_labels(
+    logits: npt.NDArray[np.float32],
+    norms: npt.NDArray[np.float32] | None,
+    families: npt.NDArray[np.uint8],
+    n_families: int,
+    top_k: int,
+    top_p: float,
+    soft: bool,
+    softcap: float,
+    n_threads: int,
+) -> npt.NDArray[np.float32]: ...
+def top_tokens(
+    logits: npt.NDArray[np.float32], k: int, temperature: float, n_threads: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float64]]: ...
+
 class Stage:
     def __init__(self, gate: Gate, options: StageOptions) -> None: ...
     def set_options(self, options: StageOptions) -> None: ...
