@@ -83,6 +83,11 @@ def test_a_page_holds_its_sections_in_order() -> None:
     assert places == sorted(places)
 
 
+def test_what_is_not_given_leaves_no_empty_element() -> None:
+    outline = Outline(page("t", [Section("", [Table(["a"], [])])]))
+    assert not {"h2", "caption", "p", "td"} & outline.texts.keys()
+
+
 def test_only_columns_of_numbers_are_aligned_to_the_right() -> None:
     html = page("t", [Section("", [Table(["name", ">n", "kind", ">share"], [["a", "1", "b", "2"]])])])
     assert re.findall(r'<th scope="col"( class="number")?>(\w+)', html) == [

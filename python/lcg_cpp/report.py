@@ -127,7 +127,7 @@ def figure_svg(figure: matplotlib.figure.Figure) -> str:
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lcg-cpp"}):
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        figure.savefig(file, format="svg", metadata=nothing)
     svg = file.getvalue()
     svg = _GROUP_ID.sub("", svg[svg.index("<svg") :])
     svg = svg.replace("<svg ", '<svg fill="currentColor" ', 1)
