@@ -183,7 +183,7 @@ def decide(
     survivors, confident = candidates.survivors(), candidates.confident()
 
     def holds(tokens: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        found: npt.NDArray[np.bool_] = (tokens & np.take_along_axis(wanted, family, 1)).any(1)
+        found: npt.NDArray[np.bool_] = np.any(tokens & np.take_along_axis(wanted, family, 1), axis=1)
         return found
 
     may_act = np.logical_or(has_last, options.first_token or not options.persistence)
