@@ -1,4 +1,7 @@
-"""Training a gate for a GGUF model: from the files a user has to the gate file, its checkpoints and its report.
+"""Training a gate: from the files a user has to the gate, its checkpoints and its report.
+
+Two engines evaluate the base model: llama.cpp reads a GGUF file and the gate becomes a gate file, transformers reads a
+Hugging Face checkpoint and the gate becomes a checkpoint too. All else is the same.
 
 `python -m lcg_cpp.train …` is `lcg-cpp train …`, for torchrun.
 """
@@ -15,34 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .data import open_dataset
+from .engine import Engine as Engine  # noqa: PLC0414 (public here too)
+from .engine import HfEngine, load_teacher
 from .errors import GateError
 from .gate import PathLike
 from .gate_file import GateSpec, Source, TrainValue, write_gate
-from .output_norms import label_norms, read_output_matrix
-from .teacher import Teacher
+from .hf_checkpoint import write_gate_checkpoint
+from .output_norms import label_norms
 from .train_options import TrainOptions
 
 if TYPE_CHECKING:
     from .data import Dataset
     from .learner import Weights
     from .trainer import Run, Trainer
-
-
-@dataclass(frozen=True)
-class Engine:
-    """How llama.cpp evaluates the base model.
-
-    Attributes:
-        n_batch: Tokens evaluated at once.
-        n_threads: CPU threads; 0 takes all.
-        n_gpu_layers: Layers on the GPU or on RPC servers; -1 is all.
-        rpc: `host:port` of RPC servers.
-    """
-
-    n_batch: int = 256
-    n_threads: int = 0
-    n_gpu_layers: int = 0
-    rpc: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +50,11 @@ class Trained:
     bad_rows: int
 
 
-def require_extra() -> None:
+def require_extra(*, hf: bool = False) -> None:
     """Make sure that what training needs is installed.
+
+    Args:
+        hf: Training from a Hugging Face checkpoint.
 
     Raises:
         GateError: It is not.
@@ -72,8 +63,12 @@ def require_extra() -> None:
         import matplotlib  # noqa: F401, PLC0415
         import safetensors  # noqa: F401, PLC0415
         import torch  # noqa: F401, PLC0415
+
+        if hf:
+            import transformers  # noqa: F401, PLC0415
     except ImportError as error:
-        raise GateError(f'training needs `{error.name}`: pip install "lcg-cpp[train]"') from error
+        extra = "hf" if hf else "train"
+        raise GateError(f'training needs `{error.name}`: pip install "lcg-cpp[{extra}]"') from error
 
 
 def train(
@@ -82,7 +77,7 @@ def train(
     output: PathLike,
     options: TrainOptions | None = None,
     *,
-    engine: Engine | None = None,
+    engine: Engine | HfEngine | None = None,
     outtype: str = "f16",
     name: str = "",
     license: str = "",
@@ -91,16 +86,16 @@ def train(
     on_progress: Callable[[Run], None] = lambda run: None,
     on_notice: Callable[[str], None] = lambda text: None,
 ) -> Trained:
-    """Train a gate for a GGUF model, from its own hidden states.
+    """Train a gate for a model, from its own hidden states.
 
     Args:
-        model: The base model; it is only read.
+        model: The base model, a GGUF file or, with a `HfEngine`, a folder; it is only read.
         data: Names of datasets, see `data.open_dataset`.
-        output: The gate file to write. Beside it come a report (.html), the training curve (.svg) and, while it runs, a
-            checkpoint.
+        output: The gate to write: a gate file or, with a `HfEngine`, a safetensors file that `convert` takes. Beside it
+            come a report (.html), the training curve (.svg) and, while it runs, a checkpoint.
         options: Settings that change the gate.
-        engine: Settings of llama.cpp.
-        outtype: Type of the gate's matrices, see `write_gate`.
+        engine: What evaluates the model, and its settings; None is llama.cpp.
+        outtype: Type of a gate file's matrices, see `write_gate`; safetensors files keep all bits.
         name: Name of the gate.
         license: SPDX expression of its licence.
         resume: Go on from the checkpoint beside `output`; the gate becomes the one of a run that was never stopped.
@@ -115,7 +110,7 @@ def train(
         GateError: Data or model cannot be used, an extra is missing, or a checkpoint does not fit.
         OSError: A file cannot be read or written.
     """
-    require_extra()
+    require_extra(hf=isinstance(engine, HfEngine))
     from .learner import Ranks, set_threads  # noqa: PLC0415 (torch)
     from .train_checkpoint import CheckpointKeeper  # noqa: PLC0415
     from .train_report import write_report  # noqa: PLC0415
@@ -128,8 +123,7 @@ def train(
     datasets = [open_dataset(source) for source in data]
     ranks = Ranks()
     try:
-        with Teacher(model, n_ctx=options.n_ctx, **dataclasses.asdict(engine)) as teacher:
-            matrix = read_output_matrix(model)
+        with load_teacher(model, options.n_ctx, engine) as (teacher, matrix):
             trainer = Trainer(
                 teacher,
                 datasets,
@@ -156,7 +150,7 @@ def train(
             keeper.save(on_notice)
         trainer.finish()
         spec = gate_spec(trainer, datasets, name, license)
-        write_gate(output, spec, result.weights, outtype)
+        _write(output, spec, result.weights, engine, outtype)
         if finished:
             keeper.delete()
         try:
@@ -164,6 +158,13 @@ def train(
         except OSError as error:  # the gate is there, and that is what took hours
             on_notice(f"no report could be written ({error.strerror})")
     return result
+
+
+def _write(output: PathLike, spec: GateSpec, weights: Weights, engine: Engine | HfEngine, outtype: str) -> None:
+    if isinstance(engine, Engine):
+        write_gate(output, spec, weights, outtype)
+    else:
+        write_gate_checkpoint(output, spec, weights)
 
 
 def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", license: str = "") -> GateSpec:

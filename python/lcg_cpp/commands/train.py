@@ -1,11 +1,10 @@
-"""`lcg-cpp train`: a gate for a GGUF model, learned from the model itself."""
+"""`lcg-cpp train`: a gate for a model, learned from the model itself."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
-import logging
 import os
 import shlex
 import signal
@@ -17,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import GateError
 from ..families import RULES
-from ..gate_file import OUTTYPES, gate_file_name
-from ..train import Engine, require_extra, train
+from ..gate_file import OUTTYPES
+from ..train import require_extra, train
 from ..train_options import NORMS, POSITIONS, PRESETS, SCHEDULES, TrainOptions
-from . import options
+from . import options, train_engine
 from .errors import UsageError, one_line
-from .loading import file_size, load_base, require_file
+from .loading import file_size
 from .output import print_facts, print_heading, print_json, quantity
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ _PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    options.add_model(parser)
+    train_engine.add_model(parser)
     parser.add_argument(
         "-d",
         "--data",
@@ -46,14 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="texts to learn from: a .jsonl or .parquet file, a folder of them, or hf:NAME; may be repeated",
     )
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="the gate file to write (default: lcg-<base name>-<TYPE>.gguf, here)"
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="the gate to write (default: lcg-<base name>-<TYPE>.gguf, with --hf .safetensors, here)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
-    parser.add_argument("--outtype", choices=OUTTYPES, default="f16", help="type of the weights (default: f16)")
+    parser.add_argument("--outtype", choices=OUTTYPES, help="type of the weights (default: f16, with --hf always f32)")
     parser.add_argument("--name", default="", help="name of the gate (default: LCG for <base name>)")
     parser.add_argument("--license", metavar="SPDX", default="", help="licence of the gate, e.g. apache-2.0")
     _add_settings(parser)
-    _add_engine(parser)
+    train_engine.add_engine(parser)
     options.add_json(parser)
 
 
@@ -84,13 +86,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         ("--seed", "seed", "N", options.whole(0, 1 << 62), "seed of everything"),
     ):
         value = getattr(default, field)
-        choices = kind if isinstance(kind, tuple) else None
         group.add_argument(
             option,
             dest=field,
             metavar=metavar,
-            type=None if choices else kind,
-            choices=choices,
+            type=str if isinstance(kind, tuple) else kind,
+            choices=kind if isinstance(kind, tuple) else None,
             help=what + ("" if value is None else f" (default: {value})"),
         )
     group.add_argument("--soft", action="store_true", help="labels are shares of probability instead of 0 or 1")
@@ -98,36 +99,6 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _width(text: str) -> int:
     return -1 if text == "full" else options.whole(0, 1 << 16)(text)
-
-
-def _add_engine(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "-c",
-        "--ctx-size",
-        dest="n_ctx",
-        metavar="N",
-        type=options.whole(2),
-        help=f"most tokens of a text; what is longer is cut (default: {TrainOptions().n_ctx})",
-    )
-    group.add_argument(
-        "-b",
-        "--batch-size",
-        metavar="N",
-        type=options.whole(1),
-        default=Engine().n_batch,
-        help="tokens evaluated at once (default: %(default)s)",
-    )
-    group.add_argument(
-        "-t", "--threads", metavar="N", type=options.whole(1), default=0, help="CPU threads (default: all)"
-    )
-    options.add_gpu_layers(group)
-    group.add_argument(
-        "--rpc",
-        metavar="HOST:PORT,…",
-        default="",
-        help="llama.cpp RPC servers that share the model's weights; -ngl says how many layers they take",
-    )
 
 
 def _settings(args: argparse.Namespace) -> TrainOptions:
@@ -146,28 +117,17 @@ def _settings(args: argparse.Namespace) -> TrainOptions:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     settings = _settings(args)
-    require_extra()
-    require_file(args.model, "-m/--model")
-    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints the log
-    base = load_base(args.model, "-m/--model")
-    output = args.output or gate_file_name(base.name, args.outtype)
-    if os.path.exists(output) and os.path.samefile(output, args.model):
-        raise UsageError(f"-o/--output: {output}: is the file given as -m/--model, expected another one")
+    output, engine = train_engine.output_and_engine(args)
+    require_extra(hf=args.hf is not None)
     is_first = os.environ.get("RANK", "0") == "0"
-    engine = Engine(
-        n_batch=args.batch_size,
-        n_threads=args.threads,
-        n_gpu_layers=args.n_gpu_layers or 0,
-        rpc=tuple(server for server in args.rpc.split(",") if server),
-    )
     with _ask_to_stop() as should_stop, _Status(is_first) as status:
         result = train(
-            args.model,
+            args.hf or args.model,
             args.data,
             output,
             settings,
             engine=engine,
-            outtype=args.outtype,
+            outtype=args.outtype or "f16",
             name=args.name,
             license=args.license,
             resume=args.resume,
@@ -296,4 +256,8 @@ def _print_result(args: argparse.Namespace, output: str, result: Trained) -> Non
             ("against the text", f"{scores.contradict:.2%}"),
         ]
     )
-    print(f"try: lcg-cpp run -m {shlex.quote(args.model)} --lcg {shlex.quote(output)} --highlight -p …")
+    if args.hf is None:
+        print(f"try: lcg-cpp run -m {shlex.quote(args.model)} --lcg {shlex.quote(output)} --highlight -p …")
+    else:
+        rules = f" --rules {args.rules}" if args.rules else ""
+        print(f"try: lcg-cpp convert {shlex.quote(output)}{rules} --base …  (the same model as a GGUF file)")

@@ -1,0 +1,95 @@
+"""The two kinds of models that `lcg-cpp train` learns from, and their options."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from ..engine import DTYPES, Engine, HfEngine
+from ..gate_file import gate_file_name
+from ..train_options import TrainOptions
+from . import options
+from .errors import UsageError
+from .loading import load_base, require_file
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add -m/--model and --hf."""
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("-m", "--model", metavar="FILE", help="the base model, a GGUF file")
+    model.add_argument(
+        "--hf", metavar="FOLDER", help="the base model, a Hugging Face checkpoint; the gate is then for `convert`"
+    )
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add how the model is evaluated."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "-c",
+        "--ctx-size",
+        dest="n_ctx",
+        metavar="N",
+        type=options.whole(2),
+        help=f"most tokens of a text; what is longer is cut (default: {TrainOptions().n_ctx})",
+    )
+    group.add_argument(
+        "-b",
+        "--batch-size",
+        metavar="N",
+        type=options.whole(1),
+        default=Engine().n_batch,
+        help="tokens evaluated at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "-t", "--threads", metavar="N", type=options.whole(1), default=0, help="CPU threads (default: all)"
+    )
+    options.add_gpu_layers(group)
+    group.add_argument(
+        "--rpc",
+        metavar="HOST:PORT,…",
+        default="",
+        help="llama.cpp RPC servers that share the model's weights; -ngl says how many layers they take",
+    )
+    group.add_argument("--dtype", choices=DTYPES, help="with --hf: what it computes in (default: as it is stored)")
+    group.add_argument("--device", metavar="NAME", help="with --hf: cpu, cuda, … (default: CUDA if there is one)")
+
+
+def output_and_engine(args: argparse.Namespace) -> tuple[str, Engine | HfEngine]:
+    """The gate to write, and what evaluates the model.
+
+    Raises:
+        UsageError: The model is not there, or options do not go together.
+    """
+    return _with_llama(args) if args.hf is None else _with_transformers(args)
+
+
+def _with_llama(args: argparse.Namespace) -> tuple[str, Engine]:
+    """What to write and how to evaluate a GGUF file."""
+    for option, value in (("--dtype", args.dtype), ("--device", args.device)):
+        if value is not None:
+            raise UsageError(f"{option}: is for Hugging Face checkpoints (--hf), expected none with -m/--model")
+    require_file(args.model, "-m/--model")
+    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints the log
+    base = load_base(args.model, "-m/--model")
+    output = args.output or gate_file_name(base.name, args.outtype or "f16")
+    if os.path.exists(output) and os.path.samefile(output, args.model):
+        raise UsageError(f"-o/--output: {output}: is the file given as -m/--model, expected another one")
+    rpc = tuple(server for server in args.rpc.split(",") if server)
+    return output, Engine(args.batch_size, args.threads, args.n_gpu_layers or 0, rpc)
+
+
+def _with_transformers(args: argparse.Namespace) -> tuple[str, HfEngine]:
+    """What to write and how to evaluate a Hugging Face checkpoint."""
+    for option, value in (("--outtype", args.outtype), ("-ngl/--n-gpu-layers", args.n_gpu_layers), ("--rpc", args.rpc)):
+        if value:
+            raise UsageError(f"{option}: is for GGUF files (-m/--model), expected none with --hf")
+    folder = Path(args.hf).resolve()
+    output = args.output or str(Path(gate_file_name(folder.name, "f32")).with_suffix(".safetensors"))
+    if Path(output).suffix != ".safetensors":
+        raise UsageError(f"-o/--output: {output}: expected a name that ends in .safetensors with --hf")
+    if Path(output).resolve().parent == folder:
+        raise UsageError(f"-o/--output: {output}: is in the folder given as --hf, expected another one")
+    return output, HfEngine(args.batch_size, args.threads, args.dtype or "auto", args.device or "auto")
