@@ -221,7 +221,9 @@ def test_a_file_with_no_usable_row_is_an_error(tmp_path: Path) -> None:
         ("broken.parquet", "broken.parquet: "),
     ],
 )
-def test_names_that_are_no_data(name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_that_are_no_data(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("x.csv").write_text("text\nx\n")
     Path("broken.parquet").write_text("PAR1")
@@ -230,6 +232,7 @@ def test_names_that_are_no_data(name: str, reason: str, tmp_path: Path, monkeypa
         open_dataset(name)
     assert str(refused.value).startswith(reason)
     assert "\n" not in str(refused.value)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", ["missing.jsonl", "missing.parquet"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -201,6 +202,7 @@ def _load(name: str, *what: str | None, **how: str) -> Any:
         raise GateError(f'{name}: reading it needs `datasets`: pip install "lcg-cpp[data]"') from error
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # its errors are raised too, and told by us
     try:
         return datasets.load_dataset(*what, **how)
     except Exception as error:  # it raises what its many readers and the network raise
