@@ -20,8 +20,10 @@ from .errors import GateError
 COMMANDS = {
     "demo": "see the gate work: a tiny model that confuses scripts, without and with its gate",
     "run": "generate a reply with a model and its gate",
+    "data": "make texts to train on: the paper's mix, or answers of the model itself",
     "train": "make a gate for a model: it learns from the model itself",
     "convert": "make a gate file from a PyTorch checkpoint",
+    "analyze": "show where a model's language confusion comes from: output norms, confusion points",
     "families": "show which script family the tokens of a model belong to",
     "inspect": "show what is in a gate file",
     "bench": "measure what the gate costs: stock and gated generation in turn",
