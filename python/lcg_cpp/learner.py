@@ -17,6 +17,7 @@ from torch import distributed as dist
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from .errors import GateError
 from .train_options import TrainOptions
 
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -47,17 +48,26 @@ class Ranks:
     """The processes that train together, as torchrun starts them; one process alone without it."""
 
     def __init__(self) -> None:
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
-        if self.size > 1:
-            dist.init_process_group("gloo")
+        try:
+            self.size = int(os.environ.get("WORLD_SIZE", "1"))
+            self.rank = int(os.environ.get("RANK", "0"))
+            if self.size > 1:
+                dist.init_process_group("gloo")
+        except (ValueError, RuntimeError) as error:
+            raise GateError(
+                f"`WORLD_SIZE` is {os.environ.get('WORLD_SIZE')}, but the processes do not find each other: start them"
+                f" with torchrun, or unset it ({str(error).splitlines()[0]})"
+            ) from error
 
     def sum(self, values: list[float]) -> list[float]:
         """Adds up each value over all processes."""
         if self.size == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total)
+        try:
+            dist.all_reduce(total)
+        except RuntimeError as error:
+            raise GateError(f"process {self.rank}: lost another of the {self.size} processes") from error
         summed: list[float] = total.tolist()
         return summed
 

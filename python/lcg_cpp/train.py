@@ -119,8 +119,11 @@ def train(
     options, engine = options or TrainOptions(), engine or Engine()
     if engine.n_threads > 0:
         set_threads(engine.n_threads)
-    _check_output(Path(output), resume)
+    if not data:
+        raise GateError("`data` is empty, expected the names of datasets")
+    _check_output(Path(output), [model, *data], resume)
     datasets = [open_dataset(source) for source in data]
+    _tell_bad_rows(datasets, on_notice)
     ranks = Ranks()
     try:
         with load_teacher(model, options.n_ctx, engine) as (teacher, matrix):
@@ -142,6 +145,8 @@ def train(
                 if ranks.rank == 0 and keeper.is_due():
                     keeper.save(on_notice)
             finished = trainer.run.progress >= 1.0
+            for reason, n in trainer.skipped.items():
+                on_notice(f"{n} texts are left out: {reason}")
     finally:
         ranks.close()
     result = Trained(trainer.run, trainer.learner.weights(), finished, sum(dataset.n_bad for dataset in datasets))
@@ -158,6 +163,14 @@ def train(
         except OSError as error:  # the gate is there, and that is what took hours
             on_notice(f"no report could be written ({error.strerror})")
     return result
+
+
+def _tell_bad_rows(datasets: Sequence[Dataset], on_notice: Callable[[str], None]) -> None:
+    for dataset in datasets:
+        for reason in dataset.bad:
+            on_notice(f"{reason}; the row is left out")
+        if dataset.n_bad > len(dataset.bad):
+            on_notice(f"{dataset.name}: {dataset.n_bad - len(dataset.bad):,} more rows are left out")
 
 
 def _write(output: PathLike, spec: GateSpec, weights: Weights, engine: Engine | HfEngine, outtype: str) -> None:
@@ -238,12 +251,14 @@ def checkpoint_path(output: str | os.PathLike[str]) -> Path:
     return Path(output).with_suffix(".checkpoint.safetensors")
 
 
-def _check_output(output: Path, resume: bool) -> None:
+def _check_output(output: Path, sources: Sequence[PathLike], resume: bool) -> None:
     """Find out before hours of work whether the gate can be written."""
     if not output.parent.is_dir():
         raise GateError(f"{output}: its folder does not exist")
     if output.is_dir():
         raise GateError(f"{output}: is a folder, expected the gate file to write")
+    if any(os.path.exists(source) and output.exists() and output.samefile(source) for source in sources):
+        raise GateError(f"{output}: is the model or the data, expected another file to write")
     if not os.access(output.parent, os.W_OK):
         raise GateError(f"{output}: its folder cannot be written to")
     checkpoint = checkpoint_path(output)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -224,6 +224,14 @@ class Trainer:
         self.held_out = self._evaluate_held_out()
         self.learner: Learner = Learner(self.spec.n_families, options, self.held_out.hidden, ranks)
 
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """Why texts gave nothing to learn from, and how many; of this process."""
+        return self._encoder.skipped
+
+    def _main_reason(self) -> str:
+        return "".join(f": {reason}" for reason, _ in self._encoder.skipped.most_common(1))
+
     # ---- evaluating the base model ----
 
     def _evaluate_held_out(self) -> HeldOut:
@@ -252,7 +260,7 @@ class Trainer:
             if n >= most:
                 break
         if n == 0:
-            raise GateError(f"none of the {len(rows)} held-out texts has a reply to measure on; is the data right?")
+            raise GateError(f"none of the {len(rows)} held-out texts has a reply to measure on{self._main_reason()}")
         return HeldOut(
             np.concatenate(hidden)[:most],
             np.concatenate(labels)[:most],
@@ -308,7 +316,7 @@ class Trainer:
             self.run.epoch += 1
             self.run.group = 0
             if self.run.positions == 0:
-                raise GateError(f"none of {len(order)} texts could be learned from; is the data right?")
+                raise GateError(f"none of {len(order)} texts could be learned from{self._main_reason()}")
 
     def _learn_group(self, rows: npt.NDArray[np.int64], number: int, n_groups: int) -> bool:
         """Evaluate this process's share of a group's texts and learn from them; False if it shall stop."""
