@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from .output_norms import OutputMatrix
 from .teacher import States
 
 _ROWS = 8192  # of the output matrix whose norms are computed at once
+_MAX_REASON = 250  # characters of what transformers and PyTorch say when they fail
 
 
 class HfTeacher:
@@ -67,7 +69,8 @@ class HfTeacher:
         self._config = config.get_text_config()
         self.n_ctx = min(n_ctx, getattr(self._config, "max_position_embeddings", None) or n_ctx)
         metadata = tokenizer_metadata(tokenizer)
-        self._bos = [int(metadata["tokenizer.ggml.bos_token_id"])] if _adds_bos(self._tokenizer, metadata) else []
+        adds_bos = metadata["tokenizer.ggml.add_bos_token"] == "true"
+        self._bos = [int(metadata["tokenizer.ggml.bos_token_id"])] if adds_bos else []
         self.base = BaseModel(
             path=path,
             name=Path(path).resolve().name,
@@ -82,7 +85,7 @@ class HfTeacher:
         try:
             self._model = model.to(self._device)
         except RuntimeError as error:
-            raise GateError(f"{path}: cannot be moved to device {device!r}: {_first_line(error)}") from error
+            raise GateError(f"{path}: cannot be moved to {self._device}: {_reason(error)}") from error
 
     def _keep_hidden(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         self._hidden = inputs[0]
@@ -181,7 +184,7 @@ class HfTeacher:
             logits: torch.Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         except RuntimeError as error:
             raise GateError(
-                f"{self.base.path}: PyTorch failed to evaluate {ids.numel()} tokens: {_first_line(error)}"
+                f"{self.base.path}: PyTorch failed to evaluate {ids.numel()} tokens: {_reason(error)}"
             ) from error
         hidden = self._hidden
         self._hidden = None
@@ -213,9 +216,13 @@ def _device(name: str) -> torch.device:
     if name == "cuda" and torch.cuda.is_available():
         name = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise GateError(f"`device` is {name!r}, expected a device of PyTorch: auto, cpu, cuda, …") from error
+        device = torch.device(name)
+        torch.zeros(1, device=device).tolist()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # a PyTorch without CUDA asserts
+        raise GateError(
+            f"`device` is {name!r}, expected one that PyTorch has here, or auto: {_reason(error)}"
+        ) from error
+    return device
 
 
 def _load(path: str, dtype: str) -> tuple[Any, Any, Any]:
@@ -226,31 +233,34 @@ def _load(path: str, dtype: str) -> tuple[Any, Any, Any]:
         config = _loaded(path, "config.json", transformers.AutoConfig, here)
         if config.is_encoder_decoder:
             raise GateError(f"{path}: {config.model_type} has an encoder, expected a model with a decoder only")
+        for name in config.architectures or ():
+            if name.endswith(("ForMaskedLM", "ForPreTraining")):  # transformers loads them as if they were causal
+                raise GateError(f"{path}: is a {name}, expected a model that generates text")
         tokenizer = _loaded(path, "the tokenizer", transformers.AutoTokenizer, here)
         if not tokenizer.is_fast:
             raise GateError(
                 f"{path}: its tokenizer is a {type(tokenizer).__name__}, expected a fast one (tokenizer.json); where"
                 " tokenizer.model is there, `pip install sentencepiece protobuf` lets transformers convert it"
             )
-        model, found = _loaded(
-            path,
-            "the model",
-            transformers.AutoModelForCausalLM,
-            {**here, dtype_key: dtype, "output_loading_info": True},
-        )
-    missing = sorted(found["missing_keys"])
-    if missing:
-        raise GateError(f"{path}: the checkpoint lacks `{missing[0]}` of {type(model).__name__}, which would be random")
+        found_out = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # what does not fit is refused below
+        options = {**here, **found_out, dtype_key: dtype}
+        model, found = _loaded(path, "the model", transformers.AutoModelForCausalLM, options)
+    for key, shape, wanted in sorted(found["mismatched_keys"]):
+        raise GateError(f"{path}: tensor `{key}` has shape {tuple(shape)}, expected {tuple(wanted)}")
+    for key in sorted(found["missing_keys"]):
+        raise GateError(f"{path}: no tensor `{key}`, expected all weights of a {type(model).__name__}")
     return config, tokenizer, model.eval().requires_grad_(False)
 
 
 def _loaded(path: str, what: str, kind: Any, options: Mapping[str, Any]) -> Any:
     try:
         return kind.from_pretrained(path, **options)
+    except MemoryError:
+        raise
     except Exception as error:  # damaged files can raise anything in there; its OSErrors are none of the system
-        if isinstance(error, (MemoryError, GateError)):
-            raise
-        raise GateError(f"{path}: transformers cannot load {what}: {_first_line(error)}") from error
+        needs_code = "trust_remote_code" in str(error)
+        reason = "it needs code that comes with the checkpoint, which is never run" if needs_code else _reason(error)
+        raise GateError(f"{path}: transformers cannot load {what}: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -268,15 +278,10 @@ def _quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _adds_bos(tokenizer: Any, metadata: Mapping[str, str]) -> bool:
-    """Whether texts begin with the beginning-of-text token."""
-    bos = metadata.get("tokenizer.ggml.bos_token_id")
-    return bos is not None and tokenizer.encode("", add_special_tokens=True).ids[:1] == [int(bos)]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+def _reason(error: BaseException) -> str:
+    """What an error says, in one line."""
+    text = textwrap.shorten(str(error), _MAX_REASON, placeholder=" …")
+    return text if isinstance(error, (OSError, RuntimeError, ValueError)) else f"{type(error).__name__} {text}".strip()
 
 
 def _floats(values: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -58,14 +58,16 @@ def tokenizer_metadata(tokenizer: Any) -> dict[str, str]:
     Args:
         tokenizer: A fast tokenizer of transformers.
     """
-    backend = tokenizer.backend_tokenizer
+    backend, bos, eos = tokenizer.backend_tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id
     is_byte_level = "ByteLevel" in _kinds(json.loads(backend.to_str())["decoder"])
-    first = backend.encode("a", add_special_tokens=False).tokens[:1]
+    adds_bos = bos is not None and backend.encode("", add_special_tokens=True).ids[:1] == [bos]
+    adds_space = any(text.startswith(_SPACE) for text in backend.encode("a", add_special_tokens=False).tokens)
     metadata = {
         "tokenizer.ggml.model": "gpt2" if is_byte_level else "llama",
-        "tokenizer.ggml.add_space_prefix": "true" if first and first[0].startswith(_SPACE) else "false",
+        "tokenizer.ggml.add_bos_token": "true" if adds_bos else "false",
+        "tokenizer.ggml.add_space_prefix": "true" if adds_space else "false",
     }
-    for name, token in (("bos", tokenizer.bos_token_id), ("eos", tokenizer.eos_token_id)):
+    for name, token in (("bos", bos), ("eos", eos)):
         if token is not None:
             metadata[f"tokenizer.ggml.{name}_token_id"] = str(token)
     template = tokenizer.chat_template

@@ -121,7 +121,7 @@ def train(
         set_threads(engine.n_threads)
     if not data:
         raise GateError("`data` is empty, expected the names of datasets")
-    _check_output(Path(output), [model, *data], resume)
+    _check_output(Path(output), model, data, resume)
     datasets = [open_dataset(source) for source in data]
     _tell_bad_rows(datasets, on_notice)
     ranks = Ranks()
@@ -251,13 +251,15 @@ def checkpoint_path(output: str | os.PathLike[str]) -> Path:
     return Path(output).with_suffix(".checkpoint.safetensors")
 
 
-def _check_output(output: Path, sources: Sequence[PathLike], resume: bool) -> None:
+def _check_output(output: Path, model: PathLike, data: Sequence[str], resume: bool) -> None:
     """Find out before hours of work whether the gate can be written."""
     if not output.parent.is_dir():
         raise GateError(f"{output}: its folder does not exist")
     if output.is_dir():
         raise GateError(f"{output}: is a folder, expected the gate file to write")
-    if any(os.path.exists(source) and output.exists() and output.samefile(source) for source in sources):
+    if output.resolve().parent == Path(model).resolve():
+        raise GateError(f"{output}: is in the model's folder, expected it in another one")
+    if any(os.path.exists(source) and output.exists() and output.samefile(source) for source in (model, *data)):
         raise GateError(f"{output}: is the model or the data, expected another file to write")
     if not os.access(output.parent, os.W_OK):
         raise GateError(f"{output}: its folder cannot be written to")

@@ -86,10 +86,8 @@ def _with_transformers(args: argparse.Namespace) -> tuple[str, HfEngine]:
     for option, value in (("--outtype", args.outtype), ("-ngl/--n-gpu-layers", args.n_gpu_layers), ("--rpc", args.rpc)):
         if value:
             raise UsageError(f"{option}: is for GGUF files (-m/--model), expected none with --hf")
-    folder = Path(args.hf).resolve()
-    output = args.output or str(Path(gate_file_name(folder.name, "f32")).with_suffix(".safetensors"))
+    name = gate_file_name(Path(args.hf).resolve().name, "f32")
+    output = args.output or str(Path(name).with_suffix(".safetensors"))
     if Path(output).suffix != ".safetensors":
         raise UsageError(f"-o/--output: {output}: expected a name that ends in .safetensors with --hf")
-    if Path(output).resolve().parent == folder:
-        raise UsageError(f"-o/--output: {output}: is in the folder given as --hf, expected another one")
     return output, HfEngine(args.batch_size, args.threads, args.dtype or "auto", args.device or "auto")
