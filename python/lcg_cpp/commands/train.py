@@ -20,7 +20,7 @@ from ..gate_file import OUTTYPES
 from ..train import require_extra, train
 from ..train_options import NORMS, POSITIONS, PRESETS, SCHEDULES, TrainOptions
 from . import options, train_engine
-from .errors import UsageError, one_line
+from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import file_size
 from .output import print_facts, print_heading, print_json, quantity
 
@@ -31,6 +31,33 @@ if TYPE_CHECKING:
     from ..trainer import Run
 
 _PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
+
+
+def _width(text: str) -> int:
+    try:
+        return -1 if text == "full" else options.whole(0, 1 << 16)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or full") from error
+
+
+# option, field of TrainOptions, metavar, type or choices, help
+_SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str, ...], str], ...] = (
+    ("--hidden", "n_hidden", "N", _width, "width of the hidden layer; 0 is a linear gate, full the model's width"),
+    ("--label-top-k", "top_k", "K", options.whole(0), "at most K likely tokens make a label; 0 is no limit"),
+    ("--label-top-p", "top_p", "P", options.real(0, 1), "and only until they hold this much probability"),
+    ("--norm", "norm", None, NORMS, "what logits are divided by: token norms, these relative to their mean, none"),
+    ("--positions", "positions", None, POSITIONS, "learn from all tokens, or from those of replies"),
+    ("--batch", "batch", "N", options.whole(1), "hidden states per step of the optimizer"),
+    ("--passes", "passes", "N", options.whole(1, 100), "how often each state is learned from"),
+    ("--lr", "learning_rate", "RATE", options.real(0), "learning rate; else fitted to the model's states"),
+    ("--schedule", "schedule", None, SCHEDULES, "how the learning rate falls"),
+    ("--warmup", "warmup", "N", options.whole(0), "steps over which it rises first"),
+    ("--weight-decay", "weight_decay", "X", options.real(0), "weight decay"),
+    ("--tokens", "n_tokens", "N", options.whole(1, 1 << 50), "tokens to evaluate; without it every text once"),
+    ("--held-out", "held_out", "SHARE", options.real(0, 0.9), "share of the texts that is only measured on"),
+    ("--rules", "rules", None, RULES, "rule set of the token families"),
+    ("--seed", "seed", "N", options.whole(0, 1 << 62), "seed of everything"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,23 +95,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         help="default is what the project measured to be best, paper what the paper used (default: %(default)s)",
     )
     default = TrainOptions()
-    for option, field, metavar, kind, what in (
-        ("--hidden", "n_hidden", "N", _width, "width of the hidden layer; 0 is a linear gate, full the model's width"),
-        ("--label-top-k", "top_k", "K", options.whole(0), "at most K likely tokens make a label; 0 is no limit"),
-        ("--label-top-p", "top_p", "P", options.real(0, 1), "and only until they hold this much probability"),
-        ("--norm", "norm", None, NORMS, "what logits are divided by: token norms, these relative to their mean, none"),
-        ("--positions", "positions", None, POSITIONS, "learn from all tokens, or from those of replies"),
-        ("--batch", "batch", "N", options.whole(1), "hidden states per step of the optimizer"),
-        ("--passes", "passes", "N", options.whole(1, 100), "how often each state is learned from"),
-        ("--lr", "learning_rate", "RATE", options.real(0), "learning rate; else fitted to the model's states"),
-        ("--schedule", "schedule", None, SCHEDULES, "how the learning rate falls"),
-        ("--warmup", "warmup", "N", options.whole(0), "steps over which it rises first"),
-        ("--weight-decay", "weight_decay", "X", options.real(0), "weight decay"),
-        ("--tokens", "n_tokens", "N", options.whole(1, 1 << 50), "tokens to evaluate; without it every text once"),
-        ("--held-out", "held_out", "SHARE", options.real(0, 0.9), "share of the texts that is only measured on"),
-        ("--rules", "rules", None, RULES, "rule set of the token families"),
-        ("--seed", "seed", "N", options.whole(0, 1 << 62), "seed of everything"),
-    ):
+    for option, field, metavar, kind, what in _SETTINGS:
         value = getattr(default, field)
         group.add_argument(
             option,
@@ -97,10 +108,6 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--soft", action="store_true", help="labels are shares of probability instead of 0 or 1")
 
 
-def _width(text: str) -> int:
-    return -1 if text == "full" else options.whole(0, 1 << 16)(text)
-
-
 def _settings(args: argparse.Namespace) -> TrainOptions:
     fields = [field.name for field in dataclasses.fields(TrainOptions)]
     given = {name: getattr(args, name) for name in fields if getattr(args, name, None) is not None}
@@ -110,8 +117,11 @@ def _settings(args: argparse.Namespace) -> TrainOptions:
         given.pop("soft", None)
     try:
         return dataclasses.replace(PRESETS[args.preset], **given)
-    except GateError as error:
-        raise UsageError(str(error)) from error
+    except GateError as error:  # its message begins with the field in backticks
+        message = str(error).replace("`n_ctx`", "-c/--ctx-size")
+        for option, field, *_ in _SETTINGS:
+            message = message.replace(f"`{field}`", option)
+        raise UsageError(message) from error
 
 
 def run(args: argparse.Namespace) -> int:
@@ -137,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if is_first:
         _print_result(args, output, result)
-    return 0
+    return 0 if result.finished else EXIT_INTERRUPTED
 
 
 @contextlib.contextmanager
@@ -160,7 +170,7 @@ def _ask_to_stop() -> Iterator[Callable[[], bool]]:
 
 
 class _Status:
-    """A line on standard error that changes on a terminal; a line now and then elsewhere."""
+    """Two lines on standard error that change on a terminal; a line now and then elsewhere."""
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
@@ -184,9 +194,9 @@ class _Status:
     def show(self, run: Run) -> None:
         """Show how far the run is."""
         if self._live is not None:
-            self._live.update(status_line(run))
+            self._live.update("\n".join(status(run)))
         elif self._wanted and (time.monotonic() - self._shown >= _PLAIN_SECONDS or run.progress >= 1.0):
-            print(status_line(run), file=sys.stderr, flush=True)
+            print("  ".join(status(run)), file=sys.stderr, flush=True)
             self._shown = time.monotonic()
 
     def tell(self, text: str) -> None:
@@ -197,16 +207,16 @@ class _Status:
             print(one_line(text), file=sys.stderr, flush=True)
 
 
-def status_line(run: Run) -> str:
-    """One line about a run: what is done, how fast, how good the gate is, how long it takes."""
+def status(run: Run) -> tuple[str, str]:
+    """What is done, how fast and how long it takes; how good the gate is. Each fits into a line of 80 characters."""
     scores = run.measurements[-1].scores
-    f1 = " ".join(f"{name} {score.f1:.3f}" for name, score in scores.families.items() if score.positions)
+    f1 = " ".join(f"{name} {score.f1:.2f}" for name, score in scores.families.items() if score.positions)
     rate = run.tokens / run.seconds if run.seconds else 0.0
     left = run.seconds * (1 - run.progress) / run.progress if run.progress else float("nan")
     loss = f"{run.losses[-1]:.4f}" if run.losses else "-"
     return (
-        f"{run.progress:6.1%}  {run.tokens:,} tokens  {rate:,.0f} tokens/s  loss {loss}"
-        f"  held out: loss {scores.loss:.4f}, F1 {f1}, acts {scores.intervene:.2%}  {_duration(left)} left"
+        f"{run.progress:6.1%}  {run.tokens:,} tokens  {rate:,.0f} tokens/s  loss {loss}  {_duration(left)} left",
+        f"held out: loss {scores.loss:.3f}  F1 {f1}  acts {scores.intervene:.2%}",
     )
 
 
