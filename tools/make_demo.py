@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from demo import card, corpus, export, gates, measure, training
@@ -88,6 +90,14 @@ def check_unseen(prompts: Sequence[DemoPrompt], terms: list[Term], table: corpus
             raise RuntimeError(f"prompt {prompt.prompt!r} is a training text, expected an unseen one")
 
 
+def seen_tokens(terms: list[Term], table: corpus.Contamination, bpe: Bpe, seed: int) -> np.ndarray:
+    """Which tokens occur in the first texts that the model was trained on: bool (n_vocab,)."""
+    seen = np.zeros(len(bpe.tokens), np.bool_)
+    for example in itertools.islice(training_examples(terms, table, seed), N_TOKENIZER_TEXTS):
+        seen[[*bpe.encode(example.prompt), *bpe.encode(example.reply), bpe.bos, bpe.eos]] = True
+    return seen
+
+
 def make_gates(model_path: Path, seed: int, work: Path, n_threads: int) -> tuple[dict[str, Path], int]:
     """Trains every gate from the model that ships.
 
@@ -141,6 +151,7 @@ def make_demo(out: Path, work: Path, seed: int, n_threads: int) -> None:
     difference = export.check_model(model, bpe, model_path, checked)
     log(f"llama.cpp agrees on the tokens of {N_CHECKED_TEXTS} texts; logits differ by at most {difference[0]:.3f}")
 
+    seen = seen_tokens(terms, table, bpe, seed)
     files, n_states = make_gates(model_path, seed, work, n_threads)
     evaluation = as_prompts(corpus.evaluation_examples(x_terms, N_PROMPTS, f"{seed} evaluation"))
     development = as_prompts(corpus.evaluation_examples(x_terms, N_DEVELOPMENT_PROMPTS, f"{seed} development"))
@@ -160,7 +171,9 @@ def make_demo(out: Path, work: Path, seed: int, n_threads: int) -> None:
         loss=loss,
         difference=difference,
         n_states=n_states,
-        norm_share=card.norm_share(model, token_families(read_base_model(model_path).vocab)),
+        norm_share=card.norm_share(model, token_families(read_base_model(model_path).vocab), seen),
+        n_seen=int(seen.sum()),
+        n_texts_counted=N_TOKENIZER_TEXTS,
         plain=plain,
         measured=found,
         final=final,
