@@ -48,7 +48,8 @@ SCRIPTS = {
     "ml": {"MALAYALAM"},
     "pa": {"GURMUKHI"},
 }
-FEW = ("--texts", "6", "-n", "8", "-t", "1", "--languages", "ko,ar")
+# the tiny model knows no language: all of its answers would be left out
+FEW = ("--texts", "6", "-n", "8", "-t", "1", "--languages", "ko,ar", "--keep-confused")
 
 
 def scripts_of(text: str) -> set[str]:
@@ -232,6 +233,43 @@ def test_empty_answers_are_left_out(
     assert "all 6 answers are empty, expected some text" in capsys.readouterr().err
 
 
+def test_answers_with_chinese_that_nobody_asked_for_are_left_out(
+    tiny_model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lcg_cpp.commands import data
+    from lcg_cpp.data.synth import Answer
+
+    monkeypatch.setattr(
+        data, "answer", lambda llm, prompt, **_: Answer(prompt.text, "是 yes" if prompt.number == 2 else "예 yes", 1)
+    )
+    few = [option for option in FEW if option != "--keep-confused"]
+    assert run("-m", tiny_model_path, "-o", tmp_path / "own.jsonl", *few) == 0
+    assert [row["number"] for row in read(tmp_path / "own.jsonl")] == [0, 1, 3, 4, 5]
+    assert "1 answers with Chinese or Japanese that nobody asked for were left out" in capsys.readouterr().out
+    assert run("-m", tiny_model_path, "-o", tmp_path / "all.jsonl", *FEW) == 0
+    assert len(read(tmp_path / "all.jsonl")) == 6
+
+
+@pytest.mark.parametrize(
+    ("language", "kind", "reply", "expected"),
+    [
+        ("ko", "about", "한국 中国", True),
+        ("ko", "about", "한국 (Korea)", False),
+        ("ko", "say", "你好", False),
+        ("zh", "about", "中国", False),
+        ("ja", "free", "ひらがな", False),
+        ("ar", "from_zh", "كلمة 字", True),
+    ],
+)
+def test_confusion_is_cj_that_neither_language_nor_prompt_wants(
+    language: str, kind: str, reply: str, expected: bool
+) -> None:
+    from lcg_cpp.data.prompts import Prompt
+    from lcg_cpp.data.synth import is_confused
+
+    assert is_confused(Prompt(0, language, kind, "", 0), reply) is expected
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_an_interrupt_keeps_what_is_there(tiny_model_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "own.jsonl"
@@ -240,7 +278,21 @@ def test_an_interrupt_keeps_what_is_there(tiny_model_path: Path, tmp_path: Path)
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "cli.COMMANDS['data'] = 'x'; sys.exit(cli.main(sys.argv[1:]))"
     )
-    args = ["data", "synth", "-m", str(tiny_model_path), "-o", str(out), "-t", "1", "--texts", "100000", "-n", "8"]
+    args = [
+        "data",
+        "synth",
+        "-m",
+        str(tiny_model_path),
+        "-o",
+        str(out),
+        "-t",
+        "1",
+        "--texts",
+        "100000",
+        "-n",
+        "8",
+        "--keep-confused",
+    ]
     process = subprocess.Popen([sys.executable, "-c", code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not (out.exists() and out.read_bytes().count(b"\n") >= 3):
@@ -287,5 +339,5 @@ def test_what_goes_wrong_is_one_line(tiny_model_path: Path, tmp_path: Path, caps
 
 def test_a_number_takes_the_first_languages(tiny_model_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "own.jsonl"
-    run("-m", tiny_model_path, "-o", out, "-t", 1, "-n", 4, "--texts", 4, "--languages", 3)
+    run("-m", tiny_model_path, "-o", out, "-t", 1, "-n", 4, "--texts", 4, "--keep-confused", "--languages", 3)
     assert [row["language"] for row in read(out)] == [*prompt_languages()[:3], prompt_languages()[0]]

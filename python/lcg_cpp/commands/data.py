@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..data.prompts import Prompt, PromptSeries, prompt_languages
 from ..data.recipe import SOURCES, SourceRows, read_source, write_mix
-from ..data.synth import Answer, Corpus, answer
+from ..data.synth import Answer, Corpus, answer, is_confused
 from ..errors import GateError
 from ..gate import GateOptions
 from . import options
@@ -80,6 +80,11 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         (("--temp",), "T", options.real(0), _TEMPERATURE, "temperature"),
     ):
         parser.add_argument(*flags, metavar=metavar, type=kind, default=value, help=f"{what} (default: %(default)s)")
+    parser.add_argument(
+        "--keep-confused",
+        action="store_true",
+        help="keep answers that hold Chinese or Japanese although nobody asked for it; they are left out otherwise",
+    )
     parser.add_argument(
         "-c", "--ctx-size", metavar="N", type=options.whole(1), help=f"tokens of context (default: -n and {_N_PROMPT})"
     )
@@ -185,9 +190,10 @@ def _synth(args: argparse.Namespace, output: Path) -> int:
             for number in range(corpus.next_number, args.texts):
                 prompt = series.prompt(number)
                 said = answer(llm, prompt, n_predict=args.n_predict, temperature=args.temp)
-                if said.text.strip():
+                confused = is_confused(prompt, said.text) and not args.keep_confused
+                if said.text.strip() and not confused:
                     corpus.add(prompt, said)
-                progress.count(prompt, said)
+                progress.count(prompt, said, confused=confused)
         except KeyboardInterrupt:
             interrupted = True
         except GateError as error:
@@ -211,13 +217,14 @@ class _Progress:
 
     def __init__(self, first: int, n_texts: int) -> None:
         self._first, self._n_texts = first, n_texts
-        self._done = self._empty = self._tokens = 0
+        self._done = self._empty = self._confused = self._tokens = 0
         self._start = self._shown = time.monotonic()
 
-    def count(self, prompt: Prompt, said: Answer) -> None:
+    def count(self, prompt: Prompt, said: Answer, *, confused: bool) -> None:
         """Count an answer."""
         self._done += 1
         self._empty += not said.text.strip()
+        self._confused += confused
         self._tokens += said.n_tokens
         now = time.monotonic()
         if sys.stderr.isatty():
@@ -237,15 +244,24 @@ class _Progress:
 
     def finish(self, args: argparse.Namespace, output: Path, *, interrupted: bool) -> None:
         """Say what became of it."""
-        written = self._done - self._empty
+        written = self._done - self._empty - self._confused
         if self._done and not written and not interrupted:
-            raise UsageError(f"-m/--model: {args.model}: all {self._done:,} answers are empty, expected some text")
+            what = "confused (--keep-confused keeps them)" if self._confused else "empty"
+            raise UsageError(f"-m/--model: {args.model}: all {self._done:,} answers are {what}, expected some text")
         if args.json:
-            facts = {"written": written, "empty": self._empty, "tokens": self._tokens, "before": self._first}
+            facts = {
+                "written": written,
+                "empty": self._empty,
+                "confused": self._confused,
+                "tokens": self._tokens,
+                "before": self._first,
+            }
             print_json({"path": str(output), **facts, "complete": not interrupted, "seed": args.seed})
             return
         print_heading(f"{output}: {written:,} texts added, {self._tokens:,} tokens")
         if self._empty:
             print(f"{self._empty:,} empty answers were left out")
+        if self._confused:
+            print(f"{self._confused:,} answers with Chinese or Japanese that nobody asked for were left out")
         if interrupted:
             print(f"{self._n_texts - self._first - self._done:,} texts are missing; --resume goes on")

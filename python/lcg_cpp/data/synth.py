@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GateError
+from ..families import text_scripts
 
 if TYPE_CHECKING:
     from ..llama import Llama
     from .prompts import Prompt, PromptSeries
+
+_CJ_LANGUAGES = ("zh", "ja")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,15 @@ def answer(llm: Llama, prompt: Prompt, *, n_predict: int, temperature: float) ->
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise GateError(f"prompt {prompt.number} ({prompt.language}) cannot be answered: {reason[0]}") from error
     return Answer(text, reply or "", result["usage"]["completion_tokens"])
+
+
+def is_confused(prompt: Prompt, reply: str) -> bool:
+    """Whether a reply holds Chinese or Japanese letters that were not asked for.
+
+    A gate learns from clean text: taught by its model's own confusion it would allow just that. Latin letters say
+    nothing here, replies in every language rightly hold names and code.
+    """
+    return prompt.language not in _CJ_LANGUAGES and prompt.kind != "say" and "cj" in text_scripts(reply)
 
 
 class Corpus:
