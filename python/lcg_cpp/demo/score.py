@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..families import text_scripts
+from ..reply_text import count_marked, normalize
 from . import DemoPrompt
 
 _SWITCH_SCRIPTS = {None: frozenset[str](), "english": frozenset({"latin"}), "chinese": frozenset({"cj"})}
 _TARGET_SCRIPTS = {"English": "latin", "Spanish": "latin", "French": "latin", "Chinese": "cj", "Japanese": "cj"}
-# what stands in brackets or quotation marks, nothing of the kind within
-_MARKED = re.compile("[(“„«「] ?([^()“”„«»「」]+?) ?[)”“»」]")
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,6 @@ class Summary:
     exact_match_percent: float
 
 
-def normalize(text: str) -> str:
-    """NFC, with every run of white space as one space and none at the ends."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
-
-
 def wrong_scripts(reply: str, language: str, switch: str | None) -> frozenset[str]:
     """Families of letters in a reply that are neither the target language's nor the requested switch's.
 
@@ -67,38 +59,6 @@ def wrong_scripts(reply: str, language: str, switch: str | None) -> frozenset[st
     return frozenset(text_scripts(reply) - allowed)
 
 
-def switches_kept(reply: str, items: Sequence[Sequence[str]]) -> int:
-    """Counts the requested names of a list that stand in brackets at the end of their own item.
-
-    Args:
-        reply: The whole reply.
-        items: For each term its name in the target language and the name wanted in brackets.
-    """
-    found = normalize(reply).split(", ")
-    return sum(got.endswith(f"({normalize(item[1])})") for got, item in zip(found, items))
-
-
-def names_kept(reply: str, items: Sequence[Sequence[str]]) -> int:
-    """Counts the names in brackets or quotation marks of a paragraph that are there, in the right order.
-
-    Args:
-        reply: The whole reply.
-        items: As for `switches_kept`, in the order of the right reply.
-    """
-    kept = [0] * (len(items) + 1)  # of the first n items, in the text so far: a longest common subsequence
-    for found in _MARKED.findall(normalize(reply)):
-        before = kept.copy()
-        for n, item in enumerate(items, 1):
-            kept[n] = before[n - 1] + 1 if found == normalize(item[1]) else max(kept[n - 1], before[n])
-    return kept[-1]
-
-
-def _count_kept(prompt: DemoPrompt, reply: str) -> int:
-    """Counts by place where the right reply is a list, by order where it is a paragraph."""
-    is_list = switches_kept(prompt.reference, prompt.items) == len(prompt.items)
-    return (switches_kept if is_list else names_kept)(reply, prompt.items)
-
-
 def score_reply(prompt: DemoPrompt, reply: str) -> Score:
     """Scores one reply.
 
@@ -109,7 +69,7 @@ def score_reply(prompt: DemoPrompt, reply: str) -> Score:
     return Score(
         wrong=wrong_scripts(reply, prompt.language, prompt.switch),
         n_switches=len(prompt.items) if prompt.switch else 0,
-        n_kept=_count_kept(prompt, reply) if prompt.switch else 0,
+        n_kept=count_marked(reply, prompt.items, prompt.reference) if prompt.switch else 0,
         is_exact=normalize(reply) == normalize(prompt.reference),
     )
 
