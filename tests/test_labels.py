@@ -161,7 +161,9 @@ def random_case(rng: np.random.Generator, n: int, n_vocab: int) -> Case:
     softcap = 0.0
     if rng.random() < 0.2:
         softcap = float(rng.choice([5.0, 30.0]))
-        logits = np.where(logits > -math.inf, 0.95 * softcap * np.tanh(logits / softcap), -math.inf).astype(np.float32)
+        logits = np.where(logits > -math.inf, 0.9999 * softcap * np.tanh(logits / softcap), -math.inf).astype(
+            np.float32
+        )
     logits.flags.writeable = False  # it is the engine's own memory
     return Case(
         logits=logits,
@@ -214,23 +216,25 @@ def test_labels_of_random_rows_of_a_real_vocabulary_are_those_of_the_rule() -> N
 
 
 @pytest.mark.parametrize("divided", [False, True])
-def test_sums_next_to_p_are_decided_exactly(divided: bool) -> None:
+@pytest.mark.parametrize("soft", [False, True])
+def test_sums_next_to_p_are_decided_exactly(divided: bool, soft: bool) -> None:
     rng = np.random.default_rng(5)
-    for _ in range(200):
+    for n in range(1, 126):
         n_vocab = int(rng.integers(130, 3000))
         row = rng.normal(0, rng.uniform(0.1, 4), (1, n_vocab)).astype(np.float32)
         norms = rng.lognormal(0, 0.3, n_vocab).astype(np.float32) if divided else None
         adjusted = adjusted_logits(row[0], norms, 0.0)
         order = np.argsort(-adjusted, kind="stable")
-        families = np.full(n_vocab, 126, np.uint8)
-        families[order[:126]] = np.arange(126)  # so that the label tells how many tokens are kept
+        each = np.full(n_vocab, 126, np.uint8)
+        each[order[:126]] = np.arange(126)  # so that the label tells how many tokens are kept
+        after_n = np.ones(n_vocab, np.uint8)
+        after_n[order[:n]] = 0  # so that it hangs on one token, and all before it are alike
         weights = np.exp(adjusted[order])
-        before = np.cumsum(weights) / weights.sum()  # before[i] comes before token i + 1
-        n = int(rng.integers(1, 126))
-        for p, n_kept in ((before[n - 1] - OPEN, n), (before[n - 1] + OPEN, n + 1)):
-            for soft in (False, True):
+        of_n = weights[:n].sum() / weights.sum()
+        for p, n_more in ((of_n - OPEN, 0), (of_n + OPEN, 1)):
+            for families, n_held in ((each, n + n_more), (after_n, 1 + n_more)):
                 label = family_labels(row, norms, families, 0, p, n_families=127, soft=soft, n_threads=1)
-                assert np.count_nonzero(label) == n_kept
+                assert np.count_nonzero(label) == n_held
 
 
 def test_labels_are_those_of_pytorch() -> None:
@@ -350,11 +354,11 @@ def test_the_soft_cap_is_undone_before_the_division() -> None:
 
 
 def test_logits_that_reached_the_soft_cap_are_the_largest_and_equal() -> None:
-    # tanh rounds to one: what was above is lost, but it was more than 29.9 stands for
-    row = np.array([[29.9, 30.0, 30.0, -30.0]], np.float32)
+    # tanh rounds to one: what was above is lost, but it was more than 29.999 stands for
+    row = np.array([[29.999, 30.0, 30.0, -30.0]], np.float32)
     families = [LATIN, CJ, SYMBOLS, LOWRES]
     assert label_of(row, families, 1, 1.0, softcap=30.0) == [1, 0, 0, 0]
-    assert label_of(row, families, 2, 1.0, softcap=30.0, soft=True) == [0.5, 0, 0.5, 0]
+    assert label_of(row, families, 3, 1.0, softcap=30.0, soft=True) == pytest.approx([0.5, 0, 0.5, 0], abs=1e-7)
     assert label_of(row, families, 0, 1.0, softcap=30.0) == [1, 1, 1, 1]
 
 
@@ -507,6 +511,21 @@ def test_a_logit_that_is_no_number_is_refused_with_its_place(value: float) -> No
             call(with_value(value))
         assert "row 1" in str(error.value)
         assert "token 3" in str(error.value)
+
+
+def test_of_several_bad_rows_the_first_is_named() -> None:
+    rows = np.zeros((12, 50_000), np.float32)
+    rows[3:, 7] = math.nan
+    rows[3, 7] = 0
+    rows[3, -1] = math.nan  # the last to be found
+    families = np.zeros(50_000, np.uint8)
+    for n_threads in (1, 2, 4, 8):
+        for call in (
+            lambda n: family_labels(rows, None, families, n_threads=n),
+            lambda n: top_tokens(rows, 2, n_threads=n),
+        ):
+            with pytest.raises(GateError, match=r"row 3\b"):
+                call(n_threads)
 
 
 def test_a_row_without_any_token_is_refused() -> None:
