@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,10 @@ class GateModule(nn.Module):
 
 
 class Ranks:
-    """The processes that train together, as torchrun starts them; one process alone without it."""
+    """The processes that train together, as torchrun starts them; one process alone without it.
+
+    Leaves the group at the end of a `with` block, where an error of PyTorch's becomes a `GateError`.
+    """
 
     def __init__(self) -> None:
         try:
@@ -64,17 +68,24 @@ class Ranks:
         if self.size == 1:
             return values
         total = torch.tensor(values, dtype=torch.float64)
-        try:
-            dist.all_reduce(total)
-        except RuntimeError as error:
-            raise GateError(f"process {self.rank}: lost another of the {self.size} processes") from error
+        dist.all_reduce(total)
         summed: list[float] = total.tolist()
         return summed
 
-    def close(self) -> None:
-        """Leaves the group."""
-        if self.size > 1:
-            dist.destroy_process_group()
+    def __enter__(self) -> Ranks:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.size == 1:
+            return
+        dist.destroy_process_group()
+        if isinstance(error, RuntimeError):
+            reason = str(error).splitlines()[0]
+            raise GateError(
+                f"process {self.rank} of {self.size}: lost another one, which says why ({reason})"
+            ) from error
 
 
 def set_threads(n_threads: int) -> None:

@@ -124,31 +124,27 @@ def train(
     _check_output(Path(output), model, data, resume)
     datasets = [open_dataset(source) for source in data]
     _tell_bad_rows(datasets, on_notice)
-    ranks = Ranks()
-    try:
-        with load_teacher(model, options.n_ctx, engine) as (teacher, matrix):
-            trainer = Trainer(
-                teacher,
-                datasets,
-                options,
-                norms=label_norms(matrix.norms, options.norm),
-                softcap=matrix.softcap,
-                ranks=ranks,
-                should_stop=should_stop,
-                n_threads=engine.n_threads,
-            )
-            keeper = CheckpointKeeper(checkpoint_path(output), trainer, run_setting(trainer, datasets, ranks.size))
-            if resume:
-                keeper.load()
-            for _ in trainer.groups():
-                on_progress(trainer.run)
-                if ranks.rank == 0 and keeper.is_due():
-                    keeper.save(on_notice)
-            finished = trainer.run.progress >= 1.0
-            for reason, n in trainer.skipped.items():
-                on_notice(f"{n} texts are left out: {reason}")
-    finally:
-        ranks.close()
+    with Ranks() as ranks, load_teacher(model, options.n_ctx, engine) as (teacher, matrix):
+        trainer = Trainer(
+            teacher,
+            datasets,
+            options,
+            norms=label_norms(matrix.norms, options.norm),
+            softcap=matrix.softcap,
+            ranks=ranks,
+            should_stop=should_stop,
+            n_threads=engine.n_threads,
+        )
+        keeper = CheckpointKeeper(checkpoint_path(output), trainer, run_setting(trainer, datasets, ranks.size))
+        if resume:
+            keeper.load()
+        for _ in trainer.groups():
+            on_progress(trainer.run)
+            if ranks.rank == 0 and keeper.is_due():
+                keeper.save(on_notice)
+        finished = trainer.run.progress >= 1.0
+        for reason, n in trainer.skipped.items():
+            on_notice(f"{n} texts are left out: {reason}")
     result = Trained(trainer.run, trainer.learner.weights(), finished, sum(dataset.n_bad for dataset in datasets))
     if ranks.rank == 0:
         if not finished:
