@@ -1,0 +1,95 @@
+"""The terms of the prose: CLDR's names of places, languages, currencies and days, its dates and its quantities."""
+
+from __future__ import annotations
+
+from datetime import date
+
+from babel import Locale
+from babel.dates import format_skeleton
+from babel.units import format_unit
+
+from demo.cldr import Term, all_names, common_terms, well_known_languages
+from lcg_cpp.families import text_scripts
+
+# Code -> name. The first five are the high-resource ones, in scripts a gate may mask.
+LANGUAGES = {
+    "en": "English",
+    "zh": "Chinese",
+    "es": "Spanish",
+    "fr": "French",
+    "ja": "Japanese",
+    "ru": "Russian",
+    "ko": "Korean",
+    "ar": "Arabic",
+    "he": "Hebrew",
+    "th": "Thai",
+    "el": "Greek",
+    "hi": "Hindi",
+    "hy": "Armenian",
+    "ka": "Georgian",
+}
+HIGH_RESOURCE = ("en", "zh", "es", "fr", "ja")
+LOW_RESOURCE = tuple(code for code in LANGUAGES if code not in HIGH_RESOURCE)
+SCRIPTS = {"en": "latin", "es": "latin", "fr": "latin", "zh": "cj", "ja": "cj", **dict.fromkeys(LOW_RESOURCE, "lowres")}
+
+# Where a noun follows one of these it has one form in all our languages: five and more in Russian, eleven and more in
+# Arabic. {n} of a date is a day of the month.
+NUMBERS = tuple(range(15, 100, 5))
+DAYS = tuple(range(2, 29, 2))
+
+# kind (as in Term.key) -> most terms: those with the shortest names
+_N_TERMS = {"t": 72, "l": 32, "c": 20, "d": 7, "m": 12, "u": 13}
+_NOT_IN_A_NAME = frozenset("(),&…/.[]–’'")
+_MAX_WORDS = 3
+_MAX_LETTERS = 24
+_SAMPLE = 25
+
+
+def _dates(code: str) -> dict[str, str]:
+    """Month -> a date in it, with {n} for the day: `March {n}`."""
+    return {f"m:{month}": format_skeleton("MMMMd", date(2021, month, _SAMPLE), locale=code) for month in range(1, 13)}
+
+
+def _quantities(code: str) -> dict[str, str]:
+    """Unit -> a quantity, with {n} for the number: `{n} kilometers`. Only units that all our numbers leave alone."""
+    found = {}
+    for unit in Locale.parse(code)._data["unit_patterns"]:
+        texts = {format_unit(number, unit, "long", locale=code).replace(str(number), "{n}") for number in NUMBERS}
+        if len(texts) == 1 and unit not in texts.pop():
+            found[f"u:{unit}"] = format_unit(_SAMPLE, unit, "long", locale=code)
+    return found
+
+
+def _names(code: str, well_known: set[str]) -> dict[str, str]:
+    """Key -> name or pattern."""
+    names = {key: name for key, name in all_names(code, well_known).items() if key[0] in "tlcd"}
+    for key, text in {**_dates(code), **_quantities(code)}.items():
+        names[key] = text.replace("\N{NO-BREAK SPACE}", " ").replace(str(_SAMPLE), "{n}")
+    return names
+
+
+def _is_usable(names: dict[str, str]) -> bool:
+    is_pattern = "{n}" in names["en"]
+    for code, name in names.items():
+        letters = name.replace("{n}", "")
+        if text_scripts(letters) != {SCRIPTS[code]} or name.count("{n}") != is_pattern:
+            return False
+        if _NOT_IN_A_NAME & set(name) or len(name.split()) > _MAX_WORDS or len(letters) > _MAX_LETTERS:
+            return False
+    return True
+
+
+def load_terms() -> list[Term]:
+    """Reads the terms that have a short name in every language, written in that language's script alone.
+
+    Returns:
+        The terms in key order, of kinds t (places), l (languages), c (currencies), d (weekdays), m (dates) and
+        u (quantities); names of the last two hold `{n}` for a number.
+    """
+    well_known = well_known_languages()
+    terms = common_terms({code: _names(code, well_known) for code in LANGUAGES}, _is_usable)
+    terms.sort(key=lambda term: (sum(map(len, term.names.values())), term.key))
+    kept = [
+        term for kind, most in _N_TERMS.items() for term in [term for term in terms if term.key.startswith(kind)][:most]
+    ]
+    return sorted(kept, key=lambda term: term.key)
