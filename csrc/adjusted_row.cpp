@@ -5,6 +5,14 @@
 #include <cmath>
 #include <cstring>
 
+// GCC on Linux compiles the pass over all logits for newer processors as well, and the loader picks one of them. It is
+// fast enough without, and identical but for roundings that its bounds cover.
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
+#define LCG_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define LCG_CLONES
+#endif
+
 namespace lcg {
 namespace {
 
@@ -38,7 +46,7 @@ inline float rough_exponent(float logit, float scale, float offset) {
 
 // The largest exponent of every group goes to maxima [n_lanes]; `sum` grows by the powers of the chunk. False if an
 // exponent is NaN or too large.
-bool scan_chunk(const float * logits, const float * scale, float offset, float * maxima, double & sum) {
+LCG_CLONES bool scan_chunk(const float * logits, const float * scale, float offset, float * maxima, double & sum) {
     float largest[n_lanes], partial[n_lanes];
     int   bad = 0;
     std::fill(largest, largest + n_lanes, -INFINITY);

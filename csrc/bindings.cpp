@@ -321,18 +321,23 @@ py::dict stats_dict(const stage & self) {
         "gate_seconds"_a = s.gate_seconds);
 }
 
+py::list shares(const std::vector<token_data> & tokens) {
+    py::list list;
+    for (const token_data & token : tokens) {
+        list.append(py::make_tuple(token.id, token.p));
+    }
+    return list;
+}
+
 py::list event_list(const stage & self) {
     using namespace py::literals;
     py::list list;
     for (const gate_event & event : self.events()) {
-        py::list removed;
-        for (const token_data & token : event.removed) {
-            removed.append(py::make_tuple(token.id, token.p));
-        }
         list.append(
             py::dict("reply"_a = event.reply, "position"_a = event.position, "last"_a = optional_family(event.last),
                 "predicted"_a = indices(event.predicted), "allowed"_a = indices(event.allowed),
-                "banned"_a = indices(event.banned), "z"_a = event.z, "removed"_a = removed, "chosen"_a = event.chosen));
+                "banned"_a = indices(event.banned), "z"_a = event.z, "removed"_a = shares(event.removed),
+                "left"_a = shares(event.left), "chosen"_a = event.chosen));
     }
     return list;
 }
@@ -456,8 +461,8 @@ void bind_labels(py::module_ & m) {
     m.def(
         "family_labels",
         [](const array_t<float> & logits, const std::optional<array_t<float>> & norms,
-            const array_t<uint8_t> & families, size_t n_families, uint32_t top_k, double top_p, bool soft,
-            double softcap, size_t n_threads) {
+            const array_t<uint8_t> & families, size_t n_families, size_t top_k, double top_p, bool soft, double softcap,
+            size_t n_threads) {
             return label_rows(logits, norms, families, {n_families, top_k, top_p, soft, softcap}, n_threads);
         },
         py::arg("logits").noconvert(), py::arg("norms").noconvert(), py::arg("families").noconvert(),

@@ -16,8 +16,8 @@ namespace {
 size_t count_kept(const std::vector<adjusted_row::token> & best, double sum, double top_p) {
     double before = 0;
     size_t n      = 0;
-    while (n < best.size() && (n == 0 || before < top_p)) {
-        before += best[n].weight / sum;
+    while (n < best.size() && (n == 0 || before / sum < top_p)) {
+        before += best[n].weight; // the sums of equal tokens are exact so
         n++;
     }
     return n;
@@ -25,7 +25,7 @@ size_t count_kept(const std::vector<adjusted_row::token> & best, double sum, dou
 
 // The size of S, a prefix of row.best(). For a hard label it may be that of another prefix with the same families.
 size_t choose(adjusted_row & row, size_t n_vocab, const uint8_t * families, const label_options & options) {
-    const size_t n_most = options.top_k > 0 ? std::min<size_t>(options.top_k, n_vocab) : n_vocab;
+    const size_t n_most = options.top_k > 0 ? std::min(options.top_k, n_vocab) : n_vocab;
     if (options.top_p >= 1) { // what is above a token sums to less than 1, even where that is rounded to 1
         row.take_best(n_most);
         return row.best().size();

@@ -156,11 +156,11 @@ struct logit_rows {
 };
 
 struct label_options {
-    size_t   n_families;
-    uint32_t top_k; // 0: no limit
-    double   top_p;
-    bool     soft;
-    double   softcap; // of the model's logits, 0: none
+    size_t n_families;
+    size_t top_k; // 0: no limit
+    double top_p;
+    bool   soft;
+    double softcap; // of the model's logits, 0: none
 };
 
 // The families that topkp(logits / norms) holds, or with `soft` their shares of it: labels [n, n_families]. norms
@@ -212,6 +212,7 @@ struct gate_event {
     family_set              predicted, allowed, banned;
     std::vector<float>      z;
     std::vector<token_data> removed; // banned tokens that S held, with p, most probable first
+    std::vector<token_data> left;    // what was sampled from, likewise; p is what it was before the intervention
     int32_t                 chosen = -1;
 };
 

@@ -64,7 +64,6 @@ def family_labels(
     if not 0 <= softcap < math.inf:
         raise GateError(f"`softcap` is {softcap}, expected the model's soft cap, or 0 for none")
     _require_threads(n_threads)
-    top_k = min(top_k, logits.shape[-1])
     return _core.family_labels(logits, norms, families, n_families, top_k, top_p, soft, softcap, n_threads)
 
 
@@ -90,7 +89,7 @@ def top_tokens(
     """
     _require("logits", logits, np.float32)
     if k < 1:
-        raise GateError(f"`k` is {k}, expected 1 to {logits.shape[-1]}")
+        raise GateError(f"`k` is {k}, expected 1 to the number of tokens")
     # checked as the core will see it: 1e-60 is 0 in 32 bits
     if not 0 < np.float32(temperature) < math.inf:
         raise GateError(f"`temperature` is {temperature}, expected more than 0")
