@@ -115,7 +115,7 @@ def _plain(character: str) -> str:
 
 
 def _count_words(line: str) -> int:
-    return sum(max(1, len(_UNSPACED.findall(word)) // 2) for word in line.split() if text_scripts(word))
+    return sum(max(1, len(_UNSPACED.findall(word)) // 2) for word in line.split() if any(map(str.isalpha, word)))
 
 
 def holds_latin_word(text: str) -> bool:

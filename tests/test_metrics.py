@@ -1,0 +1,250 @@
+"""Metrics of many replies: the demo's own counts, intervals against a resampler of whole texts, comparisons."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from sacrebleu.metrics import BLEU, CHRF
+
+from lcg_cpp.benchmarks import load_benchmark
+from lcg_cpp.demo import load_prompts
+from lcg_cpp.demo.score import score_reply
+from lcg_cpp.demo.score import summarize as summarize_demo
+from lcg_cpp.errors import GateError
+from lcg_cpp.metrics import METRICS, compare, summarize
+from sample_replies import event, make_prompt, make_reply
+
+
+def test_metrics_are_ratios_of_sums_over_the_replies_that_have_them():
+    prompts = {
+        "1": make_prompt(id="1", reference="برلين"),
+        "2": make_prompt(id="2", switch="latin", items=(("Bonn",), ("Berlin",), ("Ulm",))),
+        "3": make_prompt(id="3", language=""),
+        "4": make_prompt(id="4", reference="بون", expect_scripts=("latin",)),
+    }
+    replies = [
+        make_reply(["برلين"], id="1", seconds=1.0),
+        make_reply(["بون", "波恩"], id="1", seed=1, events=[event(0.5), event(0.2)]),
+        make_reply(["Bonn", " ", "Ulm"], id="2"),
+        make_reply(["Berlin", "柏林", ".", "."], id="3", finish="length", seconds=2.0),
+        make_reply([], id="4", events=[event(0.8)], seconds=0.0),
+    ]
+    values = {metric: estimate["value"] for metric, estimate in summarize(replies, prompts)["none"].items()}
+    assert values.pop("bleu") > 0
+    assert values.pop("chrf") > 0
+    assert values == pytest.approx(
+        {
+            "cj_percent": 25.0,
+            "latin_percent": 0.0,
+            "cj_per_1000_tokens": 1000 / 6,
+            "latin_per_1000_tokens": 0.0,
+            "code_switch_percent": 50.0,
+            "switches_kept_percent": 200 / 3,
+            "exact_match_percent": 100 / 3,
+            "intervention_percent": 30.0,
+            "removed_mass_percent": 50.0,
+            "tokens_per_second": 2.5,
+            "length_tokens": 2.0,
+            "empty_percent": 20.0,
+            "truncated_percent": 20.0,
+        }
+    )
+
+
+def corrupted(text, draw):
+    """A reply that is wrong now and then: a word of another script, a switch left out, an end cut off."""
+    words = text.split(" ")
+    for i in range(len(words)):
+        if draw.random() < 0.05:
+            words[i] = draw.choice(["Germany", "德国", "(Monday)", "(星期一),", "", "Ω"])
+    return " ".join(words)[: None if draw.random() < 0.8 else draw.randrange(len(text))]
+
+
+def test_on_the_demo_the_numbers_are_the_demos():
+    draw, demo, prompts = random.Random(0), load_prompts(), load_benchmark("demo").prompts
+    texts = [corrupted(prompt.reference, draw) for prompt in demo]
+    expected = summarize_demo([score_reply(prompt, text) for prompt, text in zip(demo, texts)])
+    assert expected.cj_percent > 5
+    assert 50 < expected.switches_kept_percent < 95
+    assert 20 < expected.exact_match_percent < 80
+    replies = [make_reply(text, id=prompt.id) for text, prompt in zip(texts, prompts)]
+    summary = summarize(replies, {prompt.id: prompt for prompt in prompts})["none"]
+    for metric in ("cj_percent", "latin_percent", "switches_kept_percent", "exact_match_percent"):
+        assert round(summary[metric]["value"], 2) == getattr(expected, metric)
+
+
+def many_replies(methods=("none",), n_prompts=30, n_seeds=2):
+    """Prompts with references and replies that are more often wrong with some prompts than with others."""
+    draw = random.Random(1)
+    prompts = {
+        f"{i}": make_prompt(
+            id=f"{i}", language="ru", reference=" ".join(draw.choices(["один", "два", "три", "дом"], k=8))
+        )
+        for i in range(n_prompts)
+    }
+    replies = []
+    for name, prompt in prompts.items():
+        hard = draw.random() ** 2
+        for seed in range(n_seeds):
+            for method in methods:
+                words = prompt.reference.split()
+                if draw.random() < hard:
+                    words[draw.randrange(len(words))] = draw.choice(["house", "房子"])
+                words = words[: draw.randint(4, 8)]
+                replies.append(make_reply([f"{w} " for w in words], method=method, id=name, seed=seed))
+    return replies, prompts
+
+
+def slow_interval(replies, prompts, metric, n_resamples=300):
+    """A percentile interval from resamples of whole replies, each scored as a corpus."""
+    draw = random.Random(3)
+    of_prompt = [[reply for reply in replies if reply["id"] == name] for name in prompts]
+    values = []
+    for _ in range(n_resamples):
+        drawn = [draw.choice(group) for group in draw.choices(of_prompt, k=len(of_prompt)) for _ in group]
+        values.append(metric(drawn))
+    return np.quantile(values, [0.025, 0.975])
+
+
+def test_intervals_agree_with_resampling_whole_texts():
+    replies, prompts = many_replies(n_prompts=15)
+    summary = summarize(replies, prompts, n_resamples=4000)["none"]
+
+    def texts(drawn):
+        return [reply["reply"].strip() for reply in drawn], [[prompts[reply["id"]].reference for reply in drawn]]
+
+    slow = {
+        "bleu": lambda drawn: BLEU(tokenize="intl").corpus_score(*texts(drawn)).score,
+        "chrf": lambda drawn: CHRF(word_order=2).corpus_score(*texts(drawn)).score,
+        "latin_percent": lambda drawn: 100 * np.mean(["house" in reply["reply"] for reply in drawn]),
+        "cj_per_1000_tokens": lambda drawn: (
+            1000 * sum("房" in r["reply"] for r in drawn) / sum(len(r["tokens"]) for r in drawn)
+        ),
+    }
+    for metric, of_replies in slow.items():
+        estimate = summary[metric]
+        assert estimate["value"] == pytest.approx(of_replies(replies))
+        low, high = slow_interval(replies, prompts, of_replies)
+        width = high - low
+        assert width > 0
+        assert (estimate["low"], estimate["high"]) == pytest.approx((low, high), abs=0.15 * width)
+
+
+def test_the_order_of_replies_does_not_matter_and_the_seed_does():
+    replies, prompts = many_replies()
+    first = summarize(replies, prompts)
+    assert summarize(replies[::-1], prompts) == first
+    assert summarize(replies, prompts, seed=1) != first
+
+
+def test_a_share_that_no_prompt_or_every_prompt_has_is_not_certain():
+    prompts = {str(i): make_prompt(id=str(i), reference="نعم") for i in range(50)}
+    replies = [make_reply("نعم", id=name, seed=seed) for name in prompts for seed in range(3)]
+    summary = summarize(replies, prompts)["none"]
+    bound = 100 * (1 - 0.025 ** (1 / 50))  # prompts count, not replies
+    assert summary["cj_percent"] == pytest.approx({"value": 0, "low": 0, "high": bound})
+    assert summary["exact_match_percent"] == pytest.approx({"value": 100, "low": 100 - bound, "high": 100})
+    assert summary["intervention_percent"] == {"value": 0, "low": 0, "high": 0}
+    assert summary["tokens_per_second"] == {"value": 2, "low": 2, "high": 2}
+
+
+def test_one_prompt_tells_nearly_nothing_of_a_share():
+    summary = summarize([make_reply("نعم")], {"p": make_prompt()})["none"]
+    assert summary["latin_percent"] == pytest.approx({"value": 0, "low": 0, "high": 97.5})
+    assert summary["length_tokens"] == {"value": 1, "low": 1, "high": 1}
+    assert "bleu" not in summary
+    assert "switches_kept_percent" not in summary
+
+
+def test_a_metric_that_few_prompts_have_keeps_its_interval():
+    prompts = {str(i): make_prompt(id=str(i), reference="نعم" if i == 0 else "") for i in range(9)}
+    summary = summarize([make_reply("نعم لا", id=name) for name in prompts], prompts)["none"]
+    assert summary["chrf"]["low"] == pytest.approx(summary["chrf"]["value"]) == summary["chrf"]["high"]
+    assert 0 < summary["chrf"]["value"] < 100
+
+
+def test_every_metric_is_a_plain_number():
+    replies, prompts = many_replies()
+    summary = summarize(replies, prompts)["none"]
+    assert set(summary) < set(METRICS)
+    assert all(type(number) is float for estimate in summary.values() for number in estimate.values())
+
+
+# ---- methods compared ----
+
+
+def test_a_comparison_is_paired_so_that_hard_prompts_cancel_out():
+    prompts = {str(i): make_prompt(id=str(i)) for i in range(40)}
+    replies = []
+    for i in range(40):
+        n = 10 * (i + 1)  # lengths differ a lot between prompts, by one between methods
+        replies.append(make_reply(["نعم"] * n, id=str(i)))
+        replies.append(make_reply(["نعم"] * (n + 1 if i % 2 else n), id=str(i), method="lcg"))
+    found = compare(replies, prompts)["lcg"]["length_tokens"]
+    assert found["difference"] == pytest.approx(0.5)
+    assert 0.3 < found["low"] < 0.5 < found["high"] < 0.7
+    assert found["p"] == pytest.approx(2 / 1001)
+    assert found["low"] > 0
+
+
+def test_p_of_a_share_is_that_of_the_binomial_sign_of_the_changed_prompts():
+    # 6 prompts are repaired, none broken: a resample without any of them has the chance (1 - 6/60)^60 = 0.0018
+    prompts = {str(i): make_prompt(id=str(i)) for i in range(60)}
+    replies = [make_reply("yes" if i < 6 else "نعم", id=str(i)) for i in range(60)]
+    replies += [make_reply("نعم", id=str(i), method="lcg") for i in range(60)]
+    found = compare(replies, prompts, n_resamples=20_000)["lcg"]["latin_percent"]
+    assert found["difference"] == -10
+    assert found["p"] == pytest.approx(2 * 0.9**60, abs=0.0015)
+    assert found["high"] < 0
+
+
+def test_equal_methods_do_not_differ():
+    replies, prompts = many_replies()
+    found = compare([*replies, *({**reply, "method": "lcg"} for reply in replies)], prompts)["lcg"]
+    assert set(found) == set(summarize(replies, prompts)["none"])
+    for difference in found.values():
+        assert difference == {"difference": 0, "low": 0, "high": 0, "p": 1, "p_adjusted": 1}
+
+
+def test_p_values_are_adjusted_over_the_methods_for_each_metric():
+    replies, prompts = many_replies(("none", "a", "b", "c"))
+    found = compare(replies, prompts, baseline="a")
+    assert list(found) == ["none", "b", "c"]
+    p = sorted((found[method]["latin_percent"]["p"], method) for method in found)
+    expected, largest = {}, 0.0
+    for factor, (value, method) in zip((3, 2, 1), p):
+        largest = max(largest, min(1.0, factor * value))
+        expected[method] = largest
+    assert {method: found[method]["latin_percent"]["p_adjusted"] for method in found} == pytest.approx(expected)
+
+
+def test_only_prompts_and_seeds_of_both_methods_are_compared():
+    prompts = {str(i): make_prompt(id=str(i)) for i in range(4)}
+    replies = [make_reply(["نعم"] * (seed + 1), id=str(i), seed=seed) for i in range(4) for seed in range(3)]
+    replies += [make_reply(["نعم"] * 3, id=str(i), method="greedy") for i in range(3)]
+    replies += [make_reply("نعم", id="3", seed=9, method="other")]
+    found = compare(replies, prompts)
+    assert found["greedy"]["length_tokens"]["difference"] == 2
+    assert found["other"] == {}
+
+
+@pytest.mark.parametrize(
+    ("replies", "message"),
+    [
+        ([make_reply("a", id="q")], "a reply is to prompt `q`, which the benchmark does not have"),
+        ([make_reply("a"), make_reply("b")], "method `none` has two replies to prompt `p` with seed 0"),
+        ([make_reply("a", method="lcg")], "`baseline` is `none`, expected one of 'lcg'"),
+        ([], "`baseline` is `none`, expected one of no methods"),
+    ],
+)
+def test_replies_that_do_not_fit_are_refused(replies, message):
+    with pytest.raises(GateError, match=f"^{message}$"):
+        compare(replies, {"p": make_prompt()})
+
+
+def test_too_few_resamples_are_refused():
+    with pytest.raises(GateError, match="`n_resamples` is 99, expected at least 100"):
+        summarize([], {}, n_resamples=99)
+    assert summarize([], {}) == {}
