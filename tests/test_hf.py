@@ -373,6 +373,37 @@ def test_metadata_says_how_pieces_are_put_together(pieces: Any) -> None:
     assert metadata.items() <= base.metadata.items()
 
 
+def test_samples_become_the_same_pieces(pieces: Any, tmp_path: Path) -> None:
+    from lcg_cpp.llama import Llama
+
+    tokenizer, base = pieces
+    hf_models.llama(base.vocab.n_vocab + 3).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    llm = Llama(base.path, vocab_only=True, verbose=False)
+
+    def tokenize(text: str, *, special: bool = False, bos: bool = False) -> list[int]:
+        return list(llm.tokenize(text.encode(), add_bos=bos, special=special))
+
+    with HfTeacher(tmp_path) as teacher:
+        mine, theirs = Encoder(teacher.tokenize, teacher.base, N_CTX), Encoder(tokenize, base, N_CTX)
+        for sample in (*SAMPLES, Sample(text="<start_of_turn>the name"), Sample(text="\x01\U0001f600")):
+            encoded = mine.encode(sample)
+            assert encoded == theirs.encode(sample)
+            assert encoded is not None
+            assert encoded.tokens[0] == 1  # <s>
+    llm.close()
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [(None, None), ("{{ 1 }}", "{{ 1 }}"), ({"tool_use": "t", "default": "d"}, "d"), ({"rag": "r"}, None)],
+)
+def test_chat_template_is_the_one_for_chats(template: Any, wanted: str | None) -> None:
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=hf_models.byte_level_tokenizer())
+    tokenizer.chat_template = template
+    assert tokenizer_metadata(tokenizer).get("tokenizer.chat_template") == wanted
+
+
 def test_token_for_unknown_text_is_no_text() -> None:
     tokenizer = hf_models.sentencepiece_tokenizer()
     vocab = read_vocab(tokenizer, tokenizer.get_vocab_size(), "pieces")
