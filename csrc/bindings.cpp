@@ -333,11 +333,10 @@ py::list event_list(const stage & self) {
     using namespace py::literals;
     py::list list;
     for (const gate_event & event : self.events()) {
-        list.append(
-            py::dict("reply"_a = event.reply, "position"_a = event.position, "last"_a = optional_family(event.last),
-                "predicted"_a = indices(event.predicted), "allowed"_a = indices(event.allowed),
-                "banned"_a = indices(event.banned), "z"_a = event.z, "removed"_a = shares(event.removed),
-                "left"_a = shares(event.left), "chosen"_a = event.chosen));
+        list.append(py::dict("reply"_a = event.reply, "position"_a = event.position,
+            "last"_a = optional_family(event.last), "predicted"_a = indices(event.predicted),
+            "allowed"_a = indices(event.allowed), "banned"_a = indices(event.banned), "z"_a = event.z,
+            "removed"_a = shares(event.removed), "left"_a = shares(event.left), "chosen"_a = event.chosen));
     }
     return list;
 }

@@ -11,7 +11,7 @@
 namespace lcg {
 
 namespace {
-constexpr size_t max_removed_tokens = 20; // kept per event
+constexpr size_t max_event_tokens = 20; // removed, and left
 } // namespace
 
 stage::state::state(std::shared_ptr<const gate> gate, const stage_options & stage_options)
@@ -26,7 +26,8 @@ void stage::state::make_ring() {
     events.resize(options.n_events);
     for (gate_event & event : events) {
         event.z.reserve(z.size());
-        event.removed.reserve(max_removed_tokens + 1);
+        event.removed.reserve(max_event_tokens + 1);
+        event.left.reserve(max_event_tokens);
     }
     n_events = 0;
     pending  = false;
@@ -173,6 +174,7 @@ gate_event * stage::state::new_event(const family_set & predicted, const family_
     event.banned       = banned;
     event.z.assign(z.begin(), z.end());
     event.removed.clear();
+    event.left.clear();
     event.chosen = -1;
     pending      = true;
     return &event;
@@ -183,6 +185,9 @@ void stage::state::record(
     const auto by_probability = [](const token_data & a, const token_data & b) {
         return a.p != b.p ? a.p > b.p : a.id < b.id;
     };
+    const auto probability = [&](const token_data & token) {
+        return std::exp(double(token.logit - best[0].logit) / double(facts.temperature)) / sum;
+    };
     const std::lock_guard<std::mutex> guard(lock);
     stats.interventions++;
     gate_event * event = new_event(predicted, banned);
@@ -191,7 +196,7 @@ void stage::state::record(
         if (!banned[model->token_family[token.id]] || token.logit == -INFINITY) {
             continue;
         }
-        const double p = std::exp(double(token.logit - best[0].logit) / double(facts.temperature)) / sum;
+        const double p = probability(token);
         stats.removed_mass += p;
         if (event == nullptr) {
             continue;
@@ -199,9 +204,12 @@ void stage::state::record(
         token.p        = static_cast<float>(p);
         auto & removed = event->removed;
         removed.insert(std::upper_bound(removed.begin(), removed.end(), token, by_probability), token);
-        if (removed.size() > max_removed_tokens) {
+        if (removed.size() > max_event_tokens) {
             removed.pop_back();
         }
+    }
+    for (size_t i = 0; event != nullptr && i < std::min(kept.size(), max_event_tokens); i++) {
+        event->left.push_back({kept[i].id, kept[i].logit, static_cast<float>(probability(kept[i]))});
     }
 }
 

@@ -476,7 +476,7 @@ def test_run_writes_characters_that_several_tokens_make(capsys: pytest.CaptureFi
     from lcg_cpp.commands.run import _Printer
 
     def event(*removed: tuple[int, float]) -> GateEvent:
-        return GateEvent(1, 0, None, (), (), (), (), removed, 0)
+        return GateEvent(1, 0, None, (), (), (), (), removed, (), 0)
 
     printer = _Printer(_Pieces(), highlight=True)  # type: ignore[arg-type]
     written = []

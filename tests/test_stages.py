@@ -249,6 +249,13 @@ def check_event(event: dict[str, Any], expected: oracle.Step, rules: Rules, row:
     np.testing.assert_allclose(
         [share for _, share in event["removed"]], [probability[i] for i in removed[:20]], rtol=1e-4, atol=1e-7
     )
+    left = sorted(expected.outcome.candidates.items(), key=lambda item: (-item[1], item[0]))[:20]
+    assert [token for token, _ in event["left"]] == [token for token, _ in left]
+    lost = [float(row[token]) - logit for token, logit in left]  # by a finite strength
+    before = [
+        probability[token] * math.exp(-x / (chain.temp if chain.temp > 0 else 1.0)) for (token, _), x in zip(left, lost)
+    ]
+    np.testing.assert_allclose([share for _, share in event["left"]], before, rtol=1e-4, atol=1e-7)
 
 
 def test_order_of_direct_equals_order_of_full_array(make_gate: MakeGate) -> None:

@@ -14,6 +14,7 @@ class Event(TypedDict):
     banned: Families
     z: list[float]
     removed: list[tuple[int, float]]
+    left: list[tuple[int, float]]
     chosen: int
 
 class Stats(TypedDict):

@@ -20,7 +20,7 @@ Device = Literal["cpu", "gpu", "auto"]
 Reason = Literal["intervene", "no_history", "nothing_banned", "not_confident", "would_empty"]
 PathLike = Union[str, "os.PathLike[str]"]
 
-MAX_EVENTS = 65536  # kept in memory that is taken at once, about 0.5 kB each
+MAX_EVENTS = 65536  # kept in memory that is taken at once, about 0.8 kB each
 MAX_FILE_SIZE = 2 << 30  # bytes; the largest real gate, F32 at 8,192 dimensions, has 270 MB
 
 
@@ -105,6 +105,8 @@ class GateEvent:
         z: The gate's output, one logit for each family.
         removed: (token id, probability) of the removed tokens that could have been sampled, most probable first, at
             most 20.
+        left: (token id, probability) of the tokens that were sampled from, likewise. The probabilities are those before
+            the intervention; a banned token that a finite `strength` leaves has what it kept of its own.
         chosen: The token sampled instead.
     """
 
@@ -116,6 +118,7 @@ class GateEvent:
     banned: tuple[str, ...]
     z: tuple[float, ...]
     removed: tuple[tuple[int, float], ...]
+    left: tuple[tuple[int, float], ...]
     chosen: int
 
 

@@ -338,6 +338,7 @@ class GatedLlama(Llama):
                 banned=gate.names(event["banned"]),
                 z=tuple(event["z"]),
                 removed=tuple(event["removed"]),
+                left=tuple(event["left"]),
                 chosen=event["chosen"],
             )
             for event in self._stage.events()
@@ -372,7 +373,7 @@ class GatedLlama(Llama):
             ("n_vocab", gate.n_vocab, self._n_vocab),
         ]
         if all(wanted == found for _, wanted, found in pairs):
-            pairs.append(("tokenizer hash", gate.tokenizer_hash, _read_vocab(self._model).tokenizer_hash()))
+            pairs.append(("tokenizer hash", gate.tokenizer_hash, self._tokenizer_hash))
         for what, wanted, found in pairs:
             if wanted != found:
                 raise GateError(
@@ -385,6 +386,11 @@ class GatedLlama(Llama):
                 f"`pooling_type` is {pooling_type}, a gate needs {bindings.LLAMA_POOLING_TYPE_NONE} (none): it reads"
                 " the hidden state of each token"
             )
+
+    @functools.cached_property
+    def _tokenizer_hash(self) -> str:
+        """Reading a large vocabulary takes a tenth of a second; gates may be changed for every reply."""
+        return _read_vocab(self._model).tokenizer_hash()
 
     # ---- what Llama calls while it generates ----
 
@@ -468,6 +474,10 @@ class GatedLlama(Llama):
             self._init_sampler(*args, **kwargs)
         finally:
             self._low_level = False
+
+    def ends_reply(self, token: int) -> bool:
+        """Whether `create_completion` ends a reply where this token is generated, and leaves it out."""
+        return bool(bindings.llama_vocab_is_eog(self._model.vocab, token))
 
     def reset(self) -> None:
         """Forget all evaluated tokens, as `Llama.reset` does."""
