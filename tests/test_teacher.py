@@ -110,11 +110,26 @@ def test_recurrent_models_keep_texts_apart(tmp_path: Path) -> None:
 
 
 def test_short_texts_share_an_evaluation(teacher: Teacher) -> None:
-    # 8 x 4 tokens fill one batch of 32; 70 texts of one token need three, for 32 sequences each
+    # 8 x 4 tokens fill one batch of 32
     assert [len(states.text) for states in teacher.states(random_texts([4] * 8))] == [32]
-    assert [len(states.text) for states in teacher.states(random_texts([1] * 70))] == [32, 32, 6]
     # a text that does not fit any more waits; a long one has its batches for itself
     assert [len(states.text) for states in teacher.states(random_texts([20, 13, 19, 40, 1]))] == [20, 32, 32, 8, 1]
+
+
+def test_no_more_than_32_texts_share_an_evaluation(tiny_model_path: Path) -> None:
+    texts = random_texts([1] * 70)
+    with Teacher(tiny_model_path, n_ctx=N_CTX, n_batch=64, n_threads=1) as teacher:
+        assert [len(states.text) for states in teacher.states(texts)] == [32, 32, 6]
+        rows, _, logits = evaluated(teacher, texts)
+    assert rows == all_rows(texts)
+    np.testing.assert_allclose(logits, one_at_a_time(tiny_model_path, texts), atol=TOLERANCE, rtol=0)
+
+
+def test_texts_are_no_longer_than_what_the_model_was_trained_for(tiny_model_path: Path) -> None:
+    with Teacher(tiny_model_path, n_ctx=100_000, n_batch=32, n_threads=1) as teacher:
+        assert teacher.n_ctx == 512
+        with pytest.raises(GateError, match="text 0 has 513 tokens, expected 1 to 512"):
+            next(teacher.states([[1] * 513]))
 
 
 def test_hidden_states_are_what_the_output_matrix_multiplies(teacher: Teacher, tiny_model_path: Path) -> None:
