@@ -229,13 +229,23 @@ def test_a_logit_at_the_soft_cap_counts_as_just_below_it() -> None:
 
 def test_tokens_closer_than_a_rough_pass_can_tell_are_told_apart() -> None:
     rng = np.random.default_rng(3)
-    for top_k in (1, 5, 60):
-        norms = rng.lognormal(0, 0.5, N_VOCAB).astype(np.float32)
-        rows = (20 * norms)[None]  # but for its rounding the quotient is 20 everywhere
+    norms = rng.lognormal(0, 0.5, N_VOCAB).astype(np.float32)
+    for level in rng.uniform(5, 30, 200):  # some are on the edge of what the pass rounds to
+        rows = (level * norms).astype(np.float32)[None]  # all quotients are the level, but for this rounding
         order = np.argsort(-(rows[0].astype(np.float64) / norms), kind="stable")
         families = np.zeros(N_VOCAB, np.uint8)
-        families[order[:top_k]] = 1
-        assert family_labels(rows, norms, families, top_k, 1.0).tolist() == [[0, 1, 0, 0]]
+        families[order[:6]] = 1
+        assert family_labels(rows, norms, families, 6, 1.0).tolist() == [[0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("height", [50.0, 101.0, 150.0, 400.0])
+def test_rows_whose_sampled_tokens_say_nothing_of_the_others(height: float) -> None:
+    rows = np.full((1, N_VOCAB), height, np.float32)
+    rows[0, :: N_VOCAB // 64 + 1] = 0  # the pass takes its scale from these
+    families = np.zeros(N_VOCAB, np.uint8)
+    families[np.flatnonzero(rows[0])[19]] = 1
+    assert family_labels(rows, None, families, 20, 0.95).tolist() == [[1, 1, 0, 0]]
+    assert family_labels(rows, None, families, 19, 0.95).tolist() == [[1, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("height", [45.0, 68.0, 72.0, 300.0, 1e5, 1e30])
