@@ -44,7 +44,8 @@ class HfTeacher:
         Args:
             folder: A checkpoint as `save_pretrained` writes it: weights, config.json and the tokenizer.
             n_ctx: Most tokens of a text.
-            n_batch: Tokens evaluated at once; a longer text is evaluated alone.
+            n_batch: Tokens evaluated at once. A longer text is evaluated whole: its logits take 4 * n_vocab bytes a token,
+                half of it in 16 bits.
             dtype: What the model computes in: `float32`, `bfloat16`, `float16`, or `auto`, what its weights are stored
                 as. Logits of 16 bits are coarse: two tokens can have the same one.
             device: Where PyTorch computes, e.g. `cuda` or `cpu`; `auto` is a CUDA device if there is one.
