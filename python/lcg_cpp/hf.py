@@ -44,7 +44,7 @@ class HfTeacher:
         Args:
             folder: A checkpoint as `save_pretrained` writes it: weights, config.json and the tokenizer.
             n_ctx: Most tokens of a text.
-            n_batch: Tokens evaluated at once. A longer text is evaluated whole: its logits take 4 * n_vocab bytes a token,
+            n_batch: Tokens evaluated at once. A longer text is evaluated whole: 4 * n_vocab bytes of logits a token,
                 half of it in 16 bits.
             dtype: What the model computes in: `float32`, `bfloat16`, `float16`, or `auto`, what its weights are stored
                 as. Logits of 16 bits are coarse: two tokens can have the same one.
