@@ -1,21 +1,29 @@
 // Python's view of the core: types in, errors out, the GIL released around work. Pointers into llama.cpp travel as
 // integers; llama.py is the only caller that has any.
-#include "lcg.h"
-
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
+#include "bindings.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
-namespace py = pybind11;
 using namespace lcg;
 
-namespace {
+std::string shape_text(const py::array & values) {
+    std::string shape = "(";
+    for (py::ssize_t i = 0; i < values.ndim(); i++) {
+        shape += (i ? ", " : "") + std::to_string(values.shape(i));
+    }
+    return shape + (values.ndim() == 1 ? ",)" : ")");
+}
 
-template <typename T> using array_t = py::array_t<T, py::array::c_style | py::array::forcecast>;
+void check_shape(const py::array & values, size_t n, const char * name) {
+    if (values.ndim() != 1 || static_cast<size_t>(values.size()) != n) {
+        throw gate_error(
+            std::string("`") + name + "` has shape " + shape_text(values) + ", expected (" + std::to_string(n) + ",)");
+    }
+}
+
+namespace {
 
 template <typename T> T * pointer(uintptr_t address) {
     if (address == 0) {
@@ -131,22 +139,6 @@ py::dict tensor_table(const gate_file & file) {
     table["lcg.token_family"] =
         py::make_tuple(tensor_type_name(type_i8), py::make_tuple(file.weights.token_family.size()));
     return table;
-}
-
-std::string shape_text(const py::array & values) {
-    std::string shape = "(";
-    for (py::ssize_t i = 0; i < values.ndim(); i++) {
-        shape += (i ? ", " : "") + std::to_string(values.shape(i));
-    }
-    return shape + (values.ndim() == 1 ? ",)" : ")");
-}
-
-// A flat array of n elements.
-void check_shape(const py::array & values, size_t n, const char * name) {
-    if (values.ndim() != 1 || static_cast<size_t>(values.size()) != n) {
-        throw gate_error(
-            std::string("`") + name + "` has shape " + shape_text(values) + ", expected (" + std::to_string(n) + ",)");
-    }
 }
 
 array_t<float> predict(const std::shared_ptr<const gate> & gate, const array_t<float> & hidden) {
@@ -408,67 +400,6 @@ void bind_gate(py::module_ & m) {
                 float strength) { return decide_on(g, ids, logits, survivors, z, last, temperature, rules, strength); },
             py::arg("ids"), py::arg("logits"), py::arg("survivors"), py::arg("z"), py::arg("last"),
             py::arg("temperature"), py::arg("rules"), py::arg("strength"));
-}
-
-// ---- labels ----
-
-// Labels and top tokens read the caller's array in place: a view on llama.cpp's logits has no room for a copy.
-logit_rows rows_of(const array_t<float> & logits) {
-    if (logits.ndim() != 2 || logits.shape(1) == 0) {
-        throw gate_error("`logits` has shape " + shape_text(logits) + ", expected (n, n_vocab)");
-    }
-    return {logits.data(), static_cast<size_t>(logits.shape(0)), static_cast<size_t>(logits.shape(1))};
-}
-
-py::array_t<float> label_rows(const array_t<float> & logits, const std::optional<array_t<float>> & norms,
-    const array_t<uint8_t> & families, const label_options & options, size_t n_threads) {
-    const logit_rows rows = rows_of(logits);
-    check_shape(families, rows.n_vocab, "families");
-    if (norms) {
-        check_shape(*norms, rows.n_vocab, "norms");
-    }
-    const float *      divisors = norms ? norms->data() : nullptr;
-    const uint8_t *    family   = families.data();
-    py::array_t<float> labels({rows.n, options.n_families});
-    float *            out = labels.mutable_data();
-    {
-        const py::gil_scoped_release release;
-        family_labels(rows, divisors, family, options, n_threads, out);
-    }
-    return labels;
-}
-
-py::tuple top_rows(const array_t<float> & logits, size_t k, double temperature, size_t n_threads) {
-    const logit_rows rows = rows_of(logits);
-    if (k < 1 || k > rows.n_vocab) {
-        throw gate_error("`k` is " + std::to_string(k) + ", expected 1 to " + std::to_string(rows.n_vocab));
-    }
-    py::array_t<int32_t> ids({rows.n, k});
-    py::array_t<float>   best({rows.n, k});
-    py::array_t<double>  log_sum(static_cast<py::ssize_t>(rows.n));
-    int32_t *            id_data   = ids.mutable_data();
-    float *              best_data = best.mutable_data();
-    double *             sum_data  = log_sum.mutable_data();
-    {
-        const py::gil_scoped_release release;
-        top_tokens(rows, k, temperature, n_threads, id_data, best_data, sum_data);
-    }
-    return py::make_tuple(ids, best, log_sum);
-}
-
-void bind_labels(py::module_ & m) {
-    m.def(
-        "family_labels",
-        [](const array_t<float> & logits, const std::optional<array_t<float>> & norms,
-            const array_t<uint8_t> & families, size_t n_families, size_t top_k, double top_p, bool soft, double softcap,
-            size_t n_threads) {
-            return label_rows(logits, norms, families, {n_families, top_k, top_p, soft, softcap}, n_threads);
-        },
-        py::arg("logits").noconvert(), py::arg("norms").noconvert(), py::arg("families").noconvert(),
-        py::arg("n_families"), py::arg("top_k"), py::arg("top_p"), py::arg("soft"), py::arg("softcap"),
-        py::arg("n_threads"));
-    m.def("top_tokens", &top_rows, py::arg("logits").noconvert(), py::arg("k"), py::arg("temperature"),
-        py::arg("n_threads"));
 }
 
 void bind_stage(py::module_ & m) {
