@@ -5,13 +5,10 @@ The strict reader of these files is C++ (csrc/gate_file.cpp); what it refuses is
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Union
 
 import gguf
@@ -21,6 +18,7 @@ import numpy.typing as npt
 from .base_model import BaseModel
 from .errors import GateError
 from .families import FAMILIES, MASKABLE, NEUTRAL, RULES, exempt_tokens, token_families
+from .whole_file import replacing, sync
 
 VERSION = 1
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
@@ -238,29 +236,23 @@ def write_gate(
     """
     _check_outtype(outtype)
     _check_weights(spec, weights)
-    target = Path(path)
-    temporary = target.with_name(f".lcg-{secrets.token_hex(8)}.tmp")
-    writer = gguf.GGUFWriter(temporary, spec.architecture)
     tensors = {name: _encode(name, weights[name], outtype) for name in _wanted_shapes(spec) if name in weights}
-    _add_keys(writer, spec, _file_type(outtype, [kind for name, (_, kind) in tensors.items() if "weight" in name]))
-    for name, (data, kind) in tensors.items():
-        writer.add_tensor(name, data, raw_dtype=kind)
-    writer.add_tensor("lcg.token_family", spec.token_family.view(np.int8))
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.flush()
-        for file in writer.fout or ():
-            os.fsync(file.fileno())
-        writer.close()
-        temporary.replace(target)
-    except OSError as error:
-        # NumPy reports a full disk without a number, and no message would name the file the caller asked for
-        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(target)) from error
-    finally:
-        _close_quietly(writer)
-        temporary.unlink(missing_ok=True)
+    kinds = [kind for name, (_, kind) in tensors.items() if "weight" in name]
+    with replacing(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, spec.architecture)
+        try:
+            _add_keys(writer, spec, _file_type(outtype, kinds))
+            for name, (data, kind) in tensors.items():
+                writer.add_tensor(name, data, raw_dtype=kind)
+            writer.add_tensor("lcg.token_family", spec.token_family.view(np.int8))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            for file in writer.fout or ():
+                sync(file)
+            writer.close()
+        finally:
+            _close_quietly(writer)
 
 
 def _close_quietly(writer: gguf.GGUFWriter) -> None:

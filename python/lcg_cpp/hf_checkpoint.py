@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import struct
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,7 @@ import numpy.typing as npt
 from .convert import CHECKPOINT_KEYS
 from .gate import PathLike
 from .gate_file import GateSpec
+from .whole_file import write_whole
 
 
 def write_gate_checkpoint(path: PathLike, spec: GateSpec, weights: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -30,19 +28,7 @@ def write_gate_checkpoint(path: PathLike, spec: GateSpec, weights: Mapping[str, 
         OSError: The file cannot be written; nothing of it is left behind.
     """
     tensors = {key: weights[name] for key, name in CHECKPOINT_KEYS.items() if name in weights}
-    data = _serialize(tensors, _metadata(spec))
-    target = Path(path)
-    temporary = target.with_name(f".lcg-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, _serialize(tensors, _metadata(spec)))
 
 
 def _metadata(spec: GateSpec) -> dict[str, str]:

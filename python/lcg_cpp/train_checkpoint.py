@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +16,7 @@ from .errors import GateError
 from .heldout import Scores
 from .learner import Weights
 from .trainer import Measurement, Run, Trainer
+from .whole_file import write_whole
 
 _KEY = "lcg_cpp.train"
 _SECONDS = 300.0  # between two checkpoints
@@ -76,18 +75,7 @@ def write_checkpoint(path: Path, trainer: Trainer, setting: Mapping[str, Any]) -
         OSError: It cannot be written; an earlier checkpoint is still there.
     """
     state = {"setting": setting, "run": dataclasses.asdict(trainer.run), "step": trainer.learner.step}
-    data = save(trainer.learner.state(), {_KEY: json.dumps(state)})
-    temporary = path.with_name(f".lcg-{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, save(trainer.learner.state(), {_KEY: json.dumps(state)}))
 
 
 def load_checkpoint(path: Path, trainer: Trainer, setting: Mapping[str, Any]) -> None:

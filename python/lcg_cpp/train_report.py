@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import numpy as np
 from .gate_file import GateSpec, TrainValue
 from .report import Facts, Figure, Section, Table, figure_svg, new_figure, page
 from .trainer import Run
+from .whole_file import write_whole
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -116,11 +116,6 @@ def write_report(gate: str | os.PathLike[str], run: Run, spec: GateSpec) -> Sequ
     paths = []
     for suffix, text in texts.items():
         path = Path(gate).with_suffix(suffix)
-        temporary = path.with_name(f".lcg-{secrets.token_hex(8)}.tmp")
-        try:
-            temporary.write_bytes(text.encode())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, text.encode())
         paths.append(path)
     return paths

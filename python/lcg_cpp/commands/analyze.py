@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import secrets
 import signal
 import sys
 import textwrap
@@ -22,6 +21,7 @@ from ..engine import Engine
 from ..families import RULES
 from ..forced import N_BEST, Sampling
 from ..report import Facts, Section, Table, new_figure
+from ..whole_file import write_whole
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
 from .loading import load_base, require_file
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     with _ask_to_stop() as should_stop, _progress(settings.n_tokens) as show:
         analysis = analyze(args.model, args.data, settings, engine=engine, should_stop=should_stop, on_progress=show)
     if args.output is not None:
-        _write(Path(args.output), analysis_page(analysis))
+        write_whole(args.output, analysis_page(analysis).encode())
     if args.json:
         print_json(as_dict(analysis))
     else:
@@ -121,16 +121,6 @@ def _check_output(args: argparse.Namespace) -> None:
         raise UsageError(f"-o/--output: {output}: expected a file to write, in a folder that exists")
     if output.exists() and any(output.samefile(source) for source in (args.model, *args.data) if Path(source).exists()):
         raise UsageError(f"-o/--output: {output}: is the model or the texts, expected another file")
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".lcg-{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.write_bytes(text.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import GateError
+from ..whole_file import replacing
 from .files import open_files
 from .languages import flores_names
 from .rows import BadRow, Message, sample_from_row, text_of
@@ -232,14 +232,9 @@ def write_mix(path: Path, parts: Sequence[SourceRows], seed: int) -> int:
     """
     rows = [(part.source, *row) for part in parts for row in part.rows]
     random.Random(f"{seed} order").shuffle(rows)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("xb") as file:
-            for source, language, messages in rows:
-                chat = [{"role": message.role, "content": message.content} for message in messages]
-                row = {"messages": chat, "source": source, "language": language}
-                file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as unfinished, unfinished.open("wb") as file:
+        for source, language, messages in rows:
+            chat = [{"role": message.role, "content": message.content} for message in messages]
+            row = {"messages": chat, "source": source, "language": language}
+            file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
     return len(rows)
