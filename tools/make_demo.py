@@ -4,7 +4,7 @@
 
 Needs the extras `train` and `data`, the package tokenizers, and lcg_cpp itself. The same versions of
 PyTorch and Babel on the same kind of machine give the same files. --work keeps what was finished, so that a run that
-was stopped goes on where it was.
+was stopped goes on where it was, and what tools/gate_settings.py wants: gate-texts, points and prompts-dev.jsonl.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from lcg_cpp.llama import read_base_model
 
 N_PROMPTS = 400
 N_DEVELOPMENT_PROMPTS = 300
+N_POINTS = 3000
 N_TOKENIZER_TEXTS = 20_000
 N_CHECKED_TEXTS = 2_000
 _START = time.monotonic()
@@ -156,6 +157,9 @@ def make_demo(out: Path, work: Path, seed: int, n_threads: int) -> None:
     evaluation = as_prompts(corpus.evaluation_examples(x_terms, N_PROMPTS, f"{seed} evaluation"))
     development = as_prompts(corpus.evaluation_examples(x_terms, N_DEVELOPMENT_PROMPTS, f"{seed} development"))
     check_unseen([*evaluation, *development], terms, table, seed)
+    write_rows(work / "prompts-dev.jsonl", map(vars, development))
+    points = corpus.evaluation_examples(x_terms, N_POINTS, f"{seed} points")
+    write_rows(work / "points.jsonl", ({"prompt": e.prompt, "response": f" {e.reference}"} for e in points))
     plain, found = measure_gates(model_path, files, development)
     chosen = measure.choose(plain, found)
     log(f"best: {chosen.gate}, first_token={chosen.first_token}")
