@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from .errors import GateError
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
-_TEMPLATE = Path(__file__).with_name("report.html.jinja")
+_TEMPLATES = Path(__file__).parent
 # matplotlib numbers the groups of each figure from 1, so two figures on a page would share ids; nothing refers to these
 _GROUP_ID = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
 
@@ -93,7 +93,20 @@ def page(title: str, sections: Sequence[Section]) -> str:
     Returns:
         An HTML document. All text is escaped; characters that UTF-8 cannot hold (lone surrogates) become `?`.
     """
-    html = _template().render(title=title, sections=sections)
+    return render("report.html.jinja", {"title": title, "sections": sections})
+
+
+def render(template: str, values: Mapping[str, object]) -> str:
+    """Fills in a template of this package; for reports with more than sections, whose templates extend the report's.
+
+    Args:
+        template: Its file name.
+        values: `title`, `sections`, and what else the template asks for; text is escaped unless it is `Markup`.
+
+    Returns:
+        As `page`.
+    """
+    html = _environment().get_template(template).render(values)
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -135,8 +148,14 @@ def figure_svg(figure: matplotlib.figure.Figure) -> str:
 
 
 @cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.tests["facts"] = lambda block: isinstance(block, Facts)
     environment.tests["table"] = lambda block: isinstance(block, Table)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+    return environment

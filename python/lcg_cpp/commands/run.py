@@ -16,6 +16,7 @@ from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import load_gate, load_model, require_file
 from .output import console, print_json, styled
+from .trace import check_target, token_text, write_trace
 
 _MAX_REMOVED_SHOWN = 3
 _N_PREDICT = 256
@@ -42,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--highlight", action="store_true", help="mark the tokens that the gate changed, and what it removed"
     )
+    parser.add_argument(
+        "--trace", metavar="PAGE.html", help="write the reply as a page that shows each intervention and its reason"
+    )
     options.add_json(parser)
     options.add_gate(parser)
     options.add_sampling(parser)
@@ -57,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     if args.n_predict == 0:
         raise UsageError("-n/--n-predict: is 0, expected a number of tokens from 1, or -1")
     require_file(args.model, "-m/--model")
+    if args.trace is not None:
+        check_target(args)
     prompt = _read_prompt(args)
     gate = None if args.no_lcg else load_gate(args.lcg, "--lcg", args.lcg_device)
     gate_options = options.gate_options(args, n_events=1)  # each is collected as it happens
@@ -69,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         sys.stdout.flush()
         print(_summary(args, llm, reply, sampling["seed"]), file=sys.stderr)
+    if args.trace is not None:
+        write_trace(args, llm, reply, prompt, sampling["seed"])
     return EXIT_INTERRUPTED if reply.finish_reason == "interrupted" else 0
 
 
@@ -231,13 +239,8 @@ class _Printer:
         self._marked.clear()
 
     def _visible(self, token: int) -> str:
-        text = one_line(_piece(self._llm, token))
+        text = one_line(token_text(self._llm, token))
         return text.strip() or repr(text)
-
-
-def _piece(llm: GatedLlama, token: int) -> str:
-    """The text of a token; bytes that are no complete character become escapes."""
-    return llm.detokenize([token], special=True).decode("utf-8", "backslashreplace")
 
 
 # ---- what is reported at the end ----
@@ -298,6 +301,6 @@ def _event_to_json(llm: GatedLlama, event: GateEvent) -> dict[str, Any]:
         "allowed": list(event.allowed),
         "banned": list(event.banned),
         "z": list(event.z),
-        "removed": [{"id": id_, "text": _piece(llm, id_), "probability": p} for id_, p in event.removed],
-        "chosen": {"id": event.chosen, "text": _piece(llm, event.chosen)},
+        "removed": [{"id": id_, "text": token_text(llm, id_), "probability": p} for id_, p in event.removed],
+        "chosen": {"id": event.chosen, "text": token_text(llm, event.chosen)},
     }

@@ -1,0 +1,181 @@
+"""Replies as one HTML page that needs nothing else: what was measured, where the gate acted, and every reply to read.
+
+The replies are data in the page, drawn a few at a time by a script in it (reply_page.js); the page's policy lets that
+script run and no other, and nothing be loaded.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from .families import FAMILIES, text_scripts
+from .measures import expected_families
+from .reply_data import Reply, ordered, pack
+from .reply_plots import confusion, positions, removed_mass
+from .reply_text import without_choices
+from .report import Facts, Section, Table, render
+
+if TYPE_CHECKING:
+    from .benchmarks import Prompt
+
+_TEMPLATE = "reply_page.html.jinja"
+_SCRIPT = Path(__file__).with_name("reply_page.js")
+_CONFUSABLE = ("cj", "latin")  # families whose letters can be wrong in a reply
+_NAMES = {"cj": "Chinese or Japanese", "latin": "Latin"}
+_SIGNIFICANT = 0.05
+_METRICS = {
+    "cj_percent": "replies with unwanted Chinese or Japanese, %",
+    "latin_percent": "replies with unwanted Latin, %",
+    "cj_per_1000_tokens": "unwanted Chinese or Japanese tokens, of 1,000",
+    "latin_per_1000_tokens": "unwanted Latin tokens, of 1,000",
+    "code_switch_percent": "replies that use a second script where they may, %",
+    "switches_kept_percent": "requested code-switches kept, %",
+    "exact_match_percent": "exact match, %",
+    "accuracy_percent": "right choice, %",
+    "bleu": "BLEU",
+    "chrf": "chrF++",
+    "line_pass_percent": "line-level pass rate, %",
+    "word_pass_percent": "word-level pass rate, %",
+    "intervention_percent": "interventions, % of tokens",
+    "removed_mass_percent": "probability removed by an intervention, %",
+    "tokens_per_second": "tokens/s",
+    "length_tokens": "tokens of a reply",
+    "empty_percent": "empty replies, %",
+    "truncated_percent": "replies cut off, %",
+}
+_FACTS = ("model", "gate", "benchmark", "source", "prompts", "seeds")
+
+
+def reply_page(
+    replies: Sequence[Reply],
+    summary: Mapping[str, Any],
+    families: Sequence[str],
+    *,
+    title: str,
+    prompts: Mapping[str, Prompt] | None = None,
+) -> str:
+    """Writes the page of an evaluation.
+
+    Args:
+        replies: Objects of replies.jsonl.
+        summary: The object of summary.json; what it does not hold is left out.
+        families: Names of the families, by index.
+        title: Of the page.
+        prompts: By id, to know which letters are wrong in a reply; None: those of scripts its reference does not hold.
+
+    Returns:
+        An HTML document.
+
+    Raises:
+        GateError: A reply is not as `evaluate` writes them.
+    """
+    metrics: Mapping[str, Any] = summary.get("methods", {})
+    methods = ordered([*metrics, *(reply["method"] for reply in replies)])
+    confused = [_confused(reply, prompts) for reply in replies]
+    values = {
+        "title": title,
+        "sections": _sections(summary),
+        "methods": methods,
+        "confusion": confusion(replies, confused, methods, _CONFUSABLE),
+        "plots": [plot for plot in (positions(replies, methods), removed_mass(replies, methods)) if plot is not None],
+        "names": _NAMES,
+        "is_trace": False,
+    }
+    return _render(values, pack(replies, [wrong or () for wrong in confused], methods, families))
+
+
+def trace_page(
+    reply: Reply,
+    families: Sequence[str] = FAMILIES,
+    *,
+    title: str = "One reply",
+    facts: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Writes the page of a single reply.
+
+    Args:
+        reply: As in replies.jsonl.
+        families: Names of the families, by index.
+        title: Of the page.
+        facts: Names and values above the reply.
+
+    Returns:
+        An HTML document.
+
+    Raises:
+        GateError: The reply is not as `evaluate` writes them.
+    """
+    sections = [Section("", [Facts(facts)])] if facts else []
+    values = {"title": title, "sections": sections, "confusion": [], "plots": [], "is_trace": True}
+    return _render(values, pack([reply], [()], [reply["method"]], families))
+
+
+def _render(values: dict[str, object], data: str) -> str:
+    script = _SCRIPT.read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return render(_TEMPLATE, {**values, "script": Markup(script), "script_hash": f"sha256-{digest}", "data": data})
+
+
+def _confused(reply: Reply, prompts: Mapping[str, Prompt] | None) -> list[str] | None:
+    """The families whose letters are wrong in a reply, as `measures` has it; None if none can be wrong."""
+    text = reply["reply"]
+    if prompts is not None:
+        prompt = prompts[reply["id"]]
+        expected = expected_families(prompt)
+        text = without_choices(text) if prompt.answer else text
+    else:
+        expected = frozenset(text_scripts(reply.get("reference", ""))) or None
+    if expected is None:
+        return None
+    found = text_scripts(text)
+    return [family for family in _CONFUSABLE if family in found and family not in expected]
+
+
+# ---- the summary ----
+
+
+def _sections(summary: Mapping[str, Any]) -> list[Section]:
+    facts = [
+        (name, f"{summary[name]:,}" if isinstance(summary[name], int) else str(summary[name]))
+        for name in _FACTS
+        if summary.get(name) is not None
+    ]
+    sections = [Section("", [Facts(facts)])] if facts else []
+    methods: Mapping[str, Any] = summary.get("methods", {})
+    names = ordered(name for metrics in methods.values() for name in metrics)
+    if names:
+        compared: Mapping[str, Any] = summary.get("compared_with_none", {})
+        rows = [
+            [_METRICS.get(name, name.replace("_", " "))]
+            + [_cell(metrics.get(name), compared.get(method, {}).get(name)) for method, metrics in methods.items()]
+            for name in names
+        ]
+        caption = "with 95 % intervals" + (
+            f"; * differs from none (p < {_SIGNIFICANT}, Holm-adjusted)" if compared else ""
+        )
+        sections.append(Section("Summary", [Table(["", *(f">{method}" for method in methods)], rows, caption)]))
+    return sections
+
+
+def _cell(estimate: Mapping[str, float] | None, difference: Mapping[str, float] | None) -> str:
+    if estimate is None:
+        return ""
+    is_different = difference is not None and difference["p_adjusted"] < _SIGNIFICANT
+    value, low, high = (_number(estimate[key]) for key in ("value", "low", "high"))
+    return f"{value} ({low}–{high})" + (" *" if is_different else "")
+
+
+def _number(value: float) -> str:
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 1000
+        else f"{value:.1f}"
+        if abs(value) >= 0.095 or value == 0
+        else f"{value:.2f}"
+    )

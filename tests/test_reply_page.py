@@ -1,0 +1,656 @@
+"""The page of replies: what is in it, and what a reader sees and does, in a real browser where there is one."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html as html_
+import json
+import re
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from browser import Browser, find_chromium
+from lcg_cpp import GateError
+from lcg_cpp.benchmarks import Prompt
+from lcg_cpp.reply_page import reply_page, trace_page
+from lcg_cpp.reply_plots import Share, confusion, positions, removed_mass
+
+FAMILIES = ("cj", "latin", "symbols", "lowres")
+CJ, LATIN, SYMBOLS, LOWRES = range(4)
+READY = "document.documentElement.dataset.ready"
+EVIL = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>\"'`&amp;\u2028\ud800"
+
+
+def event(position: int, **changes: Any) -> dict[str, Any]:
+    """An intervention: the model wanted a Latin word, the gate a letter of the rest."""
+    return {
+        "position": position,
+        "last": "lowres",
+        "predicted": ["lowres"],
+        "allowed": ["lowres"],
+        "banned": ["cj", "latin"],
+        "z": [-4.0, -2.0, 0.0, 2.0],
+        "removed": [["Rome", LATIN, 0.5], ["罗马", CJ, 0.125]],
+        "candidates": [["ל", LOWRES, 0.25], ["ר", LOWRES, 0.0625]],
+        "chosen": "ר",
+        **changes,
+    }
+
+
+def reply(method: str, text: str, /, **changes: Any) -> dict[str, Any]:
+    """A reply; its pieces are separated by bars, the ids of equal pieces are equal."""
+    texts = text.split("|") if text else []
+    of_script = {"A-Za-z": LATIN, "\u4e00-\u9fff": CJ, "\u0400-\u06ff": LOWRES}
+    families = [next((f for s, f in of_script.items() if re.search(f"[{s}]", piece)), SYMBOLS) for piece in texts]
+    return {
+        "method": method,
+        "seed": 0,
+        "id": "a",
+        "prompt": "Say it.",
+        "language": "",
+        "subset": "",
+        "reference": "",
+        "reply": "".join(texts),
+        "tokens": [zlib.crc32(piece.encode("utf-8", "replace")) % 1000 for piece in texts],
+        "pieces": texts,
+        "families": families,
+        "n_prompt": 3,
+        "finish": "stop",
+        "seconds": 0.5,
+        "events": [],
+        **changes,
+    }
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """What is packed into a page."""
+    found = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', page)
+    assert found
+    unpacked: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(html_.unescape(found[1]))))
+    return unpacked
+
+
+# ---- what is in the page ----
+
+
+def test_replies_are_packed_with_every_token_once() -> None:
+    replies = [
+        reply("none", "ab|, |ab", tokens=[7, 1, 7], language="ru", reference="аб", subset="s"),
+        reply("lcg", "ab|д", tokens=[7, 9], language="ru", reference="аб", subset="s", events=[event(1, last=None)]),
+    ]
+    page = reply_page(replies, {}, FAMILIES, title="t")
+    assert data_of(page) == {
+        "methods": ["none", "lcg"],
+        "families": list(FAMILIES),
+        "pieces": [
+            [7, 1, 9, -1, -1, -1, -1],
+            ["ab", ", ", "д", "Rome", "罗马", "ל", "ר"],
+            [LATIN, SYMBOLS, LOWRES, LATIN, CJ, LOWRES, LOWRES],
+        ],
+        "prompts": [["a", "Say it.", "ru", "s", "аб"]],
+        "replies": [
+            [0, 0, 0, "stop", 0.5, 3, [0, 1, 0], [], [LATIN]],
+            [
+                *(0, 1, 0, "stop", 0.5, 3, [0, 2]),
+                [[1, -1, [3], [3], [0, 1], [-4.0, -2.0, 0.0, 2.0], [3, 5000, 4, 1250], [5, 2500, 6, 625], "ר"]],
+                [LATIN],
+            ],
+        ],
+    }
+
+
+def test_replies_that_are_not_whole_are_refused() -> None:
+    with pytest.raises(GateError) as error:
+        reply_page([reply("lcg", "a|b", tokens=[1])], {}, FAMILIES, title="t")
+    assert str(error.value) == (
+        "the reply of `lcg` to prompt `a` has 1 tokens, 2 pieces and 2 families, expected as many of each"
+    )
+    with pytest.raises(GateError) as error:
+        trace_page(reply("lcg", "a", events=[event(0, banned=["greek"])]))
+    assert str(error.value) == "an event names the family `greek`, expected one of cj, latin, symbols, lowres"
+
+
+def test_the_summary_has_intervals_and_marks_what_differs() -> None:
+    summary = {
+        "methods": {
+            "none": {"cj_percent": {"value": 22.75, "low": 18.0, "high": 27.0}},
+            "lcg": {
+                "cj_percent": {"value": 0.04, "low": 0.0, "high": 1.25},
+                "tokens_per_second": {"value": 1234.5, "low": 1200.0, "high": 1300.0},
+            },
+        },
+        "compared_with_none": {"lcg": {"cj_percent": {"p_adjusted": 0.01}, "tokens_per_second": {"p_adjusted": 0.05}}},
+        "model": "m.gguf",
+        "prompts": 4000,
+        "gate": None,
+    }
+    page = reply_page([], summary, FAMILIES, title="t")
+    cells = [html_.unescape(text) for text in re.findall(r"<bdi>(.*?)</bdi>", page)]
+    assert cells[:8] == [
+        *("m.gguf", "4,000"),
+        *("replies with unwanted Chinese or Japanese, %", "22.8 (18.0–27.0)", "0.04 (0.0–1.2) *"),
+        *("tokens/s", "", "1,234 (1,200–1,300)"),
+    ]
+
+
+def test_only_the_pages_own_script_may_run() -> None:
+    page = reply_page([reply("none", EVIL, prompt=EVIL, id=EVIL, language=EVIL)], {}, FAMILIES, title=EVIL)
+    assert page.encode().decode() == page
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
+    assert [attributes for attributes, _ in scripts] == [' type="text/plain" id="data"', ""]
+    digest = base64.b64encode(hashlib.sha256(scripts[1][1].encode()).digest()).decode()
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy
+    rules = html_.unescape(policy[1])
+    assert rules.split("; ") == [
+        "default-src 'none'",
+        "style-src 'unsafe-inline'",
+        "img-src data:",
+        f"script-src 'sha256-{digest}'",
+    ]
+    assert not re.search(r"<link|<iframe|@import|https?://", page)
+
+
+def test_letters_are_wrong_that_the_prompt_does_not_expect() -> None:
+    replies = [
+        reply("none", "Рим|Rome|罗马", id="plain", language="ru", reference="Рим"),
+        reply("none", "Рим|Rome", id="switch", language="ru", reference="Рим"),
+        reply("none", "Рим|Rome", id="open"),
+    ]
+    prompts = {
+        "plain": Prompt("plain", "x", chat=False, language="ru"),
+        "switch": Prompt("switch", "x", chat=False, language="ru", switch="latin"),
+        "open": Prompt("open", "x", chat=False),
+    }
+    told = data_of(reply_page(replies, {}, FAMILIES, title="t", prompts=prompts))
+    assert [packed[-1] for packed in told["replies"]] == [[CJ, LATIN], [], []]
+    guessed = data_of(reply_page(replies, {}, FAMILIES, title="t"))
+    assert [packed[-1] for packed in guessed["replies"]] == [[CJ, LATIN], [LATIN], []]
+
+
+def test_confusion_is_counted_by_language_and_method() -> None:
+    made = [("none", "ru", ["cj"]), ("none", "ru", []), ("lcg", "ru", []), ("none", "ar", ["cj", "latin"])]
+    made += [("lcg", "", []), ("lcg", "el", None)]
+    replies = [reply(method, "a", language=language) for method, language, _ in made]
+    tables = confusion(replies, [wrong for *_, wrong in made], ["none", "lcg"], ["cj", "latin"])
+    assert [(table.family, table.rows) for table in tables] == [
+        ("cj", [("ar", [Share(1, 1), Share(0, 0)]), ("ru", [Share(1, 2), Share(0, 1)])]),
+        ("latin", [("ar", [Share(1, 1), Share(0, 0)]), ("ru", [Share(0, 2), Share(0, 1)])]),
+    ]
+    assert confusion([replies[4]], [[]], ["lcg"], ["cj"]) == []
+
+
+def test_interventions_are_counted_by_their_place() -> None:
+    replies = [
+        reply("none", "a|b"),
+        reply("lcg", "a|b|c|d", events=[event(0), event(4)]),  # the second one changed how the reply ended
+        reply("lcg", "a|b|c|d|e", finish="length", events=[event(2)]),
+        reply("lcg", "a"),
+    ]
+    plot = positions(replies, ["none", "lcg"])
+    assert plot is not None
+    (bars,) = plot.charts
+    assert (bars.method, bars.labels) == ("lcg", ["1", "2", "3", "5"])
+    # steps: 5 (the end is one), 5 (cut off), 2
+    assert bars.shares == [Share(1, 3), Share(0, 3), Share(1, 4), Share(1, 2)]
+    assert bars.titles[2] == "tokens 3 to 4: 1 of 4, 25.0 %"
+    assert plot.top == 50.0
+    assert positions(replies[:1], ["none"]) is None
+
+
+def test_removed_mass_is_the_sum_of_what_was_removed() -> None:
+    masses = [0.0, 0.05, 0.95, 1.0]
+    replies = [
+        reply("lcg", "a", events=[event(0, removed=[["x", 1, mass / 2], ["y", 0, mass / 2]])]) for mass in masses
+    ]
+    plot = removed_mass(replies, ["lcg"])
+    assert plot is not None
+    assert [share.part for share in plot.charts[0].shares] == [2, 0, 0, 0, 0, 0, 0, 0, 0, 2]
+    assert plot.charts[0].summary == "4 interventions removed 50.0 % on average"
+    assert removed_mass([reply("lcg", "a")], ["lcg"]) is None
+
+
+# ---- a big one ----
+
+
+def many_replies(n: int, n_tokens: int = 256, n_events: int = 4) -> list[dict[str, Any]]:
+    """Replies that are hard to pack: nothing in them repeats but the vocabulary."""
+    rng = np.random.default_rng(0)
+    letters = np.array(list("abcdefghijklmnop"))
+    vocab = ["".join(rng.choice(letters, 6)) for _ in range(20_000)]
+    replies = []
+    for i in range(n):
+        ids = (len(vocab) * rng.random(n_tokens) ** 3).astype(int).tolist()
+        listed = [
+            [vocab[t], LATIN, round(p, 6)] for t, p in zip(ids[: 15 * n_events], rng.random(15 * n_events).tolist())
+        ]
+        events = [
+            event(
+                k * n_tokens // n_events,
+                removed=listed[15 * k : 15 * k + 5],
+                candidates=listed[15 * k + 5 : 15 * k + 15],
+                chosen=vocab[ids[k * n_tokens // n_events]],
+            )
+            for k in range(n_events if i % 2 else 0)
+        ]
+        pieces = [vocab[t] for t in ids]
+        method, number = ("none", "lcg")[i % 2], i // 2
+        replies.append(
+            reply(
+                method,
+                "",
+                id=f"p{number}",
+                prompt=f"prompt {number} " * 20,
+                language=("ar", "ru", "el")[number % 3],
+                tokens=ids,
+                pieces=pieces,
+                families=[LATIN] * n_tokens,
+                reply="".join(pieces),
+                events=events,
+            )
+        )
+    return replies
+
+
+# ---- what a reader sees ----
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The browser; tests that need it are skipped where there is none."""
+    path = find_chromium()
+    if path is None:
+        pytest.skip("there is no Chromium")
+    with Browser(path) as opened:
+        yield opened
+
+
+class Reader:
+    """Opens pages, and reads what is on them."""
+
+    def __init__(self, browser: Browser, folder: Path) -> None:
+        self.browser, self._folder = browser, folder
+
+    def open(self, page: str) -> None:
+        """Opens a page, light and wide."""
+        path = self._folder / "page.html"
+        path.write_text(page, encoding="utf-8")
+        self.browser.emulate()
+        self.browser.console.clear()
+        self.browser.requests.clear()
+        self.browser.open(path, ready=READY)
+        assert self.browser.requests == [path.as_uri()]
+
+    def texts(self, selector: str) -> list[str]:
+        """The text in every element that fits."""
+        return self.evaluate(f"[...document.querySelectorAll({json.dumps(selector)})].map((e) => e.textContent)")
+
+    def style(self, selector: str, name: str) -> str:
+        """A computed style of the first element that fits."""
+        return self.evaluate(f"getComputedStyle(document.querySelector({json.dumps(selector)}))[{json.dumps(name)}]")
+
+    def choose(self, name: str, value: str | bool) -> None:
+        """Sets a filter, as a hand would."""
+        self.evaluate(
+            f"""(() => {{
+                const field = document.querySelector({json.dumps(f"#filters {name}")});
+                field[{json.dumps("checked" if isinstance(value, bool) else "value")}] = {json.dumps(value)};
+                field.dispatchEvent(new Event("input", {{ bubbles: true }}));
+            }})()"""
+        )
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of a JavaScript expression."""
+        return self.browser.evaluate(expression)
+
+
+@pytest.fixture
+def reader(browser: Browser, tmp_path: Path) -> Iterator[Reader]:
+    """A reader whose pages write nothing to the console."""
+    yield Reader(browser, tmp_path)
+    assert browser.console == []
+
+
+PAIR = (
+    reply("none", "Rome|, |Рим", id="one", language="ru", reference="Рим, Рим"),
+    reply(
+        "lcg", "Р|им|, |Рим", id="one", language="ru", reference="Рим, Рим", events=[event(0, last=None, chosen="Р")]
+    ),
+    reply("none", "אב|, |ג", id="two", language="he", reference="אב, ג", subset="switch"),
+    reply("lcg", "אב|, |ג", id="two", language="he", reference="אב, ג", subset="switch"),
+)
+
+
+def test_replies_stand_side_by_side_with_their_first_difference(reader: Reader) -> None:
+    reader.open(reply_page(PAIR, {}, FAMILIES, title="t"))
+    assert reader.texts(".card h3") == ["one", "two"]
+    assert reader.texts(".card:first-child h4") == ["none", "lcg"]
+    assert reader.texts(".card:first-child .text") == ["Rome, Рим ∎", "Рим, Рим ∎"]
+    assert reader.texts(".card .first") == ["Rome", "Р"]
+    assert "differs from none at token 1" in reader.texts(".reply header")[1]
+    assert "same as none" in reader.texts(".reply header")[3]
+    boxes = reader.evaluate(
+        "[...document.querySelectorAll('.card:first-child .reply')].map((e) => e.getBoundingClientRect().y)"
+    )
+    assert boxes[0] == boxes[1]
+    assert "unwanted latin" in reader.texts(".reply header")[0]
+
+
+def test_a_reply_that_ends_early_differs_at_its_end(reader: Reader) -> None:
+    reader.open(reply_page([reply("none", "a|b"), reply("lcg", "a", finish="length")], {}, FAMILIES, title="t"))
+    assert reader.texts(".card .first") == ["b", " …"]
+    assert "differs from none at token 2" in reader.texts(".reply header")[1]
+
+
+def test_tokens_have_the_colours_of_their_families(reader: Reader) -> None:
+    reader.open(reply_page([reply("none", "中|ab|!|д")], {}, FAMILIES, title="t"))
+    colours = [reader.style(f".text .t:nth-child({i})", "color") for i in (1, 2, 3, 4)]
+    assert len(set(colours)) == 4
+    assert colours == [reader.style(f"#legend .swatch:nth-child({i})", "color") for i in (1, 2)] + [
+        reader.style(".text", "color"),
+        reader.style("#legend .swatch:nth-child(4)", "color"),
+    ]
+
+
+def test_an_intervention_tells_what_was_wanted_banned_and_chosen(reader: Reader) -> None:
+    reader.open(reply_page(PAIR, {}, FAMILIES, title="t"))
+    assert reader.texts(".detail") == []
+    reader.browser.click("#replies .event")
+    assert reader.texts(".detail h5") == ["lcg: intervention 1 of 1, at token 1"]
+    assert reader.texts(".detail p") == [
+        "Before the first letter of the reply, the model would have said Rome with 50.0 %; the gate allowed lowres and"
+        " banned cj, latin. It became Р."
+    ]
+    rows = reader.evaluate(
+        "[...document.querySelectorAll('.detail table')].map((t) => [t.caption.textContent, ...[...t.rows].map((r) =>"
+        " [...r.cells].map((c) => c.textContent).join(' '))])"
+    )
+    assert rows == [
+        ["wanted by the model and banned: 62.5 %", "Rome  50.0 % ", "罗马  12.5 % "],
+        # 1 / (1 + exp(-z))
+        [
+            "what the gate expects next",
+            "cj  1.8 % banned",
+            "latin  11.9 % banned",
+            "symbols  50.0 % ",
+            "lowres  88.1 % expected",
+        ],
+        ["left to choose from", "ל  25.0 % ", "ר  6.3 % ", "Р   chosen"],
+    ]
+    bars = reader.evaluate(
+        "[...document.querySelectorAll('.detail table:first-child i')].map((e) => e.getBoundingClientRect().width /"
+        " e.parentElement.clientWidth)"
+    )
+    assert bars[0] == pytest.approx(4 * bars[1], rel=0.05)
+    reader.browser.click("#replies .event")
+    assert reader.texts(".detail") == []
+
+
+def test_interventions_are_there_for_the_keyboard(reader: Reader) -> None:
+    events = [event(0), event(2)]
+    reader.open(reply_page([reply("lcg", "ר|, |ר", events=events)], {}, FAMILIES, title="t"))
+    reader.evaluate("document.querySelector('#replies .event').focus()")
+    expanded = "document.querySelector('#replies .event').getAttribute('aria-expanded')"
+    assert reader.evaluate(expanded) == "false"
+    reader.browser.press("Enter")
+    assert reader.evaluate(expanded) == "true"
+    reader.browser.press("Tab")  # the next intervention in the text, then what was opened
+    reader.browser.press("Tab")
+    assert reader.evaluate("document.activeElement.ariaLabel") == "Next intervention"
+    reader.browser.press("Enter")
+    assert reader.texts(".detail h5") == ["lcg: intervention 2 of 2, at token 3"]
+    assert reader.evaluate("document.activeElement.ariaLabel") == "Close"  # there is no next one
+    reader.browser.press("Escape")
+    assert reader.texts(".detail") == []
+    assert reader.evaluate("document.activeElement === document.querySelectorAll('#replies .event')[1]")
+    reader.browser.press(" ")
+    assert reader.texts(".detail h5") == ["lcg: intervention 2 of 2, at token 3"]
+
+
+def test_interventions_within_a_character_and_at_the_end_can_be_chosen(reader: Reader) -> None:
+    made = reply("lcg", "a||é|\n", events=[event(1, chosen="\\xc3"), event(2), event(3, chosen="\n"), event(4)])
+    reader.open(reply_page([made], {}, FAMILIES, title="t"))
+    assert reader.texts("#replies .event") == ["é", "⏎\n", " ∎"]
+    reader.browser.click("#replies .event")
+    assert reader.texts(".detail h5") == ["lcg: intervention 1 of 4, at token 2"]
+    reader.browser.click(".detail [data-go='1']")
+    assert reader.texts(".detail h5") == ["lcg: intervention 2 of 4, at token 3"]
+    reader.browser.click(".detail [data-go='1']")
+    assert reader.texts(".detail .chosen td:first-child") == ["⏎"]
+    reader.browser.click(".detail [data-go='1']")
+    assert reader.evaluate("document.querySelector('[aria-expanded=true]').textContent") == " ∎"
+
+
+def test_a_gate_that_was_not_asked_says_so(reader: Reader) -> None:
+    made = reply("lcg", "a", events=[event(0, z=[], removed=[], allowed=[], candidates=[])])
+    reader.open(reply_page([made], {}, FAMILIES, title="t"))
+    reader.browser.click("#replies .event")
+    assert reader.texts(".detail caption")[1] == "the gate was not asked"
+    assert reader.texts(".detail p") == [
+        "After lowres text; the gate allowed nothing and banned cj, latin. It became ר."
+    ]
+
+
+def test_filters_choose_languages_methods_and_texts(reader: Reader) -> None:
+    extra = reply("paper", "Рим|, |罗马", id="one", language="ru", reference="Рим, Рим", finish="length")
+    reader.open(reply_page([*PAIR, extra], {"methods": {"none": {}, "paper": {}, "lcg": {}}}, FAMILIES, title="t"))
+    assert reader.texts("#methods label") == [" none", " paper", " lcg"]
+    assert reader.texts(".card:first-child h4") == ["none", "lcg"]
+    assert reader.texts("#filters [name=language] option") == ["all", "Hebrew (he)", "Russian (ru)"]
+    reader.choose("[name=language]", "he")
+    assert reader.texts(".card h3") == ["two"]
+    assert reader.texts("#count") == ["1–1 of 1 prompt"]
+    reader.choose("[name=language]", "")
+    reader.choose("[name=method][value='1']", True)
+    assert reader.texts(".card:first-child h4") == ["none", "paper", "lcg"]
+    reader.choose("[name=method][value='0']", False)
+    assert reader.texts(".card h4") == ["paper", "lcg", "lcg"]
+    for show, wanted in (("events", ["one"]), ("differs", ["one"]), ("confused", ["one"]), ("cut", ["one"])):
+        reader.choose("[name=show]", show)
+        assert reader.texts(".card h3") == wanted
+    reader.choose("[name=method][value='1']", False)
+    assert reader.texts("#replies") == ["No replies are like that."]
+    assert reader.texts("#count") == ["none"]
+    reader.choose("[name=show]", "")
+    reader.choose("[name=subset]", "switch")
+    assert reader.texts(".card h3") == ["two"]
+    reader.choose("[name=subset]", "")
+    reader.choose("[name=text]", "РИМ, р")
+    assert reader.texts(".card h3") == ["one"]
+
+
+def test_a_number_of_the_confusion_table_leads_to_its_replies(reader: Reader) -> None:
+    reader.open(reply_page(PAIR, {}, FAMILIES, title="t"))
+    assert reader.texts(".heat.f-latin tbody tr") == ["Hebrew (he)00", "Russian (ru)1000"]
+    reader.browser.click(".heat.f-latin button:enabled")
+    assert reader.texts(".card h3") == ["one"]
+    assert (
+        reader.evaluate("document.querySelector('[name=show]').selectedOptions[0].text")
+        == "with unwanted latin by none"
+    )
+    assert reader.evaluate("document.activeElement.id") == "replies-heading"
+
+
+def test_text_from_right_to_left_stays_so_and_joined(reader: Reader) -> None:
+    arabic = "ال|ألم|ان|ية"
+    made = [
+        reply("none", f"Rome|, |{arabic}", language="ar", reference="روما, الألمانية"),
+        reply("lcg", arabic, language="ar", reference="روما, الألمانية", events=[event(1)]),
+    ]
+    reader.open(reply_page(made, {}, FAMILIES, title="t"))
+    assert [reader.style(f".reply:nth-child({i}) .text", "direction") for i in (1, 2)] == ["rtl", "rtl"]
+    assert reader.style(".asked dd:nth-of-type(1)", "direction") == "ltr"
+    assert reader.style(".asked dd:nth-of-type(2)", "direction") == "rtl"
+    assert reader.style(".text", "unicodeBidi") == "isolate"
+    # letters join across tokens only if these are as wide as the word in one piece
+    widths = reader.evaluate(
+        """(() => {
+            const text = document.querySelector(".reply:nth-child(2) .text");
+            text.lastChild.remove();
+            const width = () => {
+                const range = document.createRange();
+                range.selectNodeContents(text);
+                return range.getBoundingClientRect().width;
+            };
+            const inTokens = width();
+            text.textContent = text.textContent;
+            const whole = width();
+            text.innerHTML = [...text.textContent].map((c) => c + "\u200c").join("");
+            return [inTokens, whole, width()];
+        })()"""
+    )
+    assert widths[0] == pytest.approx(widths[1], abs=0.1)
+    assert abs(widths[2] - widths[1]) > 1  # the font has joined forms
+
+
+def test_hostile_text_is_only_text(reader: Reader) -> None:
+    made = reply(
+        EVIL,
+        "x",
+        pieces=[EVIL],
+        reply=EVIL,
+        **dict.fromkeys(("id", "prompt", "language", "subset", "reference"), EVIL),
+        events=[event(0, removed=[[EVIL, LATIN, 0.5]], candidates=[[EVIL, LATIN, 0.5]], chosen=EVIL)],
+    )
+    other = {**made, "language": "de", "subset": "s", "id": "b"}
+    reader.open(
+        reply_page([made, other], {"methods": {EVIL: {EVIL: {"value": 1, "low": 0, "high": 2}}}}, FAMILIES, title=EVIL)
+    )
+    assert reader.texts(".card h3, .card dd") == [EVIL, EVIL, EVIL, "b", EVIL, EVIL]
+    assert reader.texts(".text")[0].startswith(EVIL)
+    reader.browser.click("#replies .event")
+    assert reader.texts(".detail .banned td:first-child")[0].startswith("</script>")
+    assert reader.evaluate("document.querySelectorAll('script').length") == 2
+    assert reader.evaluate("document.querySelectorAll('img').length") == 0
+
+
+def test_a_page_is_dark_where_the_reader_wants_it_dark(reader: Reader) -> None:
+    reader.open(reply_page(PAIR, {}, FAMILIES, title="t"))
+
+    def brightness(selector: str, name: str) -> float:
+        return sum(map(float, re.findall(r"[\d.]+", reader.style(selector, name))[:3])) / 3
+
+    for dark in (False, True):
+        reader.browser.emulate(dark=dark)
+        page = brightness("body", "backgroundColor")
+        assert (page < 64) == dark
+        for selector in (".text .f-latin", ".text .f-lowres", ".text", "#count", ".card h3"):
+            assert abs(brightness(selector, "color") - page) > 90
+
+
+def test_a_phone_shows_everything_in_its_width(reader: Reader) -> None:
+    long = [
+        reply(m, "x" * 300 + "|" + "д" * 300, id="i" * 200, language="ru", events=[event(0)]) for m in ("none", "lcg")
+    ]
+    reader.open(reply_page(long, {}, FAMILIES, title="t" * 200))
+    reader.browser.emulate(width=360, height=640)
+    reader.browser.click("#replies .event")
+    assert reader.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_thousands_of_replies_come_in_pages(reader: Reader) -> None:
+    replies = many_replies(5000)
+    page = reply_page(replies, {}, FAMILIES, title="t")
+    assert len(page.encode()) < 15_000_000
+    reader.open(page)
+    print(f"{len(page.encode()) / 1e6:.1f} MB, the first replies after {reader.evaluate(READY)} ms")
+    assert reader.texts("#count") == ["1–20 of 2,500 prompts"]
+    assert len(reader.texts(".card")) == 20
+    assert reader.texts(".card:last-child .text")[1] == replies[39]["reply"] + " ∎"
+    reader.browser.click("#filters [data-step='1']")
+    assert reader.texts("#count") == ["21–40 of 2,500 prompts"]
+    assert reader.texts(".card:first-child h3") == ["p20"]
+    reader.browser.click("p [data-step='-1']")
+    assert reader.texts("#count") == ["1–20 of 2,500 prompts"]
+    assert reader.evaluate("document.querySelector('p [data-step=\"-1\"]').disabled")
+    reader.choose("[name=language]", "el")
+    assert reader.texts("#count") == ["1–20 of 833 prompts"]
+
+
+# ---- a single reply ----
+
+
+def test_a_trace_shows_one_reply_and_its_first_intervention(reader: Reader) -> None:
+    made = reply("lcg", "אב|, |ר|, |ר", prompt="Say it.", events=[event(2), event(4)])
+    reader.open(trace_page(made, facts=[("model", "m.gguf")]))
+    assert reader.texts("h1") == ["One reply"]
+    assert reader.texts(".facts tr") == ["modelm.gguf"]
+    assert reader.texts("#filters") == []
+    assert reader.texts(".asked dd") == ["Say it."]
+    assert reader.texts(".text") == ["אב, ר, ר ∎"]
+    assert reader.style(".text", "direction") == "rtl"
+    assert reader.texts(".detail h5") == ["lcg: intervention 1 of 2, at token 3"]
+    reader.browser.click(".detail [data-go='0']")
+    assert reader.texts(".detail") == []
+
+
+def lcg_cpp(*args: object) -> subprocess.CompletedProcess[bytes]:
+    """Runs the command."""
+    return subprocess.run([sys.executable, "-m", "lcg_cpp", *map(str, args)], capture_output=True)
+
+
+def test_run_traces_its_reply(tiny_model_path: Path, gate16: Path, tmp_path: Path) -> None:
+    target = tmp_path / "trace.html"
+    arguments = (
+        "run",
+        "-m",
+        tiny_model_path,
+        "--lcg",
+        gate16,
+        "-t",
+        1,
+        "-c",
+        256,
+        "-n",
+        40,
+        "--seed",
+        1,
+        "-p",
+        "the name",
+    )
+    done = lcg_cpp(*arguments, "--json", "--trace", target)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    page = target.read_text(encoding="utf-8")
+    assert str(gate16) in page
+    data = data_of(page)
+    (packed,) = data["replies"]
+    ids, texts, families = data["pieces"]
+    assert "".join(texts[token] for token in packed[6]).replace("\ufffd", "") == told["reply"]
+    assert len(packed[6]) == told["stats"]["tokens"] == 40
+    assert (data["methods"], packed[3], packed[5]) == (["lcg"], "length", told["stats"]["prompt_tokens"])
+    assert len(packed[7]) == len(told["events"]) > 0
+    for found, event_ in zip(packed[7], told["events"]):
+        assert found[0] == event_["position"]
+        assert [data["families"][f] for f in found[4]] == event_["banned"]
+        assert [texts[token] for token in found[6][::2]] == [removed["text"] for removed in event_["removed"]]
+        assert found[6][1::2] == [round(removed["probability"] * 1e4) for removed in event_["removed"]]
+        assert found[7]
+        assert found[8] == event_["chosen"]["text"]
+    plain = lcg_cpp(*arguments, "--no-lcg", "--trace", target)
+    assert plain.returncode == 0, plain.stderr
+    stock = data_of(target.read_text(encoding="utf-8"))
+    assert (stock["methods"], stock["replies"][0][7]) == (["none"], [])
+    family_of = dict(zip(ids, families))
+    assert all(family_of.get(i, f) == f for i, f in zip(stock["pieces"][0], stock["pieces"][2]) if i >= 0)
+
+
+def test_run_refuses_to_trace_where_it_cannot(tiny_model_path: Path, gate16: Path, tmp_path: Path) -> None:
+    before = tiny_model_path.read_bytes()
+    for target, reason in (
+        (tmp_path / "none" / "x.html", "expected a file to write, in a folder that exists"),
+        (tmp_path, "expected a file to write, in a folder that exists"),
+        (tiny_model_path, "is the model, the gate or the prompt, expected another file"),
+    ):
+        done = lcg_cpp("run", "-m", tiny_model_path, "--lcg", gate16, "-p", "x", "--trace", target)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert done.stderr.decode() == f"lcg-cpp: error: --trace: {target}: {reason}\n"
+    assert tiny_model_path.read_bytes() == before
