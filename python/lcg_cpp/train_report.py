@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,7 @@ def training_page(run: Run, spec: GateSpec, svg: str) -> str:
     """
     scores = run.measurements[-1].scores
     rows = [
-        (name, f"{score.positions:,}", f"{score.precision:.3f}", f"{score.recall:.3f}", f"{score.f1:.3f}")
+        (name, f"{score.positions:,}", *map(_share, (score.precision, score.recall, score.f1)))
         for name, score in scores.families.items()
     ]
     return page(
@@ -79,6 +80,10 @@ def training_page(run: Run, spec: GateSpec, svg: str) -> str:
             Section("How it was made", [Facts(_provenance(spec.train))]),
         ],
     )
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 def _result(run: Run) -> list[tuple[str, str]]:

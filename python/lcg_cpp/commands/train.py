@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import shlex
 import signal
@@ -221,12 +222,17 @@ def status(run: Run) -> tuple[str, str]:
 
 
 def _duration(seconds: float) -> str:
-    if seconds != seconds:  # noqa: PLR0124 (NaN)
+    if math.isnan(seconds):
         return "?"
     minutes = round(seconds / 60)
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _share(value: float) -> str:
+    """A share between 0 and 1, "–" where there was nothing to take one of."""
+    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 def _print_result(args: argparse.Namespace, output: str, result: Trained) -> None:
@@ -258,7 +264,8 @@ def _print_result(args: argparse.Namespace, output: str, result: Trained) -> Non
             *(
                 (
                     f"held out, {name}",
-                    f"precision {score.precision:.3f}, recall {score.recall:.3f}, {score.positions:,} positions",
+                    f"precision {_share(score.precision)}, recall {_share(score.recall)},"
+                    f" {score.positions:,} positions",
                 )
                 for name, score in scores.families.items()
             ),
