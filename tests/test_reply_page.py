@@ -374,7 +374,7 @@ def test_an_intervention_tells_what_was_wanted_banned_and_chosen(reader: Reader)
         " [...r.cells].map((c) => c.textContent).join(' '))])"
     )
     assert rows == [
-        ["wanted by the model and banned: 62.5 %", "Rome  50.0 % ", "罗马  12.5 % "],
+        ["wanted and banned: 62.5 %", "Rome  50.0 % ", "罗马  12.5 % "],
         # 1 / (1 + exp(-z))
         [
             "what the gate expects next",

@@ -1,7 +1,7 @@
 """Replies as one HTML page that needs nothing else: what was measured, where the gate acted, and every reply to read.
 
-The replies are data in the page, drawn a few at a time by a script in it (reply_page.js); the page's policy lets that
-script run and no other, and nothing be loaded.
+The replies are data in the page, drawn a few at a time by a script in it; the page's policy lets that script run and no
+other, and nothing be loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .benchmarks import Prompt
 
 _TEMPLATE = "reply_page.html.jinja"
-_SCRIPT = Path(__file__).with_name("reply_page.js")
+_SCRIPTS = ("reply_card.js", "reply_page.js")
 _CONFUSABLE = ("cj", "latin")  # families whose letters can be wrong in a reply
 _NAMES = {"cj": "Chinese or Japanese", "latin": "Latin"}
 _SIGNIFICANT = 0.05
@@ -117,7 +117,7 @@ def trace_page(
 
 
 def _render(values: dict[str, object], data: str) -> str:
-    script = _SCRIPT.read_text(encoding="utf-8")
+    script = "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return render(_TEMPLATE, {**values, "script": Markup(script), "script_hash": f"sha256-{digest}", "data": data})
 
