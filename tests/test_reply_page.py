@@ -344,6 +344,19 @@ def test_replies_stand_side_by_side_with_their_first_difference(reader: Reader) 
     assert "unwanted latin" in reader.texts(".reply header")[0]
 
 
+def test_replies_belong_together_by_prompt_and_seed(reader: Reader) -> None:
+    made = [
+        reply("prompt", "c", id="x", prompt="Be careful. Say it."),
+        *(reply(method, "ab"[seed], id="x", seed=seed) for seed in (0, 1) for method in ("none", "lcg")),
+    ]
+    reader.open(reply_page(made, {"methods": {"none": {}, "lcg": {}}}, FAMILIES, title="t"))
+    reader.choose("[name=method][value='2']", True)
+    assert reader.texts("#methods label") == [" none", " lcg", " prompt"]
+    assert reader.texts(".card:nth-child(1) .text") == ["a ∎", "a ∎", "c ∎"]
+    assert reader.texts(".card:nth-child(2) .text") == ["b ∎", "b ∎"]
+    assert reader.texts(".card:nth-child(2) > header span") == ["seed 1"]
+
+
 def test_a_reply_that_ends_early_differs_at_its_end(reader: Reader) -> None:
     reader.open(reply_page([reply("none", "a|b"), reply("lcg", "a", finish="length")], {}, FAMILIES, title="t"))
     assert reader.texts(".card .first") == ["b", " …"]
@@ -366,8 +379,8 @@ def test_an_intervention_tells_what_was_wanted_banned_and_chosen(reader: Reader)
     reader.browser.click("#replies .event")
     assert reader.texts(".detail h5") == ["lcg: intervention 1 of 1, at token 1"]
     assert reader.texts(".detail p") == [
-        "Before the first letter of the reply, the model would have said Rome with 50.0 %; the gate allowed lowres and"
-        " banned cj, latin. It became Р."
+        "Before the first letter of the reply, the model gave Rome 50.0 %; the gate allowed lowres and banned cj, latin."
+        " Р was chosen."
     ]
     rows = reader.evaluate(
         "[...document.querySelectorAll('.detail table')].map((t) => [t.caption.textContent, ...[...t.rows].map((r) =>"
@@ -435,7 +448,7 @@ def test_a_gate_that_was_not_asked_says_so(reader: Reader) -> None:
     reader.browser.click("#replies .event")
     assert reader.texts(".detail caption")[1] == "the gate was not asked"
     assert reader.texts(".detail p") == [
-        "After lowres text; the gate allowed nothing and banned cj, latin. It became ר."
+        "After lowres text; the gate allowed nothing and banned cj, latin. ר was chosen."
     ]
 
 
