@@ -1,0 +1,288 @@
+"""`lcg-cpp eval`: how much a model confuses languages, what a gate removes, what it costs and what it takes away."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..benchmarks import Benchmark, load_benchmark
+from ..errors import GateError
+from ..eval_folder import PAGE, REPLIES, SUMMARY, read_settings
+from ..eval_methods import METHODS, WARNING, Method, parse_methods
+from ..evaluate import EvalOptions, Evaluation, Progress, evaluate
+from ..gate import GateOptions
+from ..whole_file import write_whole
+from . import options
+from .errors import EXIT_INTERRUPTED, UsageError, one_line
+from .loading import load_gate, load_model, require_file
+from .output import print_heading, print_json, print_table
+from .progress import ask_to_stop, duration, status_line
+
+if TYPE_CHECKING:
+    from ..gate import Gate
+
+_TEMPLATE_TOKENS = 256  # what chat templates add to a prompt at most
+_LEAST_CONTEXT = 512
+_SIGNIFICANT = 0.05
+_COLUMNS = {
+    "cj_percent": "CJ %",
+    "latin_percent": "Latin %",
+    "switches_kept_percent": "switches kept %",
+    "exact_match_percent": "exact match %",
+    "accuracy_percent": "accuracy %",
+    "chrf": "chrF++",
+    "line_pass_percent": "line pass %",
+    "intervention_percent": "interventions %",
+    "tokens_per_second": "tokens/s",
+}
+
+_EPILOG = f"""\
+methods, in a list with commas: {", ".join(METHODS)};
+  NAME=GATE.gguf for another gate; with options behind: paper=lcg+first_token=off, hot=none+temperature=1.2, …;
+  all: every built-in one. The default is none, and lcg where there is a gate.
+
+An evaluation that was stopped goes on where it was if it is started again. More methods, seeds and prompts can be
+added in the same way; replies that are there are not generated again.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    default = EvalOptions()
+    parser.epilog = _EPILOG
+    options.add_model(parser)
+    parser.add_argument("--lcg", metavar="FILE", help="the gate, a GGUF file made for this model")
+    parser.add_argument(
+        "-d",
+        "--benchmark",
+        metavar="BENCH",
+        default="cldr",
+        help="cldr (built in, the default), demo, flores:…, include:…, humaneval-xl:…, lcb:…, or a .jsonl file",
+    )
+    parser.add_argument("--methods", metavar="LIST", help="what is compared, see below")
+    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the results")
+    parser.add_argument(
+        "--seeds", metavar="N", type=options.whole(1), default=1, help="replies of each method to a prompt (default: 1)"
+    )
+    parser.add_argument("--limit", metavar="N", type=options.whole(1), help="prompts to ask (default: all)")
+    parser.add_argument(
+        "-n",
+        "--n-predict",
+        metavar="N",
+        type=options.whole(1),
+        help="tokens of a reply at most (default: the prompt's)",
+    )
+    parser.add_argument(
+        "--no-thinking",
+        dest="thinking",
+        action="store_false",
+        help="tell the chat template to leave the model's thinking out (enable_thinking)",
+    )
+    parser.add_argument("--no-page", dest="page", action="store_false", help=f"write no {PAGE}")
+    options.add_json(parser)
+    _add_sampling(parser, default)
+    _add_engine(parser)
+
+
+def _add_sampling(parser: argparse.ArgumentParser, default: EvalOptions) -> None:
+    group = parser.add_argument_group("sampling (defaults are those of the paper)")
+    for option, metavar, name, kind, what in (
+        ("--temp", "T", "temperature", options.real(0), "temperature; 0 always takes the most probable token"),
+        ("--top-k", "N", "top_k", options.whole(0), "keep the N most probable tokens; 0 keeps all"),
+        ("--top-p", "P", "top_p", options.real(0, 1), "keep the most probable tokens up to this sum of probabilities"),
+        ("--min-p", "P", "min_p", options.real(0, 1), "drop tokens less probable than this part of the best one"),
+    ):
+        value = getattr(default, name)
+        group.add_argument(
+            option, dest=name, metavar=metavar, type=kind, default=value, help=f"{what} (default: {value})"
+        )
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "-c",
+        "--ctx-size",
+        metavar="N",
+        type=options.whole(1),
+        help="tokens of context (default: fitted to the prompts)",
+    )
+    options.add_threads(group)
+    options.add_gpu_layers(group)
+    group.add_argument("-b", "--batch-size", metavar="N", type=options.whole(1), help="tokens per batch of the prompt")
+    group.add_argument(
+        "--lcg-device", choices=("cpu", "gpu", "auto"), default="cpu", help="where gates run (default: cpu)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    settings = EvalOptions(
+        n_seeds=args.seeds,
+        max_tokens=args.n_predict,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        thinking=args.thinking,
+    )
+    methods = _methods(args)
+    folder = Path(args.output)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"-o/--output: {folder}: is a file, expected a folder")
+    require_file(args.model, "-m/--model")
+    gates = _gates(args, methods)
+    benchmark = _benchmark(args)
+    if args.ctx_size is None:
+        args.ctx_size = _context(folder, benchmark, settings)
+    llm = load_model(args.model, None, GateOptions(), options.llama_arguments(args))
+    if "tokenizer.chat_template" not in llm.metadata and any(prompt.chat for prompt in benchmark.prompts):
+        _tell("the model has no chat template: it continues each prompt from a new line")
+    with ask_to_stop("what is there is measured") as should_stop:
+        with status_line() as show:
+            evaluation = evaluate(
+                llm,
+                benchmark,
+                methods,
+                folder,
+                settings,
+                gates=gates,
+                should_stop=should_stop,
+                on_progress=lambda progress: show(status(progress)),
+            )
+        if evaluation.replies:
+            _report(args, folder, benchmark, evaluation)
+    return 0 if evaluation.finished else EXIT_INTERRUPTED
+
+
+def _methods(args: argparse.Namespace) -> tuple[Method, ...]:
+    text = args.methods or ("none" if args.lcg is None else "none,lcg")
+    try:
+        return parse_methods(text, args.lcg)
+    except GateError as error:
+        raise UsageError(f"--methods: {error}") from error
+
+
+def _gates(args: argparse.Namespace, methods: Sequence[Method]) -> dict[str, Gate]:
+    paths = {method.gate for method in methods if method.gate is not None}
+    if args.lcg is not None and args.lcg not in paths:
+        raise UsageError(
+            f"--lcg: {args.lcg}: no method uses the gate, expected --methods with lcg, gate-only or lcg-soft"
+        )
+    return {
+        path: load_gate(path, "--lcg" if path == args.lcg else "--methods", args.lcg_device) for path in sorted(paths)
+    }
+
+
+def _benchmark(args: argparse.Namespace) -> Benchmark:
+    from ..metrics import check_prompts  # noqa: PLC0415 (the extra `eval`)
+
+    try:
+        benchmark = load_benchmark(args.benchmark, limit=args.limit)
+        check_prompts(benchmark.prompts)
+    except GateError as error:
+        raise UsageError(f"-d/--benchmark: {error}") from error
+    if benchmark.n_bad:
+        _tell(f"{args.benchmark}: left out {benchmark.n_bad:,} rows that cannot be used, the first: {benchmark.bad[0]}")
+    return benchmark
+
+
+def _context(folder: Path, benchmark: Benchmark, settings: EvalOptions) -> int:
+    """Tokens of context: as for the replies in the folder; else room for every prompt, a token a byte at most.
+
+    A power of two, and with room for the warning: so it seldom changes when prompts or methods are added.
+    """
+    found = read_settings(folder).get("engine", {}).get("n_ctx")
+    if found is not None:
+        return int(found)
+    longest = max(
+        len(prompt.prompt.encode()) + (settings.max_tokens or prompt.max_tokens) for prompt in benchmark.prompts
+    )
+    wanted = longest + len(WARNING.encode()) + _TEMPLATE_TOKENS
+    return max(_LEAST_CONTEXT, 1 << (wanted - 1).bit_length())
+
+
+def _tell(text: str) -> None:
+    print(one_line(text), file=sys.stderr, flush=True)
+
+
+def status(progress: Progress) -> str:
+    """How far it is, how fast and how long it takes."""
+    left = progress.seconds / progress.new * (progress.total - progress.done)
+    rate = progress.tokens / max(progress.seconds, 1e-9)
+    return f"{progress.done:,} of {progress.total:,} replies  {rate:,.1f} tokens/s  {duration(left)} left"
+
+
+# ---- the results ----
+
+
+def _report(args: argparse.Namespace, folder: Path, benchmark: Benchmark, evaluation: Evaluation) -> None:
+    from ..eval_summary import write_summary  # noqa: PLC0415 (the extra `eval`)
+
+    summary = write_summary(folder, evaluation, benchmark, model=args.model, gate=args.lcg)
+    written = [REPLIES, SUMMARY]
+    if args.page:
+        from ..reply_page import reply_page  # noqa: PLC0415 (large)
+
+        title = f"{Path(args.model).name} on {benchmark.name}"
+        prompts = {prompt.id: prompt for prompt in benchmark.prompts}
+        page = reply_page(evaluation.replies, summary, evaluation.families, title=title, prompts=prompts)
+        write_whole(folder / PAGE, page.encode())
+        written.append(PAGE)
+    if args.json:
+        print_json(summary)
+        return
+    seeds = f", {summary['seeds']} seeds" if summary["seeds"] > 1 else ""
+    state = "" if evaluation.finished else " (stopped; start it again to go on)"
+    print_heading(f"{benchmark.name}: {summary['prompts']:,} prompts{seeds}{state}")
+    for columns, rows in tables(summary, shutil.get_terminal_size((80, 24)).columns):
+        print_table(columns, rows)
+    if "compared_with_none" in summary:
+        print("with 95 % intervals; * differs from none (paired bootstrap, p < 0.05 after Holm's correction)")
+    print("wrote " + ", ".join(str(folder / name) for name in written))
+
+
+def tables(summary: Mapping[str, Any], width: int) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """The main metrics of all methods, as tables that are no wider than the terminal.
+
+    Args:
+        summary: As in summary.json.
+        width: Characters of a line.
+
+    Yields:
+        Headings and rows.
+    """
+    methods = summary["methods"]
+    column = [">method", *methods]
+    first = [name.ljust(max(map(len, column))) for name in ["method", *methods]]
+    columns: list[list[str]] = []
+    used = len(first[0]) + 2
+    for metric, title in _COLUMNS.items():
+        if not any(metric in metrics for metrics in methods.values()):
+            continue
+        cells = [">" + title, *(_cell(summary, method, metric) for method in methods)]
+        wide = max(map(len, cells)) + 2
+        if columns and used + wide > width:
+            yield _table(first, columns)
+            columns, used = [], len(first[0]) + 2
+        columns.append(cells)
+        used += wide
+    yield _table(first, columns)
+
+
+def _table(first: list[str], columns: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    lines = [list(line) for line in zip(first, *columns)]
+    return lines[0], lines[1:]
+
+
+def _cell(summary: Mapping[str, Any], method: str, metric: str) -> str:
+    estimate = summary["methods"][method].get(metric)
+    if estimate is None:
+        return "- "
+    difference = summary.get("compared_with_none", {}).get(method, {}).get(metric)
+    mark = "*" if difference is not None and difference["p_adjusted"] < _SIGNIFICANT else " "
+    return f"{estimate['value']:.1f} ({estimate['low']:.1f}–{estimate['high']:.1f}){mark}"
