@@ -90,19 +90,18 @@ def test_flores_is_split_by_the_translations_of_a_sentence_into_all_five_languag
     assert {prompt.expect_scripts for prompt in benchmark.prompts if prompt.subset == "with-latin"} == {("latin",)}
 
 
-def test_flores_asks_as_the_papers_evaluation_does(tmp_path: Path) -> None:
+def test_flores_asks_for_translations(tmp_path: Path) -> None:
     prompts = {prompt.id: prompt for prompt in load_benchmark(f"flores:{write_flores(tmp_path)}").prompts}
     assert prompts["ar-2"] == Prompt(
         id="ar-2",
-        prompt="Translate the following English text into Modern Standard Arabic.\nEnglish: Three.\n\n"
-        "Modern Standard Arabic:",
+        prompt="Translate this English sentence into Modern Standard Arabic:\n\nThree.",
         chat=True,
         reference="ثلاثة",
         language="ar",
         subset="no-latin",
         max_tokens=512,
     )
-    assert prompts["ko-2"].prompt == "Translate the following English text into Korean.\nEnglish: Three.\n\nKorean:"
+    assert prompts["ko-2"].prompt == "Translate this English sentence into Korean:\n\nThree."
 
 
 def test_flores_is_found_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +148,7 @@ def include_row(language: str, number: int, answer: object = 1) -> dict[str, Any
     }
 
 
-def test_include_asks_in_six_languages_as_the_papers_evaluation_does(tmp_path: Path) -> None:
+def test_include_asks_in_six_languages(tmp_path: Path) -> None:
     for language in ("Arabic", "Korean", "Turkish"):
         write_parquet(tmp_path / language / "test-00000-of-00001.parquet", [include_row(language, i) for i in (1, 2)])
         write_parquet(tmp_path / language / "validation-00000-of-00001.parquet", [include_row(language, 9)])
@@ -157,9 +156,9 @@ def test_include_asks_in_six_languages_as_the_papers_evaluation_does(tmp_path: P
     assert [prompt.id for prompt in prompts] == ["ar-1", "ar-2", "ko-1", "ko-2"]
     assert prompts[3] == Prompt(
         id="ko-2",
-        prompt="Answer the following multiple choice question. The last line of your response should be of the "
-        "following format: '답변: $LETTER' (without quotes) where LETTER is one of ABCD. Think step by step before "
-        "answering, reply in Korean.\n\nKorean question 2?\n\nA) a2\nB) b2\nC) c2\nD) d2",
+        prompt="Here is an exam question with four options. Work it out step by step in Korean, then end with a line of "
+        "its own that names the right option by its letter (A, B, C or D): 답변: LETTER"
+        "\n\nKorean question 2?\n\nA) a2\nB) b2\nC) c2\nD) d2",
         chat=True,
         language="ko",
         expect_scripts=("latin",),

@@ -89,11 +89,12 @@ def test_anywhere_in_a_reply_will_do_where_it_need_not_be_marked(reply, held):
         ("答案是B。", "B"),
         ("Berlin", ""),
         ("I think (A)", "A"),
+        ("A) 뜨겁다, B) 차갑다: 얼음은 차갑다.\n답변: B", "B"),
         ("b", ""),
         ("", ""),
     ],
 )
-def test_the_first_letter_that_stands_alone_is_the_choice(reply, letter):
+def test_the_last_letter_that_stands_alone_is_the_choice(reply, letter):
     assert choice(reply) == letter
 
 

@@ -83,9 +83,12 @@ def count_held(reply: str, items: Sequence[Sequence[str]]) -> int:
 
 
 def choice(reply: str) -> str:
-    """The letter a reply chooses: the first of A to G that is no part of a Latin word, or an empty string."""
-    found = _CHOICE.search(reply)
-    return found.group() if found else ""
+    """The letter a reply chooses: the last of A to G that is no part of a Latin word, or an empty string.
+
+    The last, because a reply that reasons first goes through the options before it names one.
+    """
+    found = _CHOICE.findall(reply)
+    return found[-1] if found else ""
 
 
 def without_choices(text: str) -> str:

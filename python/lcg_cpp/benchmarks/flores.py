@@ -37,8 +37,8 @@ def load_flores(name: str, place: str) -> Benchmark:
 
     A sentence is `no-latin` if none of its translations into these languages and simplified Chinese holds a Latin
     letter, and else `with-latin`, for every target: so a `with-latin` reference need not hold one itself (38 % do).
-    The rule and the prompt are those of the paper's published evaluation, but for one thing: that takes the first
-    language written in Arabic letters for Arabic, this takes Modern Standard Arabic.
+    The rule is that of the paper's published evaluation, but for one thing: that takes the first language written in
+    Arabic letters for Arabic, this takes Modern Standard Arabic. The prompt's wording is our own.
 
     Args:
         name: What to call the benchmark.
@@ -83,7 +83,7 @@ def _prompt(number: str, target: str, sentences: dict[str, str]) -> Prompt:
     with_latin = any("latin" in scripts_in(sentences[deciding]) for deciding in _DECIDING)
     return Prompt(
         id=f"{code}-{number}",
-        prompt=f"Translate the following English text into {language}.\nEnglish: {sentences[_SOURCE]}\n\n{language}:",
+        prompt=f"Translate this English sentence into {language}:\n\n{sentences[_SOURCE]}",
         chat=True,
         reference=sentences[target],
         language=code,

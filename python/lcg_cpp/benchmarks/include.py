@@ -34,9 +34,9 @@ _OPTIONS = ("option_a", "option_b", "option_c", "option_d")
 def load_include(name: str, place: str) -> Benchmark:
     """Questions of the test split in Arabic, Hebrew, Greek, Korean, Russian and Vietnamese.
 
-    The prompt is the one of the paper's published evaluation (but for an empty line in front of the question): think
-    step by step, answer in the language, and end in a line with the letter. Latin letters count as expected: answers
-    are letters, and formulas and quotations are common.
+    As in the paper's evaluation the reply shall reason step by step in the language and end in a line with the letter;
+    the wording is our own. Latin letters count as expected: answers are letters, and formulas and quotations are
+    common.
 
     Args:
         name: What to call the benchmark.
@@ -75,9 +75,9 @@ def _prompt(row: Row, language: str, number: int) -> Prompt:
     options = "\n".join(f"{letter}) {text(row, option)}" for letter, option in zip(CHOICES, _OPTIONS))
     return Prompt(
         id=f"{CODES[language]}-{number}",
-        prompt="Answer the following multiple choice question. The last line of your response should be of the "
-        f"following format: '{_LANGUAGES[language]}: $LETTER' (without quotes) where LETTER is one of ABCD. Think step "
-        f"by step before answering, reply in {language}.\n\n{text(row, 'question')}\n\n{options}",
+        prompt=f"Here is an exam question with four options. Work it out step by step in {language}, then end with a "
+        f"line of its own that names the right option by its letter (A, B, C or D): {_LANGUAGES[language]}: LETTER"
+        f"\n\n{text(row, 'question')}\n\n{options}",
         chat=True,
         language=CODES[language],
         expect_scripts=("latin",),
