@@ -156,8 +156,8 @@ def test_include_asks_in_six_languages(tmp_path: Path) -> None:
     assert [prompt.id for prompt in prompts] == ["ar-1", "ar-2", "ko-1", "ko-2"]
     assert prompts[3] == Prompt(
         id="ko-2",
-        prompt="Here is an exam question with four options. Work it out step by step in Korean, then end with a line of "
-        "its own that names the right option by its letter (A, B, C or D): 답변: LETTER"
+        prompt="Here is an exam question with four options. Work it out step by step in Korean, then end with a line "
+        "of its own that names the right option by its letter (A, B, C or D): 답변: LETTER"
         "\n\nKorean question 2?\n\nA) a2\nB) b2\nC) c2\nD) d2",
         chat=True,
         language="ko",
