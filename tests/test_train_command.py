@@ -342,7 +342,7 @@ def test_lines_without_a_terminal_are_few(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2  # the first group, and the end
     assert all(line.fullmatch(text) for text in lines), lines
-    monkeypatch.setattr(command, "_PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(command, "PLAIN_SECONDS", 0.0)
     assert main([*small]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10

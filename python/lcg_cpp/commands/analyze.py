@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
-import signal
-import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 
 from ..analyze import Analysis, analyze, as_dict
 from ..analyze_page import analysis_page
@@ -26,8 +20,8 @@ from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
 from .loading import load_base, require_file
 from .output import print_facts, print_heading, print_json, print_table
+from .progress import ask_to_stop, status_line
 
-_PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
 _CONTEXT = 60  # characters of the text before a position
 _WIDTH = 110
 
@@ -97,8 +91,15 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints the log
     load_base(args.model, "-m/--model")  # what is wrong with it is told as of this option
     engine = Engine(n_batch=args.n_batch, n_threads=args.threads, n_gpu_layers=args.n_gpu_layers or 0)
-    with _ask_to_stop() as should_stop, _progress(settings.n_tokens) as show:
-        analysis = analyze(args.model, args.data, settings, engine=engine, should_stop=should_stop, on_progress=show)
+    with ask_to_stop("what was measured is told") as should_stop, status_line() as show:
+        analysis = analyze(
+            args.model,
+            args.data,
+            settings,
+            engine=engine,
+            should_stop=should_stop,
+            on_progress=lambda report: show(_status(report, settings.n_tokens)),
+        )
     if args.output is not None:
         write_whole(args.output, analysis_page(analysis).encode())
     if args.json:
@@ -121,47 +122,6 @@ def _check_output(args: argparse.Namespace) -> None:
         raise UsageError(f"-o/--output: {output}: expected a file to write, in a folder that exists")
     if output.exists() and any(output.samefile(source) for source in (args.model, *args.data) if Path(source).exists()):
         raise UsageError(f"-o/--output: {output}: is the model or the texts, expected another file")
-
-
-@contextlib.contextmanager
-def _ask_to_stop() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C ends the measurement, the second one the process."""
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        print("\nstopping (Ctrl-C again ends at once)", file=sys.stderr, flush=True)
-
-    earlier = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, earlier)
-
-
-@contextlib.contextmanager
-def _progress(n_tokens: int) -> Iterator[Callable[[TextReport], None]]:
-    """A line on standard error that changes on a terminal; a line now and then elsewhere."""
-    on_terminal = sys.stderr.isatty()
-    shown = time.monotonic() if not on_terminal else 0.0
-
-    def show(report: TextReport) -> None:
-        nonlocal shown
-        line = _status(report, n_tokens)
-        if on_terminal:
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - shown >= _PLAIN_SECONDS:
-            print(line, file=sys.stderr, flush=True)
-            shown = time.monotonic()
-
-    try:
-        yield show
-    finally:
-        if on_terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _status(report: TextReport, n_tokens: int) -> str:

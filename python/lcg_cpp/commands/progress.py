@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-_PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
+PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
 
 
 @contextlib.contextmanager
@@ -48,7 +49,7 @@ def status_line() -> Iterator[Callable[[str], None]]:
         nonlocal shown
         if on_terminal:
             print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - shown >= _PLAIN_SECONDS:
+        elif time.monotonic() - shown >= PLAIN_SECONDS:
             print(line, file=sys.stderr, flush=True)
             shown = time.monotonic()
 
@@ -60,7 +61,9 @@ def status_line() -> Iterator[Callable[[str], None]]:
 
 
 def duration(seconds: float) -> str:
-    """A time for people."""
+    """A time for people, "?" for NaN."""
+    if math.isnan(seconds):
+        return "?"
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import math
 import os
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import GateError
@@ -24,14 +21,13 @@ from . import options, train_engine
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import file_size
 from .output import print_facts, print_heading, print_json, quantity
+from .progress import PLAIN_SECONDS, ask_to_stop, duration
 
 if TYPE_CHECKING:
     from rich.live import Live
 
     from ..train import Trained
     from ..trainer import Run
-
-_PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
 
 
 def _width(text: str) -> int:
@@ -131,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     output, engine = train_engine.output_and_engine(args)
     require_extra(hf=args.hf is not None)
     is_first = os.environ.get("RANK", "0") == "0"
-    with _ask_to_stop() as should_stop, _Status(is_first) as status:
+    with ask_to_stop("the gate is written as it is") as should_stop, _Status(is_first) as status:
         result = train(
             args.hf or args.model,
             args.data,
@@ -151,32 +147,13 @@ def run(args: argparse.Namespace) -> int:
     return 0 if result.finished else EXIT_INTERRUPTED
 
 
-@contextlib.contextmanager
-def _ask_to_stop() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks to stop, which leaves a gate and a checkpoint; the second one ends the process."""
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        print("\nstopping: the gate is written as it is (Ctrl-C again ends at once)", file=sys.stderr, flush=True)
-
-    earlier = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, earlier)
-
-
 class _Status:
     """Two lines on standard error that change on a terminal; a line now and then elsewhere."""
 
     def __init__(self, wanted: bool) -> None:
         self._wanted = wanted
         self._live: Live | None = None
-        self._shown = -_PLAIN_SECONDS
+        self._shown = -PLAIN_SECONDS
 
     def __enter__(self) -> _Status:
         if self._wanted and sys.stderr.isatty():
@@ -196,7 +173,7 @@ class _Status:
         """Show how far the run is."""
         if self._live is not None:
             self._live.update("\n".join(status(run)))
-        elif self._wanted and (time.monotonic() - self._shown >= _PLAIN_SECONDS or run.progress >= 1.0):
+        elif self._wanted and (time.monotonic() - self._shown >= PLAIN_SECONDS or run.progress >= 1.0):
             print("  ".join(status(run)), file=sys.stderr, flush=True)
             self._shown = time.monotonic()
 
@@ -216,18 +193,9 @@ def status(run: Run) -> tuple[str, str]:
     left = run.seconds * (1 - run.progress) / run.progress if run.progress else float("nan")
     loss = f"{run.losses[-1]:.4f}" if run.losses else "-"
     return (
-        f"{run.progress:6.1%}  {run.tokens:,} tokens  {rate:,.0f} tokens/s  loss {loss}  {_duration(left)} left",
+        f"{run.progress:6.1%}  {run.tokens:,} tokens  {rate:,.0f} tokens/s  loss {loss}  {duration(left)} left",
         f"held out: loss {scores.loss:.3f}  F1 {f1}  acts {scores.intervene:.2%}",
     )
-
-
-def _duration(seconds: float) -> str:
-    if math.isnan(seconds):
-        return "?"
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _share(value: float) -> str:
@@ -260,7 +228,7 @@ def _print_result(args: argparse.Namespace, output: str, result: Trained) -> Non
         [
             ("learned from", f"{run.positions:,} states of {run.tokens:,} tokens in {run.texts:,} texts"),
             ("left out", f"{result.bad_rows:,} rows that cannot be read, {run.skipped:,} texts with nothing to learn"),
-            ("time", _duration(run.seconds)),
+            ("time", duration(run.seconds)),
             *(
                 (
                     f"held out, {name}",
