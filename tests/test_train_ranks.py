@@ -28,9 +28,9 @@ from training_data import chat_rows, write_rows  # noqa: E402
 
 # two texts a group and process, some rounds; 23 texts leave the second process without any in the last group
 OPTIONS = TrainOptions(
-    n_hidden=8, batch=64, n_ctx=256, held_out=0.0, learning_rate=0.01, warmup=5, n_tokens=1600, passes=2
+    n_hidden=8, batch=64, n_ctx=256, held_out=0.0, learning_rate=0.01, warmup=5, n_tokens=2600, passes=2
 )
-SMALL = "--hidden 8 --batch 64 -c 256 --held-out 0 --lr 0.01 --warmup 5 --tokens 1600 --passes 2 -t 1 -b 64"
+SMALL = "--hidden 8 --batch 64 -c 256 --held-out 0 --lr 0.01 --warmup 5 --tokens 2600 --passes 2 -t 1 -b 64"
 ENGINE = Engine(n_batch=64, n_threads=1)
 
 # What each process does in turn. The lines of the first one are what is looked at.

@@ -46,7 +46,7 @@ def chat_rows(n: int, seed: int = 0) -> list[dict[str, str]]:
     def words(least: int, most: int) -> str:
         return " ".join(rng.choice(_WORDS, rng.integers(least, most)))
 
-    return [{"prompt": f"{i}: {words(1, 4)}", "response": f"{words(1, 6)} {i}"} for i in range(n)]
+    return [{"prompt": f"{i}: {words(1, 4)}", "response": f"{words(8, 24)} {i}"} for i in range(n)]
 
 
 def write_rows(path: Path, rows: Iterable[Any]) -> str:
