@@ -121,7 +121,10 @@ def test_replies_that_are_not_whole_are_refused() -> None:
 def test_the_summary_has_intervals_and_marks_what_differs() -> None:
     summary = {
         "methods": {
-            "none": {"cj_percent": {"value": 22.75, "low": 18.0, "high": 27.0}},
+            "none": {
+                "my_own_metric": {"value": 0.0, "low": 0.0, "high": 0.0},
+                "cj_percent": {"value": 22.75, "low": 18.0, "high": 27.0},
+            },
             "lcg": {
                 "cj_percent": {"value": 0.04, "low": 0.0, "high": 1.25},
                 "tokens_per_second": {"value": 1234.5, "low": 1200.0, "high": 1300.0},
@@ -134,10 +137,11 @@ def test_the_summary_has_intervals_and_marks_what_differs() -> None:
     }
     page = reply_page([], summary, FAMILIES, title="t")
     cells = [html_.unescape(text) for text in re.findall(r"<bdi>(.*?)</bdi>", page)]
-    assert cells[:8] == [
+    assert cells[:11] == [
         *("m.gguf", "4,000"),
         *("replies with unwanted Chinese or Japanese, %", "22.8 (18.0–27.0)", "0.04 (0.0–1.2) *"),
         *("tokens/s", "", "1,234 (1,200–1,300)"),
+        *("my own metric", "0.0 (0.0–0.0)", ""),
     ]
 
 

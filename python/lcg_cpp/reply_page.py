@@ -148,7 +148,8 @@ def _sections(summary: Mapping[str, Any]) -> list[Section]:
     ]
     sections = [Section("", [Facts(facts)])] if facts else []
     methods: Mapping[str, Any] = summary.get("methods", {})
-    names = ordered(name for metrics in methods.values() for name in metrics)
+    found = ordered(name for metrics in methods.values() for name in metrics)
+    names = ordered([*(name for name in _METRICS if name in found), *found])
     if names:
         compared: Mapping[str, Any] = summary.get("compared_with_none", {})
         rows = [
