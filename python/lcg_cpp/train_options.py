@@ -42,7 +42,7 @@ class TrainOptions:
         seed: Seed of everything.
     """
 
-    n_hidden: int | None = 64
+    n_hidden: int | None = None
     top_k: int = 5
     top_p: float = 0.9
     norm: str = "relative"

@@ -39,7 +39,7 @@ def _width(text: str) -> int:
 
 # option, field of TrainOptions, metavar, type or choices, help
 _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str, ...], str], ...] = (
-    ("--hidden", "n_hidden", "N", _width, "width of the hidden layer; 0 is a linear gate, full the model's width"),
+    ("--hidden", "n_hidden", "N", _width, "width of the hidden layer; 0 is a linear gate, full (default) the model's width"),
     ("--label-top-k", "top_k", "K", options.whole(0), "at most K likely tokens make a label; 0 is no limit"),
     ("--label-top-p", "top_p", "P", options.real(0, 1), "and only until they hold this much probability"),
     ("--norm", "norm", None, NORMS, "what logits are divided by: token norms, these relative to their mean, none"),
