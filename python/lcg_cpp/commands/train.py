@@ -37,9 +37,11 @@ def _width(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{error}, or full") from error
 
 
+_LEAST_STEPS = 300  # with fewer, most of a run is the warm-up
+
 # option, field of TrainOptions, metavar, type or choices, help
 _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str, ...], str], ...] = (
-    ("--hidden", "n_hidden", "N", _width, "width of the hidden layer; 0 is a linear gate, full (default) the model's width"),
+    ("--hidden", "n_hidden", "N", _width, "width of the hidden layer; 0 is linear, full (default) the model's width"),
     ("--label-top-k", "top_k", "K", options.whole(0), "at most K likely tokens make a label; 0 is no limit"),
     ("--label-top-p", "top_p", "P", options.real(0, 1), "and only until they hold this much probability"),
     ("--norm", "norm", None, NORMS, "what logits are divided by: token norms, these relative to their mean, none"),
@@ -203,6 +205,12 @@ def _share(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3f}"
 
 
+def _steps(run: Run) -> str:
+    n = run.measurements[-1].step
+    few = "" if n >= _LEAST_STEPS else ": too few to learn much; take more texts, or the same more often with --tokens"
+    return f"{n:,} steps of the optimizer{few}"
+
+
 def _print_result(args: argparse.Namespace, output: str, result: Trained) -> None:
     run, scores = result.run, result.run.measurements[-1].scores
     if args.json:
@@ -228,7 +236,7 @@ def _print_result(args: argparse.Namespace, output: str, result: Trained) -> Non
         [
             ("learned from", f"{run.positions:,} states of {run.tokens:,} tokens in {run.texts:,} texts"),
             ("left out", f"{result.bad_rows:,} rows that cannot be read, {run.skipped:,} texts with nothing to learn"),
-            ("time", duration(run.seconds)),
+            ("time", f"{duration(run.seconds)}, {_steps(run)}"),
             *(
                 (
                     f"held out, {name}",
