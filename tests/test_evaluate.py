@@ -313,6 +313,24 @@ def test_replies_do_not_depend_on_those_before(replier: Replier, gate_path: str)
     assert said(names) == said(names[::-1]) == said(["none", "none", *names])
 
 
+def test_every_reply_evaluates_its_whole_prompt(
+    replier: Replier, gate_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept of the reply before would change the last bits, and make the first method look slow."""
+    evaluated: list[int] = []
+    stock_eval = llama_cpp.Llama.eval
+    monkeypatch.setattr(
+        llama_cpp.Llama, "eval", lambda self, tokens: (evaluated.append(len(tokens)), stock_eval(self, tokens))[1]
+    )
+    question = replier.question(PROMPTS[2])
+    n = len(question.tokens)
+    for name, prompt_evaluations in (("none", [n]), ("none", [n]), ("lcg", [n - 1, 1]), ("ban", [n]), ("greedy", [n])):
+        evaluated.clear()
+        reply = replier.reply(method(name, gate_path), question, 0)
+        assert reply is not None
+        assert evaluated == [*prompt_evaluations, *[1] * (len(reply["tokens"]) - 1)]
+
+
 def test_seeds_differ_by_prompt_and_number_alone() -> None:
     assert reply_seed(0, "a") == reply_seed(0, "a")
     assert len({reply_seed(seed, name) for seed in range(10) for name in ("a", "b", "10", "")}) == 40
@@ -372,6 +390,15 @@ def test_every_reply_is_there_once_in_order(run: Run, tmp_path: Path) -> None:
     )
     again = run()
     assert again.replies == json.loads(json.dumps(found.replies))
+
+
+def test_each_method_gets_its_own_prompt(run: Run, replier: Replier) -> None:
+    found = run(names="none,prompt", n_seeds=1)
+    n_tokens = [
+        len(replier.question(prompt, warning=warning).tokens) for prompt in PROMPTS for warning in (False, True)
+    ]
+    assert [reply["n_prompt"] for reply in found.replies] == n_tokens
+    assert {reply["prompt"] for reply in found.replies} == {prompt.prompt for prompt in PROMPTS}
 
 
 def test_all_methods_of_a_prompt_have_the_same_seed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
