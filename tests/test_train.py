@@ -28,7 +28,7 @@ from lcg_cpp.llama import read_base_model  # noqa: E402
 from lcg_cpp.teacher import Teacher  # noqa: E402
 from lcg_cpp.train import Engine, Trained, checkpoint_path, train  # noqa: E402
 from lcg_cpp.train_options import PAPER_TRAINING, TrainOptions  # noqa: E402
-from lcg_cpp.trainer import Run, Texts  # noqa: E402
+from lcg_cpp.train_run import Run, Texts  # noqa: E402
 from training_data import CLOSE, Finder, Text, chat_rows, evaluate, write_rows  # noqa: E402
 
 Floats = npt.NDArray[np.float32]

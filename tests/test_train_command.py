@@ -24,7 +24,7 @@ from lcg_cpp.cli import main  # noqa: E402
 from lcg_cpp.commands import train as command  # noqa: E402
 from lcg_cpp.heldout import FamilyScore, Scores  # noqa: E402
 from lcg_cpp.train_options import PAPER_TRAINING, TrainOptions  # noqa: E402
-from lcg_cpp.trainer import Measurement, Run  # noqa: E402
+from lcg_cpp.train_run import Measurement, Run  # noqa: E402
 from training_data import chat_rows, write_rows  # noqa: E402
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="signals and terminals of POSIX")

@@ -30,7 +30,8 @@ from .train_options import TrainOptions
 if TYPE_CHECKING:
     from .data import Dataset
     from .learner import Weights
-    from .trainer import Run, Trainer
+    from .train_run import Run
+    from .trainer import Trainer
 
 
 @dataclass(frozen=True, eq=False)

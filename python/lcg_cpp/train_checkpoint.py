@@ -15,7 +15,8 @@ from safetensors.numpy import save
 from .errors import GateError
 from .heldout import Scores
 from .learner import Weights
-from .trainer import Measurement, Run, Trainer
+from .train_run import Measurement, Run
+from .trainer import Trainer
 from .whole_file import write_whole
 
 _KEY = "lcg_cpp.train"

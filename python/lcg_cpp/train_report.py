@@ -12,7 +12,7 @@ import numpy as np
 
 from .gate_file import GateSpec, TrainValue
 from .report import Facts, Figure, Section, Table, figure_svg, new_figure, page
-from .trainer import Run
+from .train_run import Run
 from .whole_file import write_whole
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lcg_cpp.train import Engine, train
 from lcg_cpp.train_options import PAPER_TRAINING, TrainOptions
-from lcg_cpp.trainer import Run
+from lcg_cpp.train_run import Run
 
 # Only replies are learned from: a prompt is a list of names, and no model generates it.
 DEFAULT = TrainOptions(positions="reply")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from ..train import Trained
-    from ..trainer import Run
+    from ..train_run import Run
 
 
 def _width(text: str) -> int:
