@@ -4,12 +4,14 @@
 |---|---|
 | none | the model alone |
 | greedy | always the most probable token |
-| ban | all tokens of the maskable families get a logit bias of -inf, from the first token on: what people do today |
+| ban | tokens of maskable families have a logit bias of -inf from the first token on, as people do today |
 | prompt | `WARNING` in front of the prompt, as in the paper's in-context baseline |
 | rules-only | the paper's rules around a gate that knows nothing, see `rules_gate` |
 | gate-only | the gate without the persistence and the confidence rule (the paper's "no rule") |
 | lcg | the gate and the rules |
 | lcg-soft | the same, but banned tokens only lose `SOFT_STRENGTH` logits |
+
+Families are those of the gate while decoding: what it exempts (`A` to `G`, letters of multiple choice) is not banned.
 """
 
 from __future__ import annotations
