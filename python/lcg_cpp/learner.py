@@ -5,6 +5,7 @@ The only module that imports torch for training; `train` imports it when it is n
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 from collections.abc import Mapping
@@ -62,6 +63,15 @@ class Ranks:
                 f"`WORLD_SIZE` is {os.environ.get('WORLD_SIZE')}, but the processes do not find each other: start them"
                 f" with torchrun, or unset it ({str(error).splitlines()[0]})"
             ) from error
+
+    def share(self, module: nn.Module) -> nn.Module:
+        """The same module with gradients that are averaged over all processes."""
+        if self.size == 1:
+            return module
+        parallel = DistributedDataParallel(module)
+        # Never freed: its destructor joins gloo's threads while it holds the GIL, for which one of them may wait.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(parallel))
+        return parallel
 
     def sum(self, values: list[float]) -> list[float]:
         """Adds up each value over all processes."""
@@ -122,7 +132,7 @@ class Learner:
         with torch.random.fork_rng(devices=()):  # the caller's random numbers stay as they are
             torch.manual_seed(options.seed)
             self._gate = GateModule(n_embd, options.hidden_width(n_embd), n_families)
-        self._parallel = DistributedDataParallel(self._gate) if ranks.size > 1 else self._gate
+        self._parallel = ranks.share(self._gate)
         layers = [layer for layer in (self._gate.fc1, self._gate.fc2) if layer is not None]
         states = torch.from_numpy(sample)
         with torch.no_grad():
