@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -71,10 +72,8 @@ with open(f"{folder}/{name}-{rank}.json", "w") as file:
 
 # What they are told to do, one after the other, each in processes of its own: a process joins one group in its life.
 STEPS: dict[str, dict[str, Any]] = {
-    "whole": {"name": "whole"},
     "stopped": {"name": "parts", "stop_after": 3},
     "resumed": {"name": "parts", "resume": True},
-    "stopped again": {"name": "left", "stop_after": 2},
     "broken": {"name": "broken", "breaks": True},
 }
 
@@ -135,29 +134,54 @@ def two(
                 process.wait()
         for rank in range(2):
             found[rank][name] = json.loads((folder / f"{name}-{rank}.json").read_text())
+        if name == "stopped":
+            for suffix in (".gguf", ".checkpoint.safetensors"):
+                shutil.copy(folder / f"parts{suffix}", folder / f"left{suffix}")
     return found, folder
 
 
+@pytest.fixture(scope="module")
+def torchrun(tmp_path_factory: pytest.TempPathFactory, tiny_model_path: Path, data: str) -> tuple[dict[str, Any], Path]:
+    """What the command reports where torchrun starts two of it, and the gate."""
+    gate = tmp_path_factory.mktemp("torchrun") / "g.gguf"
+    line = f"-m {tiny_model_path} -d {data} -o {gate} --outtype f32 --json {SMALL}"
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lcg_cpp.train")
+    done = subprocess.run(
+        [sys.executable, *launch, *line.split()],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("100.0%") == 1
+    return json.loads(done.stdout), gate  # printed once
+
+
 def test_two_processes_learn_what_one_learns_with_the_doubled_batch(
-    one: tuple[Any, Path], two: tuple[list[dict[str, Any]], Path]
+    one: tuple[Any, Path], torchrun: tuple[dict[str, Any], Path]
 ) -> None:
     run, gate = one
-    (first, second), folder = two
+    found, gate_of_two = torchrun
     assert run.epoch > 1
-    assert first["whole"] == second["whole"]
-    assert first["whole"]["tokens"] == run.tokens
+    wanted = (run.tokens, run.positions, run.texts, True)
+    assert (found["tokens"], found["positions"], found["texts"], found["finished"]) == wanted
     assert len(run.losses) > 10
-    np.testing.assert_allclose(first["whole"]["losses"], run.losses, rtol=1e-5)
-    close(folder / "whole.gguf", gate)
+    np.testing.assert_allclose(found["losses"], run.losses, rtol=1e-5)
+    close(gate_of_two, gate)
 
 
-def test_two_processes_go_on_to_the_same_gate(two: tuple[list[dict[str, Any]], Path]) -> None:
-    (first, second), folder = two
-    for found in (first, second):
+def test_two_processes_go_on_to_the_same_gate(
+    two: tuple[list[dict[str, Any]], Path], torchrun: tuple[dict[str, Any], Path]
+) -> None:
+    steps, folder = two
+    whole, gate = torchrun
+    for found in steps:
         assert found["stopped"]["finished"] is False
         assert len(found["stopped"]["losses"]) == 3  # though only the second was asked to stop
-        assert found["resumed"] == first["whole"]
-    assert (folder / "parts.gguf").read_bytes() == (folder / "whole.gguf").read_bytes()
+        assert found["resumed"]["finished"] is True
+        assert found["resumed"]["losses"] == pytest.approx(whole["losses"], rel=1e-9)
+    assert (folder / "parts.gguf").read_bytes() == gate.read_bytes()
 
 
 def test_another_number_of_processes_is_refused(
@@ -177,25 +201,6 @@ def test_process_that_breaks_ends_the_others(two: tuple[list[dict[str, Any]], Pa
     assert first["broken"].startswith("process 0 of 2: lost another one, which says why (")
     assert "\n" not in first["broken"]
     assert sorted(path.name for path in folder.glob("broken*")) == ["broken-0.json", "broken-1.json"]  # and no gate
-
-
-def test_torchrun_starts_the_command(one: tuple[Any, Path], tmp_path: Path, tiny_model_path: Path, data: str) -> None:
-    run, gate = one
-    line = f"-m {tiny_model_path} -d {data} -o {tmp_path / 'g.gguf'} --outtype f32 --json {SMALL}"
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lcg_cpp.train")
-    done = subprocess.run(
-        [sys.executable, *launch, *line.split()],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)  # printed once
-    assert (found["tokens"], found["finished"]) == (run.tokens, True)
-    np.testing.assert_allclose(found["losses"], run.losses, rtol=1e-5)
-    close(tmp_path / "g.gguf", gate)
-    assert done.stderr.count("100.0%") == 1
 
 
 @pytest.mark.parametrize("size", ["2", "many"])
