@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lcg_cpp import bootstrap
-from lcg_cpp.bootstrap import holm, interval, resampled_sums, two_sided_p, unanimous_bound
+from lcg_cpp.bootstrap import holm, interval, ratio_interval, resampled_sums, two_sided_p, unanimous_bound
 
 RAGGED = [[1.0, 0.0, 0.0], [0.0], [1.0, 1.0], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0], [1.0], [0.0, 1.0, 0.0]]
 
@@ -111,6 +111,29 @@ def test_the_bound_of_a_unanimous_sample_is_exact():
     assert unanimous_bound(400) == pytest.approx(0.0091798, abs=1e-6)
     for n in (3, 50, 1000):
         assert (1 - unanimous_bound(n)) ** n == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "expected"),
+    [
+        ((0, 0, 0.03), (0.5, 0.4, 0.6), (0, 0.03 / math.sqrt(0.4 * 0.6))),
+        ((0, 0, 0.03), (0.5, 0.5, 0.5), (0, 0.06)),  # a denominator that is certain: the bound by it
+        ((0.5, 0.4, 0.6), (0, 0, 0.03), (math.sqrt(0.4 * 0.6) / 0.03, math.inf)),
+        ((0, 0, 0.03), (0.02, 0, 0.05), (0, math.inf)),  # the denominator may be 0
+        ((1, 0.96, 1), (1, 0.96, 1), (0.96, 1 / 0.96)),
+        ((0.4, 0.3, 0.5), (0.8, 0.8, 0.8), (0.375, 0.625)),
+    ],
+)
+def test_the_interval_of_a_ratio_is_made_of_those_of_its_sides(part, whole, expected):
+    assert ratio_interval(part, whole) == pytest.approx(expected)
+
+
+def test_the_interval_of_a_ratio_solves_the_published_equation():
+    (p, l1, u1), (q, l2, u2) = (0.9, 0.8, 0.95), (1.0, 0.93, 1.0)
+    low = (p * q - math.sqrt((p * q) ** 2 - l1 * u2 * (2 * p - l1) * (2 * q - u2))) / (u2 * (2 * q - u2))
+    high = (p * q + math.sqrt((p * q) ** 2 - u1 * l2 * (2 * p - u1) * (2 * q - l2))) / (l2 * (2 * q - l2))
+    assert 0.79 < low < 0.9 < high < 1
+    assert ratio_interval((p, l1, u1), (q, l2, u2)) == pytest.approx((low, high))
 
 
 @pytest.mark.parametrize(

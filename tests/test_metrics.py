@@ -13,7 +13,8 @@ from lcg_cpp.demo import load_prompts
 from lcg_cpp.demo.score import score_reply
 from lcg_cpp.demo.score import summarize as summarize_demo
 from lcg_cpp.errors import GateError
-from lcg_cpp.metrics import METRICS, compare, summarize
+from lcg_cpp.metric_table import METRICS
+from lcg_cpp.metrics import compare, summarize
 from sample_replies import event, make_prompt, make_reply
 
 
@@ -204,8 +205,83 @@ def test_equal_methods_do_not_differ():
     replies, prompts = many_replies()
     found = compare([*replies, *({**reply, "method": "lcg"} for reply in replies)], prompts)["lcg"]
     assert set(found) == set(summarize(replies, prompts)["none"])
-    for difference in found.values():
+    for metric, difference in found.items():
+        if metric.endswith("_percent"):
+            unanimous = summarize(replies, prompts)["none"][metric]["value"] in (0, 100)
+            ratio = difference.pop("ratio", None)
+            assert unanimous or ratio == {"value": 1, "low": 1, "high": 1}
         assert difference == {"difference": 0, "low": 0, "high": 0, "p": 1, "p_adjusted": 1}
+
+
+def shares_of(n_prompts, of_none, of_lcg):
+    """Replies of two methods to as many prompts; the first so many of each have a Latin word."""
+    prompts = {str(i): make_prompt(id=str(i)) for i in range(n_prompts)}
+    replies = [
+        make_reply("yes" if i < n_wrong else "نعم", id=str(i), method=method)
+        for method, n_wrong in (("none", of_none), ("lcg", of_lcg))
+        for i in range(n_prompts)
+    ]
+    return replies, prompts
+
+
+def test_a_ratio_of_shares_is_paired():
+    # of 200 prompts 20 are wrong with both methods, 60 with one, 120 with none
+    found = compare(*shares_of(200, 80, 20), n_resamples=20_000)["lcg"]["latin_percent"]["ratio"]
+    both, one, _ = np.random.default_rng(5).multinomial(200, [0.1, 0.3, 0.6], size=100_000).T
+    low, high = np.quantile(both / (both + one), [0.025, 0.975])
+    assert found == pytest.approx({"value": 0.25, "low": low, "high": high}, abs=0.005)
+
+
+def test_a_ratio_with_no_event_left_has_the_exact_bound():
+    replies, prompts = shares_of(200, 40, 0)
+    found = compare(replies, prompts)["lcg"]["latin_percent"]["ratio"]
+    bound = 1 - 0.025 ** (1 / 200)
+    low = summarize(replies, prompts)["none"]["latin_percent"]["low"] / 100
+    assert 0.14 <= low <= 0.15  # of 20 %
+    assert found == pytest.approx({"value": 0, "low": 0, "high": bound / np.sqrt(low * (0.4 - low))})
+    assert 9 < 1 / found["high"] < 11  # "at least 9 times less"
+
+
+def test_a_ratio_to_a_baseline_without_events_is_infinite():
+    replies, prompts = shares_of(200, 0, 40)
+    found = compare(replies, prompts)["lcg"]["latin_percent"]["ratio"]
+    swapped = compare(replies, prompts, baseline="lcg")["none"]["latin_percent"]["ratio"]
+    assert (found["value"], found["high"]) == (None, None)
+    assert found["low"] == pytest.approx(1 / swapped["high"])
+
+
+def test_shares_that_are_0_with_both_methods_have_no_ratio():
+    found = compare(*shares_of(20, 0, 0))["lcg"]["latin_percent"]
+    assert found == {"difference": 0, "low": 0, "high": 0, "p": 1, "p_adjusted": 1}
+
+
+def test_a_ratio_may_be_infinite_where_the_baseline_has_few_events():
+    found = compare(*shares_of(50, 1, 0))["lcg"]["latin_percent"]["ratio"]
+    assert found == {"value": 0, "low": 0, "high": None}
+    found = compare(*shares_of(50, 1, 5))["lcg"]["latin_percent"]["ratio"]
+    assert (found["value"], found["high"]) == (5, None)
+    assert 1 <= found["low"] < 5
+
+
+def test_the_share_of_kept_switches_is_not_certain_where_all_are_kept():
+    prompts = {str(i): make_prompt(id=str(i), switch="latin") for i in range(50)}
+    replies = [make_reply("Bonn", id=name) for name in prompts]
+    replies += [make_reply("Bonn" if i else "بون", id=str(i), method="a") for i in range(50)]
+    replies += [make_reply("Bonn", id=name, method="b") for name in prompts]
+    found = compare(replies, prompts)
+    least = 0.025 ** (1 / 50)
+    assert found["b"]["switches_kept_percent"]["ratio"] == pytest.approx({"value": 1, "low": least, "high": 1 / least})
+    ratio = found["a"]["switches_kept_percent"]["ratio"]
+    assert ratio["value"] == pytest.approx(0.98)
+    assert 0.9 < ratio["low"] <= 0.94
+    assert 1 < ratio["high"] < 1 / least
+
+
+def test_only_shares_have_ratios():
+    found = compare(*many_replies(("none", "lcg")))["lcg"]
+    assert found["latin_percent"]["ratio"]["value"] > 0
+    for metric in ("bleu", "chrf", "length_tokens", "tokens_per_second", "cj_per_1000_tokens"):
+        assert set(found[metric]) == {"difference", "low", "high", "p", "p_adjusted"}
 
 
 def test_p_values_are_adjusted_over_the_methods_for_each_metric():

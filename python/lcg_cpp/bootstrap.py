@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,6 +69,35 @@ def unanimous_bound(n_prompts: int) -> float:
         n_prompts: At least 1.
     """
     return float(1 - TAIL ** (1 / n_prompts))
+
+
+def ratio_interval(part: tuple[float, float, float], whole: tuple[float, float, float]) -> tuple[float, float]:
+    """The interval of a ratio from those of its two sides (MOVER-R, Donner and Zou 2012, without covariance).
+
+    For sides of which one is unanimous: its resamples are all the same, so that only its exact bound tells what else
+    it could be, and it does not vary together with the other side.
+
+    Args:
+        part: Value, low and high end of what is divided; not negative.
+        whole: Of what it is divided by; not both values are 0.
+
+    Returns:
+        Its ends; infinity where `whole` may be 0.
+    """
+    low, inverse = (
+        _least_ratio(part[0], part[1], whole[0], whole[2]),
+        _least_ratio(whole[0], whole[1], part[0], part[2]),
+    )
+    return low, 1 / inverse if inverse > 0 else math.inf
+
+
+def _least_ratio(part: float, low: float, whole: float, high: float) -> float:
+    """The root of the paper's equation, written so that `whole` may be 0."""
+    of_part, of_whole = low * (2 * part - low), high * (2 * whole - high)
+    if of_part == 0:
+        return 0.0
+    both = part * whole
+    return of_part / (both + math.sqrt(max(0.0, both**2 - of_part * of_whole)))
 
 
 def two_sided_p(differences: Floats) -> float:

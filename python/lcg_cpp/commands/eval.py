@@ -179,7 +179,7 @@ def _gates(args: argparse.Namespace, methods: Sequence[Method]) -> dict[str, Gat
 
 
 def _benchmark(args: argparse.Namespace) -> Benchmark:
-    from ..metrics import check_prompts  # noqa: PLC0415 (the extra `eval`)
+    from ..measures import check_prompts  # noqa: PLC0415 (the extra `eval`)
 
     try:
         benchmark = load_benchmark(args.benchmark, limit=args.limit)
