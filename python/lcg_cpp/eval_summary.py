@@ -37,7 +37,8 @@ def write_summary(
 
     Returns:
         What is written: "methods" of `metrics.summarize` and, where there are replies of the method `none` and of
-        others, "compared_with_none" of `metrics.compare`, its infinite ratios null; model, gate, benchmark, numbers of prompts and seeds.
+        others, "compared_with_none" of `metrics.compare` (an infinite ratio is null); model, gate, benchmark, numbers
+        of prompts and seeds.
 
     Raises:
         GateError: There are no replies, or they cannot be measured.

@@ -49,6 +49,7 @@ class Rate:
         whole: The measure it is divided by; empty: the number of replies that have `part`.
         scale: Of the result.
         is_share: Whether it is a part of so many yes-or-no outcomes.
+        is_compared: False where methods without a gate have no other value than 0.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Rate:
     whole: str = ""
     scale: float = 100.0
     is_share: bool = True
+    is_compared: bool = True
 
 
 RATES = (
@@ -69,8 +71,8 @@ RATES = (
     Rate("accuracy_percent", "right_choice"),
     Rate("line_pass_percent", "line_pass"),
     Rate("word_pass_percent", "word_pass"),
-    Rate("intervention_percent", "interventions", "tokens", is_share=False),
-    Rate("removed_mass_percent", "removed_mass", "interventions", is_share=False),
+    Rate("intervention_percent", "interventions", "tokens", is_share=False, is_compared=False),
+    Rate("removed_mass_percent", "removed_mass", "interventions", is_share=False, is_compared=False),
     Rate("tokens_per_second", "tokens", "seconds", 1.0, is_share=False),
     Rate("length_tokens", "tokens", "", 1.0, is_share=False),
     Rate("empty_percent", "empty"),

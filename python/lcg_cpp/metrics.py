@@ -24,6 +24,7 @@ Floats = npt.NDArray[np.float64]
 
 MIN_RESAMPLES = 100
 _SHARES = frozenset(rate.name for rate in RATES if rate.is_share)
+_NOT_COMPARED = frozenset(rate.name for rate in RATES if not rate.is_compared)
 _UNANIMOUS = (0.0, 100.0)
 
 
@@ -141,7 +142,7 @@ def compare(
 
     Returns:
         Method -> metric -> difference, for all methods but the baseline. A metric that is not defined for one of the
-        two is absent.
+        two is absent, and so are those of the gate's work (`Rate.is_compared`): they differ by what a method is.
 
     Raises:
         GateError: There is no such baseline; or as `summarize`.
@@ -174,7 +175,7 @@ def _differences(baseline: Table, table: Table, *, seed: int, n_resamples: int) 
     of_before, of_after = _estimates(before, before_samples), _estimates(after, after_samples)
     differences = {}
     for i, metric in enumerate(METRICS):
-        if metric not in of_before or metric not in of_after:
+        if metric not in of_before or metric not in of_after or metric in _NOT_COMPARED:
             continue
         samples = after_samples[:, i] - before_samples[:, i]
         value = of_after[metric]["value"] - of_before[metric]["value"]
