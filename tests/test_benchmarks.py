@@ -230,6 +230,13 @@ def test_a_limit_draws_by_the_seed_and_keeps_the_order(tmp_path: Path) -> None:
     assert max(drawn[0]) > 50  # not the first ones
 
 
+def test_a_larger_limit_only_adds_prompts(tmp_path: Path) -> None:
+    place = write_lines(tmp_path / "own.jsonl", *({"prompt": str(i)} for i in range(500)))
+    drawn = [{prompt.id for prompt in load_benchmark(place, limit=limit).prompts} for limit in (1, 20, 21, 100, 499)]
+    assert [len(ids) for ids in drawn] == [1, 20, 21, 100, 499]
+    assert all(fewer < more for fewer, more in zip(drawn, drawn[1:]))
+
+
 @pytest.mark.parametrize("limit", [3, 4])
 def test_a_limit_beyond_the_prompts_takes_all(tmp_path: Path, limit: int) -> None:
     place = write_lines(tmp_path / "own.jsonl", *({"prompt": str(i)} for i in range(3)))

@@ -111,6 +111,17 @@ def test_json_is_the_summary_and_nothing_else(finished: Path, capsys: Capture) -
     assert json.loads(out)["methods"].keys() == {"none", "ban", "lcg"}
 
 
+def test_a_larger_limit_keeps_the_replies_that_are_there(tmp_path: Path, capsys: Capture) -> None:
+    arguments = (*DEMO, "-o", str(tmp_path / "run"), "--no-page", "-n", "4")
+    assert main([*arguments, "--limit", "5"]) == 0
+    before = (tmp_path / "run" / "replies.jsonl").read_bytes()
+    assert main([*arguments, "--limit", "8"]) == 0
+    assert (tmp_path / "run" / "replies.jsonl").read_bytes().startswith(before)
+    assert len({reply["id"] for reply in replies(tmp_path / "run")}) == len(replies(tmp_path / "run")) == 8
+    capsys.readouterr()
+    assert "ask for as many prompts as before (--limit) or more" in refusal(capsys, *arguments, "--limit", "3")
+
+
 def test_two_seeds_and_other_settings(tmp_path: Path, capsys: Capture) -> None:
     folder = tmp_path / "run"
     others = ("--seeds", "2", "-n", "5", "--temp", "1.5", "--top-k", "0", "--top-p", "1", "--min-p", "0.1", "-c", "256")

@@ -56,7 +56,8 @@ def load_benchmark(name: str, *, limit: int | None = None, seed: int = 0) -> Ben
     Args:
         name: A key of `BENCHMARKS`. PATH is a copy in the public layout or `hf:NAME[:CONFIG][:SPLIT]`; `hf` alone
             stands for the dataset's own place on Hugging Face's hub.
-        limit: At most so many prompts, drawn at random and left in order.
+        limit: At most so many prompts, drawn at random and left in order. A larger limit adds prompts to those of a
+            smaller one.
         seed: Of the drawing.
 
     Raises:
@@ -68,8 +69,9 @@ def load_benchmark(name: str, *, limit: int | None = None, seed: int = 0) -> Ben
     benchmark = _load(name)
     if limit is None or limit >= len(benchmark.prompts):
         return benchmark
-    kept = sorted(random.Random(seed).sample(range(len(benchmark.prompts)), limit))
-    return replace(benchmark, prompts=tuple(benchmark.prompts[i] for i in kept))
+    order = list(range(len(benchmark.prompts)))
+    random.Random(seed).shuffle(order)  # not `sample`, whose draws of two sizes have little in common
+    return replace(benchmark, prompts=tuple(benchmark.prompts[i] for i in sorted(order[:limit])))
 
 
 def _load(name: str) -> Benchmark:
