@@ -270,6 +270,24 @@ def test_confusion_is_cj_that_neither_language_nor_prompt_wants(
     assert is_confused(Prompt(0, language, kind, "", 0), reply) is expected
 
 
+def test_it_tells_how_far_it_is(
+    tiny_model_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lcg_cpp.commands import progress
+
+    out = tmp_path / "own.jsonl"
+    assert run("-m", tiny_model_path, "-o", out, *FEW) == 0
+    assert capsys.readouterr().err == ""  # too short a run to tell
+    out.write_bytes(b"".join(out.read_bytes().splitlines(keepends=True)[:4]))
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
+    assert run("-m", tiny_model_path, "-o", out, *FEW, "--resume") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["5 of 6 texts", "6 of 6 texts"]
+    assert [line.split("  ")[2] for line in lines][-1] == "0 s left"
+    assert lines[0].split("  ")[1].endswith(" tokens/s")
+    assert lines[0].split("  ")[3] == read(out)[4]["language"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_an_interrupt_keeps_what_is_there(tiny_model_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "own.jsonl"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from ..data.prompts import Prompt, PromptSeries, prompt_languages
+from ..data.prompts import PromptSeries, prompt_languages
 from ..data.recipe import SOURCES, SourceRows, read_source, write_mix
 from ..data.synth import Answer, Corpus, answer, is_confused
 from ..errors import GateError
@@ -18,13 +16,13 @@ from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import load_base, load_model
 from .output import print_heading, print_json, print_table
+from .progress import duration, status_line
 
 _RECIPES = ("paper",)
 _N_TEXTS = 1000
 _N_PREDICT = 256
 _N_PROMPT = 1024  # tokens of context left for a prompt
 _TEMPERATURE = 0.7
-_PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
 _MAX_SEED = 2**63 - 1
 
 
@@ -183,9 +181,9 @@ def _synth(args: argparse.Namespace, output: Path) -> int:
         "n_threads_batch": args.threads,
     }
     llm = load_model(args.model, None, GateOptions(), engine)
-    progress = _Progress(corpus.next_number, args.texts)
+    tally = _Tally(corpus.next_number, args.texts)
     interrupted = False
-    with _on_terminal():
+    with status_line() as show:
         try:
             for number in range(corpus.next_number, args.texts):
                 prompt = series.prompt(number)
@@ -193,56 +191,40 @@ def _synth(args: argparse.Namespace, output: Path) -> int:
                 confused = is_confused(prompt, said.text) and not args.keep_confused
                 if said.text.strip() and not confused:
                     corpus.add(prompt, said)
-                progress.count(prompt, said, confused=confused)
+                tally.count(said, confused=confused)
+                show(f"{tally.status()}  {prompt.language}")
         except KeyboardInterrupt:
             interrupted = True
         except GateError as error:
             raise UsageError(f"-m/--model: {args.model}: {error}") from error
-    progress.finish(args, output, interrupted=interrupted)
+    tally.report(args, output, interrupted=interrupted)
     return EXIT_INTERRUPTED if interrupted else 0
 
 
-@contextlib.contextmanager
-def _on_terminal() -> Iterator[None]:
-    """Clear the line that shows the progress when it is over."""
-    try:
-        yield
-    finally:
-        if sys.stderr.isatty():
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-class _Progress:
-    """What was answered, and a line on standard error that says so."""
+class _Tally:
+    """What became of the prompts so far."""
 
     def __init__(self, first: int, n_texts: int) -> None:
         self._first, self._n_texts = first, n_texts
         self._done = self._empty = self._confused = self._tokens = 0
-        self._start = self._shown = time.monotonic()
+        self._start = time.monotonic()
 
-    def count(self, prompt: Prompt, said: Answer, *, confused: bool) -> None:
+    def count(self, said: Answer, *, confused: bool) -> None:
         """Count an answer."""
         self._done += 1
         self._empty += not said.text.strip()
         self._confused += confused
         self._tokens += said.n_tokens
-        now = time.monotonic()
-        if sys.stderr.isatty():
-            print(f"\r\x1b[K{self._line(now)}  {prompt.language}", end="", file=sys.stderr, flush=True)
-        elif now - self._shown >= _PLAIN_SECONDS:
-            _tell(self._line(now))
-            self._shown = now
 
-    def _line(self, now: float) -> str:
-        seconds = now - self._start
+    def status(self) -> str:
+        """How far it is, how fast and how long it takes; after the first answer."""
+        seconds = time.monotonic() - self._start
         done = self._first + self._done
         left = seconds / self._done * (self._n_texts - done)
-        return (
-            f"{done:,} of {self._n_texts:,} texts  {self._tokens / max(seconds, 1e-9):,.1f} tokens/s"
-            f"  {left / 60:,.0f} min left"
-        )
+        rate = self._tokens / max(seconds, 1e-9)
+        return f"{done:,} of {self._n_texts:,} texts  {rate:,.1f} tokens/s  {duration(left)} left"
 
-    def finish(self, args: argparse.Namespace, output: Path, *, interrupted: bool) -> None:
+    def report(self, args: argparse.Namespace, output: Path, *, interrupted: bool) -> None:
         """Say what became of it."""
         written = self._done - self._empty - self._confused
         if self._done and not written and not interrupted:
