@@ -163,10 +163,13 @@ def test_families_json(tiny_model_path: Path, tiny_vocab: TinyVocab) -> None:
     assert sum(default["counts"].values()) == len(tiny_vocab.tokens)
     # every word of these scripts, with and without a space, and two "unfinished" characters that two bytes do finish
     n_words = len(set(tiny_model.LOWRES.split()))
-    assert default["counts"]["lowres"] == paper["counts"]["lowres"] == 2 * n_words + 2
-    # the lead bytes E4 to E9; <think>, </think> and <tool_call>, while unused tokens have no text
-    assert default["counts"]["cj"] - paper["counts"]["cj"] == 6
-    assert paper["counts"]["latin"] - default["counts"]["latin"] == 3
+    assert paper["counts"]["lowres"] == 2 * n_words + 2
+    # the lead bytes CD to E0 and EB to ED; EA B0 (Hangul) and E0 B9 (Thai)
+    assert default["counts"]["lowres"] - paper["counts"]["lowres"] == 23 + 2
+    # the lead bytes E4 to E9; E3 81 (Hiragana)
+    assert default["counts"]["cj"] - paper["counts"]["cj"] == 6 + 1
+    # the lead bytes C3 to C9; but no longer <think>, </think> and <tool_call>, while unused tokens have no text
+    assert default["counts"]["latin"] - paper["counts"]["latin"] == 7 - 3
     broken = sum(content.decode("utf-8", "replace").count("\ufffd") > 0 for content in tiny_vocab.contents)
     assert default["fragments"]["count"] == broken
     assert default["fragments"]["share"] == pytest.approx(broken / len(tiny_vocab.tokens))

@@ -53,6 +53,17 @@ def completions() -> dict[bytes, tuple[int, int]]:
     return table
 
 
+@cache
+def slow_fragment_names(reachable: range) -> list[str]:
+    """A name for what an unfinished character can become: of the one family of its letters, if most of it is script."""
+    characters = [c for c in map(chr, reachable) if unicodedata.category(c) not in ("Cn", "Cs")]
+    script = [c for c in characters if unicodedata.category(c)[0] in "LM"]
+    families = {slow_family(c.encode(), "paper") for c in script if unicodedata.category(c)[0] == "L"}
+    if len(families) != 1 or len(script) < len(characters) / 2:
+        return []
+    return [{"cj": "CJK", "latin": "LATIN", "lowres": "GREEK"}[families.pop()]]
+
+
 def slow_family(token: bytes, rules: str) -> str:
     """The rules of the paper on one normal token, character by character."""
     names: list[str] = []
@@ -74,8 +85,8 @@ def slow_family(token: bytes, rules: str) -> str:
                 reachable = range(first, last + 1)
                 if len(fragment) >= 2 and any(c in block for c in reachable for block in IDEOGRAPHS):
                     names.append("CJK")
-                if len(fragment) == 1 and rules == "default" and fragment[0] in range(0xE4, 0xEA):
-                    names.append("CJK")
+                elif rules == "default":
+                    names += slow_fragment_names(reachable)
             i += 1
     if any(script in name for name in names for script in ("CJK", "HIRAGANA", "KATAKANA")):
         return "cj"
@@ -131,8 +142,6 @@ def test_complete_tokens_follow_their_strongest_letter(text: str, family: str) -
         (b"\xe4\xb6", "cj"),  # U+4D80..4DBF, the last of extension A
         (b"\xe4\xb7", "symbols"),  # U+4DC0..4DFF, hexagrams
         (b"\xe9\xbf", "cj"),  # U+9FC0..9FFF
-        (b"\xea\x80", "symbols"),  # U+A000, Yi
-        (b"\xe3\x81", "symbols"),  # U+3040..307F, hiragana: no ideographs
         (b"\xef\xa4", "cj"),  # U+F900..F93F, compatibility ideographs
         (b"\xef\xac", "symbols"),  # U+FB00, presentation forms
         (b"\xf0\xa0", "cj"),  # U+20000..20FFF
@@ -164,14 +173,47 @@ def test_fragments_count_as_what_they_can_become(token: bytes, family: str) -> N
         assert families_of([token], rules) == [family]
 
 
-def test_a_lone_lead_byte_is_cj_by_default_only_where_it_starts_nothing_else() -> None:
+@pytest.mark.parametrize(
+    ("token", "family"),
+    [
+        (b"\xea\x80", "lowres"),  # U+A000..A03F, Yi
+        (b"\xe3\x81", "cj"),  # U+3040..307F, hiragana
+        (b"\xe3\x84", "lowres"),  # U+3100..313F, bopomofo and Hangul
+        (b"\xe3", "symbols"),  # kana, bopomofo, Hangul and ideographs
+        (b"\xe0\xb8", "lowres"),  # U+0E00..0E3F, Thai
+        (b" \xe0\xb8", "lowres"),
+        (b"\xe0\xb9", "lowres"),  # U+0E40..0E7F, Thai vowels, tone marks and digits
+        (b"\xe1\xba", "latin"),  # U+1E80..1EBF, Vietnamese
+        (b"\xe2\x80", "symbols"),  # U+2000..203F, dashes and quotation marks
+        (b"\xef\xbc", "symbols"),  # U+FF00..FF3F, fullwidth: more signs and digits than letters
+        (b"\xf0\x90", "lowres"),  # U+10000..10FFF, scripts of antiquity
+        (b"\xf0\x9f", "symbols"),  # emoji
+        (b"x\xd0", "latin"),  # the stronger letter counts
+    ],
+)
+def test_by_default_unfinished_characters_count_as_letters_where_their_family_is_sure(
+    token: bytes, family: str
+) -> None:
+    assert families_of([token]) == [family]
+    assert families_of([token], "paper") == ["latin" if token[:1] == b"x" else "symbols"]
+
+
+def test_a_lone_lead_byte_counts_by_default_where_all_letters_it_starts_are_of_one_family() -> None:
     single = [bytes([byte]) for byte in range(256)]
-    letters = {byte for byte in range(0x80) if chr(byte).isalpha()}
-    for rules, cj in (("default", set(range(0xE4, 0xEA))), ("paper", set())):
-        expected = ["cj" if b in cj else "latin" if b in letters else "symbols" for b in range(256)]
-        assert families_of(single, rules) == expected
+    ascii_letters = {byte for byte in range(0x80) if chr(byte).isalpha()}
+    latin = set(range(0xC3, 0xCA))  # U+00C0..027F; C2 starts « £ ° µ, CA the modifier letters too
+    # U+0340..07FF: Greek to N'Ko; E0 Indic scripts, Thai, Tibetan; EB to ED Hangul (EA starts Latin extensions too)
+    lowres = {*range(0xCD, 0xE1), 0xEB, 0xEC, 0xED}
+    cj = set(range(0xE4, 0xEA))
+    expected = dict.fromkeys(range(256), "symbols")
+    expected.update(dict.fromkeys(ascii_letters, "latin"))
+    assert families_of(single, "paper") == list(expected.values())
+    for bytes_, family in ((latin, "latin"), (lowres, "lowres"), (cj, "cj")):
+        expected.update(dict.fromkeys(bytes_, family))
+    assert families_of(single, "default") == list(expected.values())
+    for rules, strong in (("default", cj), ("paper", set())):
         assert families_of([b"x" + token for token in single[0x80:]], rules) == [
-            "cj" if b in cj else "latin" for b in range(0x80, 256)
+            "cj" if b in strong else "latin" for b in range(0x80, 256)
         ]
 
 
@@ -189,7 +231,7 @@ def test_every_unfinished_character_is_judged_by_its_completions() -> None:
     fragments = list(completions())
     expected = [slow_family(fragment, "default") for fragment in fragments]
     assert families_of(fragments) == expected
-    assert Counter(expected).keys() == {"cj", "symbols"}
+    assert Counter(expected).keys() == {"cj", "latin", "lowres", "symbols"}
 
 
 def test_lead_bytes_e4_to_e9_are_exactly_those_that_start_only_cj_letters() -> None:
@@ -252,9 +294,9 @@ def test_sentencepiece_byte_tokens_are_judged_as_the_bytes_they_stand_for() -> N
         "です".encode(),
         "й".encode(),
     ]
-    expected = ["symbols", "symbols", "symbols", "latin", "symbols", "symbols", "cj", "cj", "symbols", "symbols"]
+    expected = ["symbols", "symbols", "symbols", "latin", "lowres", "symbols", "cj", "cj", "symbols", "symbols"]
     assert families_of(tokens) == [*expected, "latin", "cj", "lowres"]
-    expected[6:8] = ["symbols", "symbols"]
+    expected[4:8] = ["symbols"] * 4
     assert families_of(tokens, "paper") == [*expected, "latin", "cj", "lowres"]
 
 
@@ -268,7 +310,7 @@ def test_gemma_4_mixes_complete_tokens_byte_tokens_and_doubly_typed_ones() -> No
         " 日本語".encode(),
         " α".encode(),
     ]
-    assert families_of(tokens) == ["symbols", "symbols", "symbols", "cj", "symbols", "cj", "lowres"]
+    assert families_of(tokens) == ["symbols", "symbols", "symbols", "cj", "lowres", "cj", "lowres"]
     assert families_of(tokens, "paper") == ["symbols", "latin", "symbols", "symbols", "symbols", "cj", "lowres"]
 
 
@@ -324,10 +366,10 @@ def test_report_counts_families_and_fragments_and_shows_complete_normal_tokens()
     tokens = [b"a", b"b", b"c", b"d", b"!", b"\xe4\xb8", b"\xd0", "中".encode(), (b"<s>", CONTROL), b"x\xd0"]
     report = family_report(make_vocab(tokens), n_examples=2)
     assert (report.n_vocab, report.rules) == (10, "default")
-    assert report.counts == {"cj": 2, "latin": 5, "symbols": 3, "lowres": 0}
+    assert report.counts == {"cj": 2, "latin": 5, "symbols": 2, "lowres": 1}
     assert report.examples == {"cj": ("中",), "latin": ("a", "c"), "symbols": ("!",), "lowres": ()}
     assert report.n_fragments == 3
-    assert report.fragment_counts == {"cj": 1, "latin": 1, "symbols": 1, "lowres": 0}
+    assert report.fragment_counts == {"cj": 1, "latin": 1, "symbols": 0, "lowres": 1}
     assert report.fragment_share == pytest.approx(0.3)
 
 
@@ -389,11 +431,16 @@ def test_qwen2_gives_the_papers_counts_of_qwen3_less_its_added_tokens() -> None:
     assert counts["symbols"] + by_fragment == paper["symbols"] - 14 - 267 + 3 + 1
 
 
-def test_qwen2_by_default_rules_differs_from_paper_in_padding_and_lead_bytes_only() -> None:
+def test_qwen2_by_default_rules_differs_from_paper_in_padding_and_unfinished_characters_only() -> None:
     vocab = real_model("qwen2").vocab
     default, paper = (token_families(vocab, rules) for rules in ("default", "paper"))
     changed = Counter((FAMILIES[before], FAMILIES[after]) for before, after in zip(paper, default) if before != after)
-    assert changed == {("latin", "symbols"): 290, ("symbols", "cj"): 11}
+    assert changed == {
+        ("latin", "symbols"): 290,
+        ("symbols", "cj"): 16,
+        ("symbols", "latin"): 14,
+        ("symbols", "lowres"): 451,
+    }
     assert len(exempt_tokens(vocab)) == 15
 
 

@@ -102,28 +102,24 @@ def _completions(token: bytes) -> tuple[int, range] | None:
 
 
 @cache
-def _starts_only_cj(code_points: range) -> bool:
-    """Whether letters are among the code points, and none that is not cj (true of the lead bytes E4 to E9)."""
-    found = False
-    for character in map(chr, code_points):
-        if unicodedata.category(character)[0] == "L":
-            if _character_rank(character) != _CJ:
-                return False
-            found = True
-    return found
+def _common_rank(code_points: range) -> int:
+    """Rank of the letters among code points that are mostly letters (and their marks), if it is the same for all."""
+    categories = [unicodedata.category(chr(code_point)) for code_point in code_points]
+    ranks = {_character_rank(chr(c)) for c, category in zip(code_points, categories) if category[0] == "L"}
+    n_script = sum(category[0] in "LM" for category in categories)
+    n_possible = sum(category not in ("Cn", "Cs") for category in categories)  # assigned, and no surrogate
+    return ranks.pop() if len(ranks) == 1 and 2 * n_script >= n_possible else _NO_LETTER
 
 
 def _fragment_rank(token: bytes, rules: str) -> int:
-    """Rank of the unfinished character at the end of a token: cj, or nothing that can be known."""
+    """Rank of the unfinished character at the end of a token; that of no letter where nothing can be known."""
     fragment = _completions(token)
     if fragment is None:
         return _NO_LETTER
     n_bytes, code_points = fragment
-    if n_bytes == 1:
-        is_cj = rules == "default" and _starts_only_cj(code_points)
-    else:
-        is_cj = any(code_points[0] <= last and first <= code_points[-1] for first, last in _IDEOGRAPH_BLOCKS)
-    return _CJ if is_cj else _NO_LETTER
+    if n_bytes > 1 and any(code_points[0] <= last and first <= code_points[-1] for first, last in _IDEOGRAPH_BLOCKS):
+        return _CJ
+    return _common_rank(code_points) if rules == "default" else _NO_LETTER
 
 
 def token_families(vocab: Vocab, rules: str = "default") -> npt.NDArray[np.uint8]:
@@ -137,8 +133,9 @@ def token_families(vocab: Vocab, rules: str = "default") -> npt.NDArray[np.uint8
     Args:
         vocab: The vocabulary.
         rules: `paper`, which is the above, or `default`, in which user-defined and unused tokens are always `symbols`
-            too (a gate must never mask `</think>`), and a single lead byte counts as `cj` if every letter it can
-            start is.
+            too (a gate must never mask `</think>`), and every unfinished character counts as a letter of a family if
+            all letters it can become are of that family, and most of what it can become are letters or their marks:
+            the lead byte D8 as `lowres` (Arabic), E5 as `cj`, C2 (« £ ° and µ) as `symbols`.
 
     Returns:
         uint8 (n_vocab,), indices into `FAMILIES`.

@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rules",
         choices=RULES,
         default=RULES[0],
-        help="default: added tokens count as symbols, lone lead bytes of Chinese as cj; paper: as published",
+        help="default: added tokens count as symbols, and pieces of a character as its letters where these are sure;"
+        " paper: as published",
     )
     options.add_json(parser)
 
