@@ -37,9 +37,11 @@ def base() -> BaseModel:
     return BaseModel("tiny.gguf", "Tiny", "qwen3", N_EMBD, vocab)
 
 
-def safetensors_bytes(tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) -> bytes:
+def safetensors_bytes(
+    tensors: dict[str, tuple[str, tuple[int, ...], bytes]], metadata: dict[str, str] | None = None
+) -> bytes:
     """The format from its description: u64 header length, JSON header, data without gaps."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     data = b""
     for key, (dtype, shape, content) in tensors.items():
         header[key] = {
@@ -52,10 +54,10 @@ def safetensors_bytes(tensors: dict[str, tuple[str, tuple[int, ...], bytes]]) ->
     return struct.pack("<Q", len(text)) + text + data
 
 
-def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> Path:
+def write_safetensors(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> Path:
     names = {"float64": "F64", "float32": "F32", "float16": "F16", "int8": "I8"}
     path.write_bytes(
-        safetensors_bytes({key: (names[str(t.dtype)], t.shape, t.tobytes()) for key, t in tensors.items()})
+        safetensors_bytes({key: (names[str(t.dtype)], t.shape, t.tobytes()) for key, t in tensors.items()}, metadata)
     )
     return path
 
@@ -130,6 +132,92 @@ def test_names_rules_and_threshold_go_into_the_gate_file(tmp_path: Path, base: B
     fields = gguf.GGUFReader(tmp_path / "g").fields
     keys = ("adapter.lcg.rules", "adapter.lcg.threshold", "general.name", "general.version", "general.license")
     assert [fields[key].contents() for key in keys] == ["paper", 0.25, "N", "v3", "apache-2.0"]
+
+
+# ---- how a gate was made ----
+
+
+MADE = {
+    "lcg.name": "Gäte",
+    "lcg.version": "v2",
+    "lcg.license": "mit",
+    "lcg.rules": "paper",
+    "lcg.datasets": '[{"name": "a.jsonl"}, {"name": "b", "organization": "c"}]',
+    "lcg.train": '{"tokens": 12, "loss": 0.25, "label_soft": true, "held_out.cj.recall": 1.0, "label_norm": "5"}',
+}
+
+
+def test_what_a_checkpoint_says_of_its_gate_goes_into_the_gate_file(tmp_path: Path, base: BaseModel) -> None:
+    checkpoint = write_safetensors(tmp_path / "c.safetensors", {PRE: FC1, HEAD: FC2}, MADE)
+    convert(checkpoint, base, tmp_path / "g")
+    fields = gguf.GGUFReader(tmp_path / "g").fields
+    said = {key: field.contents() for key, field in fields.items() if not key.startswith("GGUF.")}
+    train = {key: value for key, value in said.items() if key.startswith("adapter.lcg.train.")}
+    assert train == {
+        "adapter.lcg.train.tokens": 12,
+        "adapter.lcg.train.loss": 0.25,
+        "adapter.lcg.train.label_soft": True,
+        "adapter.lcg.train.held_out.cj.recall": 1.0,
+        "adapter.lcg.train.label_norm": "5",
+    }
+    kinds = [fields[f"adapter.lcg.train.{key}"].types[0].name for key in ("tokens", "loss", "label_soft", "label_norm")]
+    assert kinds == ["UINT64", "FLOAT32", "BOOL", "STRING"]
+    keys = ("general.name", "general.version", "general.license", "adapter.lcg.rules", "general.dataset.count")
+    assert [said[key] for key in keys] == ["Gäte", "v2", "mit", "paper", 2]
+    assert [said[f"general.dataset.{i}.name"] for i in range(2)] == ["a.jsonl", "b"]
+    assert said["general.dataset.1.organization"] == "c"
+    assert said["general.base_model.0.name"] == "Tiny"
+
+
+def test_what_is_asked_for_goes_before_what_the_checkpoint_says(tmp_path: Path, base: BaseModel) -> None:
+    checkpoint = write_safetensors(tmp_path / "c.safetensors", {PRE: FC1, HEAD: FC2}, MADE)
+    spec = convert(checkpoint, base, tmp_path / "g", name="N", version="v3", license="apache-2.0", rules="paper").spec
+    assert (spec.name, spec.version, spec.license, spec.train["tokens"]) == ("N", "v3", "apache-2.0", 12)
+    with pytest.raises(GateError) as error:
+        convert(checkpoint, base, tmp_path / "other", rules="default")
+    assert str(error.value) == f"{checkpoint}: was trained with the rules `paper`, expected default"
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_checkpoint_that_says_nothing_of_its_gate_is_converted_as_before(tmp_path: Path, base: BaseModel) -> None:
+    checkpoint = write_safetensors(tmp_path / "c.safetensors", {PRE: FC1, HEAD: FC2}, {"name": "x", "train.a": "1"})
+    spec = convert(checkpoint, base, tmp_path / "g").spec
+    assert (spec.name, spec.license, spec.rules, spec.datasets, spec.train) == ("LCG for Tiny", "", "default", (), {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("rules", "x", "was trained with the rules `x`, expected default or paper"),
+        ("name", "\ud800", r"metadata `lcg.name` is '\ud800', expected a text"),
+        ("train", "{", "metadata `lcg.train` is '{', expected JSON"),
+        ("train", "[" * 100_000, "metadata `lcg.train` is '["),
+        ("train", "[]", "metadata `lcg.train` is [], expected an object"),
+        ("train", '{"a": -1}', "metadata `lcg.train` is {'a': -1}, expected bools, natural numbers, floats and texts"),
+        ("train", '{"a": 18446744073709551616}', "metadata `lcg.train` is {'a': 1844"),
+        ("train", '{"a": 1e39}', "metadata `lcg.train` is {'a': 1e+39}"),
+        ("train", '{"a": NaN}', "metadata `lcg.train` is {'a': nan}"),
+        ("train", '{"a": null}', "metadata `lcg.train` is {'a': None}"),
+        ("train", '{"a": ""}', "metadata `lcg.train` is {'a': ''}"),
+        ("train", '{"a": "\\ud800"}', "metadata `lcg.train` is {'a': "),
+        ("train", '{"a b": 1}', "metadata `lcg.train` is {'a b': 1}"),
+        ("datasets", "{}", "metadata `lcg.datasets` is {}, expected an array of objects with a name"),
+        ("datasets", '[{"organization": "x"}]', "metadata `lcg.datasets` is [{'org"),
+        ("datasets", '[{"name": 1}]', "metadata `lcg.datasets` is [{'name': 1}]"),
+        ("datasets", '[{"name": "a", "size": "b"}]', "metadata `lcg.datasets` is [{'name': 'a'"),
+    ],
+)
+def test_a_checkpoint_that_says_nonsense_is_refused(
+    tmp_path: Path, base: BaseModel, name: str, text: str, message: str
+) -> None:
+    checkpoint = write_safetensors(tmp_path / "c.safetensors", {PRE: FC1, HEAD: FC2}, {f"lcg.{name}": text})
+    with pytest.raises(GateError) as error:
+        convert(checkpoint, base, tmp_path / "g")
+    assert str(error.value).startswith(f"{checkpoint}: {message}")
+    assert not (tmp_path / "g").exists()
+
+
+# ---- safetensors ----
 
 
 def test_every_float_type_of_safetensors_is_read_without_the_package_or_torch(tmp_path: Path) -> None:
@@ -345,6 +433,7 @@ def with_header(header: Any, data: bytes = bytes(16)) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (with_header({"__metadata__": {"a": 1}}, b""), "`__metadata__` is {'a': 1}, expected an object of texts"),
         (b"", "the file has 0 bytes, a safetensors file has at least 8"),
         (b"1234567", "the file has 7 bytes"),
         (struct.pack("<Q", 1000) + b"{}", "the header has 1000 bytes, expected at most 2"),

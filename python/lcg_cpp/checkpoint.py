@@ -36,6 +36,9 @@ class Checkpoint(Protocol):
 
     path: Path
 
+    def metadata(self) -> Mapping[str, str]:
+        """What the file says of itself; only a safetensors file says anything."""
+
     def names(self) -> list[str]:
         """The keys, in the file's order."""
 
@@ -117,6 +120,9 @@ class _Pickled:
             ) from error
         self._tensors = dict(_flatten(content, torch))
 
+    def metadata(self) -> Mapping[str, str]:
+        return {}
+
     def names(self) -> list[str]:
         return list(self._tensors)
 
@@ -182,6 +188,9 @@ class _Sharded:
                 )
         self._shards: dict[str, str] = shards
         self._opened: dict[str, Checkpoint] = {}
+
+    def metadata(self) -> Mapping[str, str]:
+        return {}
 
     def names(self) -> list[str]:
         return list(self._shards)

@@ -14,16 +14,9 @@ import numpy.typing as npt
 from .base_model import BaseModel
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import GateError
-from .families import FAMILIES
+from .families import FAMILIES, RULES
 from .gate_file import GateSpec, spec_for, write_gate
-
-# Name in a checkpoint of the reference's trainer -> name in a gate file.
-CHECKPOINT_KEYS = {
-    "code_switch_pre.weight": "lcg.fc1.weight",
-    "code_switch_pre.bias": "lcg.fc1.bias",
-    "code_switch_head.weight": "lcg.fc2.weight",
-    "code_switch_head.bias": "lcg.fc2.bias",
-}
+from .hf_checkpoint import CHECKPOINT_KEYS, read_provenance
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,7 @@ def convert(
     output: str | os.PathLike[str],
     *,
     outtype: str = "f16",
-    rules: str = "default",
+    rules: str = "",
     threshold: float = 0.5,
     name: str = "",
     version: str = "",
@@ -56,7 +49,8 @@ def convert(
     """Converts the gate of a PyTorch checkpoint into a gate file.
 
     The checkpoint may hold the gate alone or beside the base model's weights, under any prefix. One that holds
-    `code_switch_head` and no `code_switch_pre` is a linear gate.
+    `code_switch_head` and no `code_switch_pre` is a linear gate. What it says of how the gate was made, as one of
+    `lcg-cpp train --hf` does, goes into the gate file.
 
     Args:
         checkpoint: A `.safetensors`, `.pt`, `.pth` or `.bin` file, the `.index.json` of a sharded one, or a folder with
@@ -64,24 +58,37 @@ def convert(
         base: The model the gate was trained for.
         output: The gate file to write.
         outtype: Type of the gate's matrices: `f32`, `f16`, `bf16` or `q8_0`.
-        rules: Rule set the gate was trained with, `default` or `paper`.
+        rules: Rule set the gate was trained with, `default` or `paper`; empty: what the checkpoint says, else
+            `default`.
         threshold: Probability from which a family counts as predicted.
-        name: Name of the gate.
-        version: Version of the gate.
-        license: SPDX expression of the gate's licence.
+        name: Name of the gate; empty: what the checkpoint says.
+        version: Version of the gate; empty: what the checkpoint says.
+        license: SPDX expression of the gate's licence; empty: what the checkpoint says.
 
     Returns:
         What was written.
 
     Raises:
-        GateError: The checkpoint is damaged, holds no gate or more than one, or its gate does not fit `base`; or
-            PyTorch is needed and is missing or too old.
+        GateError: The checkpoint is damaged, holds no gate or more than one, or its gate does not fit `base` or was
+            trained with other rules; or PyTorch is needed and is missing or too old.
         OSError: A file cannot be read or written.
     """
-    weights, sources = read_gate_weights(checkpoint, base.n_embd)
-    n_hidden = weights["lcg.fc1.weight"].shape[0] if "lcg.fc1.weight" in weights else 0
+    opened = open_checkpoint(Path(checkpoint))
+    weights, sources = _read_weights(opened, base.n_embd)
+    made = read_provenance(opened.path, opened.metadata())
+    wanted = (rules,) if rules else RULES
+    if made.rules and made.rules not in wanted:
+        raise GateError(f"{opened.path}: was trained with the rules `{made.rules}`, expected {' or '.join(wanted)}")
     spec = spec_for(
-        base, n_hidden=n_hidden, rules=rules, threshold=threshold, name=name, version=version, license=license
+        base,
+        n_hidden=weights["lcg.fc1.weight"].shape[0] if "lcg.fc1.weight" in weights else 0,
+        rules=rules or made.rules or RULES[0],
+        threshold=threshold,
+        name=name or made.name,
+        version=version or made.version,
+        license=license or made.license,
+        datasets=made.datasets,
+        train=made.train,
     )
     write_gate(output, spec, weights, outtype)
     return Conversion(Path(output), spec, sources)
@@ -103,7 +110,10 @@ def read_gate_weights(
         GateError: The checkpoint is damaged, holds no gate or more than one, or its gate does not fit `n_embd`.
         OSError: The file cannot be read.
     """
-    opened = open_checkpoint(Path(checkpoint))
+    return _read_weights(open_checkpoint(Path(checkpoint)), n_embd)
+
+
+def _read_weights(opened: Checkpoint, n_embd: int) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]]:
     sources = _find_keys(opened)
     _check_shapes(opened, sources, n_embd)
     weights: dict[str, npt.NDArray[np.float32]] = {}

@@ -54,8 +54,13 @@ class SafetensorsFile:
                 self._fail(f"the header has {n_header} bytes, expected at most {room}: truncated, or not safetensors")
             header = parse_json(path, file.read(n_header), "header")
         self._data_start = 8 + n_header
+        self._metadata = self._texts(header.get("__metadata__") or {})
         self._entries = {key: self._entry(key, entry) for key, entry in header.items() if key != "__metadata__"}
         self._check_layout(size - self._data_start)
+
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself."""
+        return self._metadata
 
     def names(self) -> list[str]:
         """The keys, in the file's order."""
@@ -79,6 +84,11 @@ class SafetensorsFile:
         if len(data) != n_bytes:
             self._fail(f"file ends inside tensor `{key}`")
         return _to_float32(data, entry.dtype).reshape(entry.shape)
+
+    def _texts(self, metadata: Any) -> dict[str, str]:
+        if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+            self._fail(f"`__metadata__` is {str(metadata)[:80]}, expected an object of texts")
+        return metadata
 
     def _entry(self, key: str, entry: Any) -> _Entry:
         fields = entry if isinstance(entry, dict) else {}

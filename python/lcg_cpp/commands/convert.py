@@ -29,14 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--outtype", choices=OUTTYPES, default="f16", help="type of the weights (default: f16)")
     parser.add_argument(
-        "--rules", choices=RULES, default=RULES[0], help="rule set the gate was trained with (default: %(default)s)"
+        "--rules",
+        choices=RULES,
+        default="",
+        help=f"rule set the gate was trained with (default: what CKPT says, else {RULES[0]})",
     )
     parser.add_argument(
         "--threshold", metavar="P", type=float, default=0.5, help="probability of a predicted family (default: 0.5)"
     )
-    parser.add_argument("--name", default="", help="name of the gate (default: LCG for <base name>)")
-    parser.add_argument("--gate-version", metavar="VERSION", default="", help="version of the gate, e.g. v1.0")
-    parser.add_argument("--license", metavar="SPDX", default="", help="licence of the gate, e.g. apache-2.0")
+    for option, metavar, what in (
+        ("--name", "NAME", "name of the gate (default: what CKPT says, else LCG for <base name>)"),
+        ("--gate-version", "VERSION", "version of the gate, e.g. v1.0 (default: what CKPT says)"),
+        ("--license", "SPDX", "licence of the gate, e.g. apache-2.0 (default: what CKPT says)"),
+    ):
+        parser.add_argument(option, metavar=metavar, default="", help=what)
     options.add_json(parser)
 
 
