@@ -21,7 +21,7 @@ from tiny_model import TinyVocab, gate_weights
 
 MakeGateFile = Callable[..., Path]
 
-COMMANDS = ("demo", "run", "data", "train", "convert", "eval", "analyze", "families", "inspect", "bench")
+COMMANDS = ("demo", "run", "data", "train", "convert", "eval", "detect", "analyze", "families", "inspect", "bench")
 LCG_CPP = (sys.executable, "-m", "lcg_cpp")
 SETTINGS = ("-t", "1", "-c", "256", "-n", "40")
 COMPLETION: dict[str, Any] = {"max_tokens": 40, "seed": 1}

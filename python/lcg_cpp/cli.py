@@ -24,6 +24,7 @@ COMMANDS = {
     "train": "make a gate for a model: it learns from the model itself",
     "convert": "make a gate file from a PyTorch checkpoint",
     "eval": "compare methods on the same prompts: how much confusion is left, what it costs",
+    "detect": "test a gate on tokens that are known to be wrong or right; generates nothing",
     "analyze": "show where a model's language confusion comes from: output norms, confusion points",
     "families": "show which script family the tokens of a model belong to",
     "inspect": "show what is in a gate file",

@@ -1,0 +1,275 @@
+"""`lcg-cpp detect`: which tokens a gate would remove of those that are known to be wrong or right."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..benchmarks import load_benchmark
+from ..detector import Detection, DetectOptions, Progress, check_gate, detect, usable_prompts
+from ..detector_places import OWN, SPLICED
+from ..detector_scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share, as_dict, score
+from ..engine import Engine
+from ..errors import GateError
+from ..forced import N_BEST, Sampling
+from ..gate import Gate, GateOptions
+from ..whole_file import write_whole
+from . import options
+from .errors import EXIT_INTERRUPTED, UsageError, one_line
+from .loading import load_base, load_gate, require_file
+from .output import print_facts, print_heading, print_json, print_table
+from .progress import ask_to_stop, duration, status_line
+
+if TYPE_CHECKING:
+    from ..benchmarks import Benchmark
+
+_SHOWN = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # thresholds in the table
+_WIDTH = 78
+
+_EPILOG = """\
+Replies that are known to be right are evaluated, and at known places it is asked: if the sampler were about to choose
+this token, would the gate remove it? Of a wrong word only the first token is asked about: the rest of a script that
+has begun stays allowed, by design. A token is in reach where the sampler could have chosen one of its family anyway.
+"""
+
+
+# ---- options ----
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    default, engine = DetectOptions(), Engine()
+    parser.epilog = _EPILOG
+    options.add_model(parser)
+    parser.add_argument("--lcg", metavar="FILE", required=True, help="the gate, a GGUF file made for this model")
+    parser.add_argument(
+        "-d",
+        "--benchmark",
+        metavar="BENCH",
+        default="cldr",
+        help="prompts with right replies: cldr (built in, the default), demo, flores:…, or a .jsonl file",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE.json", help="write all of it as JSON")
+    model = parser.add_argument_group("model")
+    sampling = parser.add_argument_group("sampling (what is in reach; the paper's by default)")
+    for group, names, field, kind, value, what in (
+        (parser, ("--limit",), "n_texts", options.whole(1), default.n_texts, "replies to use, drawn at random"),
+        (parser, ("--seed",), "seed", options.whole(0), default.seed, "of what is drawn and spliced in"),
+        (sampling, ("--temp",), "temperature", options.real(0.01), default.sampling.temperature, "temperature"),
+        (sampling, ("--top-k",), "top_k", options.whole(1, N_BEST), default.sampling.top_k, "keep the N best tokens"),
+        (sampling, ("--top-p",), "top_p", options.real(0.01, 1), default.sampling.top_p, "and only up to this sum"),
+        (model, ("-c", "--ctx-size"), "n_ctx", options.whole(2), default.n_ctx, "tokens of a text at most"),
+        (model, ("-b", "--batch-size"), "n_batch", options.whole(1), engine.n_batch, "tokens evaluated at once"),
+    ):
+        metavar = "X" if isinstance(value, float) else "N"
+        group.add_argument(
+            *names, dest=field, metavar=metavar, type=kind, default=value, help=f"{what} (default: {value})"
+        )
+    model.add_argument("-t", "--threads", metavar="N", type=options.whole(1), default=0, help="threads (default: all)")
+    options.add_gpu_layers(model)
+    _add_rules(parser)
+    options.add_json(parser)
+
+
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("gate (as `run` has them)")
+    group.add_argument(
+        "--lcg-device", choices=("cpu", "gpu", "auto"), default="cpu", help="where it runs (default: cpu)"
+    )
+    group.add_argument(
+        "--lcg-threshold", metavar="P", type=float, help="probability from which a family is allowed (default: its own)"
+    )
+    group.add_argument("--no-lcg-persistence", action="store_true", help="do not keep the current script allowed")
+    group.add_argument("--no-lcg-confidence", action="store_true", help="act whatever the model finds plausible")
+    group.add_argument(
+        "--lcg-first-token",
+        action=argparse.BooleanOptionalAction,
+        default=GateOptions().first_token,
+        help="act on the first word of a reply too (default: on)",
+    )
+
+
+# ---- running ----
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    settings = DetectOptions(
+        Sampling(args.temperature, args.top_k, args.top_p),
+        gate=_gate_options(args),
+        n_texts=args.n_texts,
+        n_ctx=args.n_ctx,
+        seed=args.seed,
+    )
+    require_file(args.model, "-m/--model")
+    _check_output(args)
+    gate = load_gate(args.lcg, "--lcg", args.lcg_device)
+    benchmark = _benchmark(args)
+    _check_gate(args, gate)
+    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints the log
+    engine = Engine(n_batch=args.n_batch, n_threads=args.threads, n_gpu_layers=args.n_gpu_layers or 0)
+    with ask_to_stop("what was measured is told") as should_stop, status_line() as show:
+        detection = detect(
+            args.model,
+            gate,
+            benchmark.prompts,
+            settings,
+            engine=engine,
+            should_stop=should_stop,
+            on_progress=lambda progress: show(status(progress)),
+        )
+    found = score(detection)
+    told = {"benchmark": benchmark.name, **as_dict(detection, found)}
+    if args.output is not None:
+        write_whole(args.output, (json.dumps(told, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode())
+    if args.json:
+        print_json(told)
+    else:
+        _print(detection, found, benchmark)
+        if args.output is not None:
+            print(f"wrote {args.output}")
+    return 0 if detection.finished else EXIT_INTERRUPTED
+
+
+def _gate_options(args: argparse.Namespace) -> GateOptions:
+    try:
+        return GateOptions(
+            threshold=args.lcg_threshold,
+            persistence=not args.no_lcg_persistence,
+            confidence=not args.no_lcg_confidence,
+            first_token=args.lcg_first_token,
+        )
+    except GateError as error:
+        raise UsageError(str(error).replace("`", "`--lcg-", 1)) from error
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Find out before long work whether the file can be written."""
+    if args.output is None:
+        return
+    output = Path(args.output)
+    if output.is_dir() or not output.parent.is_dir():
+        raise UsageError(f"-o/--output: {output}: expected a file to write, in a folder that exists")
+    sources = [Path(source) for source in (args.model, args.lcg, args.benchmark)]
+    if output.exists() and any(source.exists() and output.samefile(source) for source in sources):
+        raise UsageError(f"-o/--output: {output}: is the model, the gate or the prompts, expected another file")
+
+
+def _benchmark(args: argparse.Namespace) -> Benchmark:
+    try:
+        benchmark = load_benchmark(args.benchmark)
+        usable_prompts(benchmark.prompts)
+    except GateError as error:
+        raise UsageError(f"-d/--benchmark: {error}") from error
+    if benchmark.n_bad:
+        left_out = f"{args.benchmark}: left out {benchmark.n_bad:,} rows that cannot be used, the first: "
+        print(one_line(left_out + benchmark.bad[0]), file=sys.stderr, flush=True)
+    return benchmark
+
+
+def _check_gate(args: argparse.Namespace, gate: Gate) -> None:
+    base = load_base(args.model, "-m/--model")
+    try:
+        check_gate(gate, base)
+    except GateError as error:
+        raise UsageError(f"--lcg: {error}") from error
+
+
+def status(progress: Progress) -> str:
+    """How far it is, how fast and how long it takes."""
+    left = progress.seconds / progress.texts * (progress.total - progress.texts)
+    rate = progress.tokens / max(progress.seconds, 1e-9)
+    return f"{progress.texts:,} of {progress.total:,} replies  {rate:,.0f} tokens/s  {duration(left)} left"
+
+
+# ---- what is printed ----
+
+
+def _print(detection: Detection, found: Score, benchmark: Benchmark) -> None:
+    state = "" if detection.finished else " (stopped)"
+    false_alarms = 1000 * found.own_removed / found.own_tokens
+    names = f"{Path(detection.gate.path).name} for {Path(detection.base.path).name}"
+    print_heading(f"{names}, on {benchmark.name}{state}")
+    print_facts(
+        [
+            (
+                "replies",
+                f"{detection.n_texts:,} of {detection.n_given:,} with a reference, {detection.tokens:,} tokens",
+            ),
+            *((f"left out: {n:,}", why) for why, n in detection.skipped.most_common()),
+            (
+                "false alarms",
+                f"{found.own_removed:,} of the replies' own {found.own_tokens:,} tokens: {false_alarms:.1f} of 1,000",
+            ),
+        ]
+    )
+    print()
+    print_table(
+        ("token", ">asked", ">removed %", ">in reach", ">removed %"),
+        [row for name, family in found.families.items() for row in _rows(name, family)],
+    )
+    print(
+        textwrap.fill(
+            "with 95 % intervals over the replies. In reach: the model could have chosen the family anyway.", _WIDTH
+        )
+    )
+    for name, family in found.families.items():
+        kept = {why: n for why, n in family.kept_because.items() if n}
+        if kept:
+            print()
+            print_heading(f"Why wrong {name} tokens would stay")
+            print_facts([(f"{n:,}", why) for why, n in kept.items()])
+    print()
+    print_heading("Precision %, if wrong tokens were as many as right ones")
+    print_table(
+        ("", ">the replies' own", ">spliced in"),
+        [
+            (name, _rate(family.precision_own), _rate(family.precision_spliced))
+            for name, family in found.families.items()
+        ],
+    )
+    print()
+    _print_thresholds(found)
+
+
+def _rows(name: str, family: FamilyScore) -> Iterator[tuple[str, ...]]:
+    yield (f"{name}: wrong", *_cells(family.wrong))
+    for place, cell in family.places.items():
+        yield (f"  {place}", *_cells(cell))
+    for title, whole, kinds in ((f"{name}: own", family.own, OWN), (f"{name}: spliced in", family.spliced, SPLICED)):
+        if whole.asked.n:
+            yield (title, *_cells(whole))
+            cells = {kind: family.kinds[kind] for kind in kinds if kind in family.kinds}
+            for kind, cell in cells.items():
+                yield (f"  {kind}", *_cells(cell))
+
+
+def _cells(cell: Cell) -> tuple[str, ...]:
+    return f"{cell.asked.n:,}", _share(cell.asked), f"{cell.in_reach.n:,}", _share(cell.in_reach)
+
+
+def _share(share: Share) -> str:
+    return _rate(Rate(share.percent, share.low, share.high))
+
+
+def _rate(rate: Rate) -> str:
+    return f"{rate.value:.1f} ({rate.low:.1f}–{rate.high:.1f})" if math.isfinite(rate.value) else "-"
+
+
+def _print_thresholds(found: Score) -> None:
+    """Which shares other thresholds give, the families side by side."""
+    print_heading("Removed % at other thresholds")
+    columns = [f">{name} {kind}" for name in found.families for kind in ("wrong", "own", "spliced")]
+    rows = []
+    for i, threshold in enumerate(THRESHOLDS):
+        if threshold in _SHOWN:
+            shares = [share for family in found.families.values() for share in family.thresholds[i]]
+            rows.append((f"{threshold:g}", *(f"{share:.1f}" if math.isfinite(share) else "-" for share in shares)))
+    print_table(("threshold", *columns), rows)
