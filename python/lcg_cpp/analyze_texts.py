@@ -24,8 +24,8 @@ from .output_norms import OutputMatrix, label_norms
 from .train_options import PRESETS
 
 if TYPE_CHECKING:
+    from .engine import Model
     from .teacher import States
-    from .trainer import Model
 
 NORMS = ("none", "token", "relative")  # what labels can be divided by
 LABELS = {name: (options.top_k, options.top_p) for name, options in sorted(PRESETS.items(), reverse=True)}

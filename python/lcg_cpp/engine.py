@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .errors import GateError
 from .gate import PathLike
@@ -14,9 +14,24 @@ from .output_norms import OutputMatrix, read_output_matrix
 from .teacher import Teacher
 
 if TYPE_CHECKING:
-    from .trainer import Model
+    from .base_model import BaseModel
+    from .teacher import States
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class Model(Protocol):
+    """A frozen base model; see `teacher.Teacher`."""
+
+    base: BaseModel
+    n_embd: int
+    n_ctx: int
+
+    def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
+        """Tokens of a text."""
+
+    def states(self, texts: Sequence[Sequence[int]]) -> Iterator[States]:
+        """Evaluates texts."""
 
 
 @dataclass(frozen=True)

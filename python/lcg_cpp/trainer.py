@@ -1,100 +1,27 @@
-"""Norm-adjusted self-distillation (paper, section 3.2): a gate learns which families its own base model would allow.
-
-Texts stream through the frozen model; of each token the hidden state is kept until the gate has learned from it, and
-the logits only until the label is made.
-"""
+"""Norm-adjusted self-distillation (paper, section 3.2): a gate learns which families its own base model would allow."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from .base_model import BaseModel
-from .data import Dataset, Encoded, Encoder
+from .data import Dataset
 from .errors import GateError
-from .families import token_families
-from .forced import Candidates, FamilyTable, last_families
 from .gate_file import spec_for
-from .heldout import MAX_BYTES, MAX_STATES, HeldOut
-from .labels import family_labels
+from .train_batches import Batch, Evaluator, Labeller
 from .train_options import TrainOptions
 from .train_run import Measurement, Run, Texts
 
 if TYPE_CHECKING:
+    from .engine import Model
     from .learner import Learner, Ranks
-    from .teacher import States
 
 _N_MEASUREMENTS = 50  # on held-out text, spread over a run
-
-
-class Model(Protocol):
-    """A frozen base model; see `teacher.Teacher`."""
-
-    base: BaseModel
-    n_embd: int
-    n_ctx: int
-
-    def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
-        """Tokens of a text."""
-
-    def states(self, texts: Sequence[Sequence[int]]) -> Iterator[States]:
-        """Evaluates texts."""
-
-
-@dataclass(frozen=True, eq=False)
-class Labeller:
-    """What turns logits into labels.
-
-    Attributes:
-        norms: float32 (n_vocab,), what each token's logit is divided by; None for nothing.
-        softcap: The model's final soft-capping, 0 if it has none.
-        families: uint8 (n_vocab,).
-        n_families: Number of families.
-        options: top-k, top-p, hard or soft.
-        n_threads: CPU threads; 0 takes all.
-    """
-
-    norms: npt.NDArray[np.float32] | None
-    softcap: float
-    families: npt.NDArray[np.uint8]
-    n_families: int
-    options: TrainOptions
-    n_threads: int = 0
-
-    def __call__(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """float32 (n, n_vocab) -> float32 (n, n_families)."""
-        return family_labels(
-            logits,
-            self.norms,
-            self.families,
-            self.options.top_k,
-            self.options.top_p,
-            n_families=self.n_families,
-            soft=self.options.soft,
-            softcap=self.softcap,
-            n_threads=self.n_threads,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Hidden states to learn from.
-
-    Attributes:
-        hidden: float32 (n, n_embd).
-        labels: float32 (n, n_families).
-        keys: uint64 (n,), a number of each position that does not depend on how the texts were shared out.
-    """
-
-    hidden: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.float32]
-    keys: npt.NDArray[np.uint64]
 
 
 class Trainer:
@@ -141,81 +68,17 @@ class Trainer:
         self.options = options
         self.base = model.base
         self.spec = spec_for(model.base, n_hidden=options.hidden_width(model.n_embd), rules=options.rules)
-        self._model = model
         self._ranks = ranks
-        self._should_stop = should_stop
-        self._encoder = Encoder(model.tokenize, model.base, model.n_ctx)
         self._texts = Texts(datasets, options)
-        families = token_families(model.base.vocab, options.rules)
-        self._label = Labeller(norms, softcap, families, self.spec.n_families, options, n_threads)
-        self.held_out = self._evaluate_held_out()
+        labeller = Labeller(norms, softcap, self.spec.token_family, self.spec.n_families, options, n_threads)
+        self._evaluator = Evaluator(model, self._texts, labeller, self.spec, should_stop)
+        self.held_out = self._evaluator.held_out()
         self.learner: Learner = Learner(self.spec.n_families, options, self.held_out.hidden, ranks)
 
     @property
     def skipped(self) -> Mapping[str, int]:
         """Why texts gave nothing to learn from, and how many; of this process."""
-        return self._encoder.skipped
-
-    def _main_reason(self) -> str:
-        return "".join(f": {reason}" for reason, _ in self._encoder.skipped.most_common(1))
-
-    # ---- evaluating the base model ----
-
-    def _evaluate_held_out(self) -> HeldOut:
-        table = FamilyTable.of(self.spec)
-        most = max(1, min(MAX_STATES, MAX_BYTES // (4 * self._model.n_embd)))
-        rows = self._texts.held_out if len(self._texts.held_out) else self._texts.epoch(0)[: self.options.group]
-        hidden, labels, candidates, last, following = [], [], [], [], []
-        n = 0
-        for row in rows:
-            text = self._texts.encode(int(row), self._encoder)
-            if text is None:
-                continue
-            tokens, is_reply = np.array(text.tokens), np.array(text.is_reply)
-            newest = last_families(tokens, is_reply, table)
-            for states in self._model.states([text.tokens]):
-                for rows_of in _runs(_learned(text, states.position, "reply")):
-                    at = states.position[rows_of]
-                    hidden.append(states.hidden[rows_of].copy())
-                    labels.append(self._label(states.logits[rows_of]))
-                    candidates.append(Candidates.of(states.logits[rows_of]))
-                    last.append(newest[at])
-                    following.append(tokens[at + 1])
-                    n += len(at)
-                if self._should_stop():
-                    raise KeyboardInterrupt
-            if n >= most:
-                break
-        if n == 0:
-            raise GateError(f"none of the {len(rows)} held-out texts has a reply to measure on{self._main_reason()}")
-        return HeldOut(
-            np.concatenate(hidden)[:most],
-            np.concatenate(labels)[:most],
-            Candidates.join(candidates)[:most],
-            np.concatenate(last)[:most],
-            np.concatenate(following)[:most],
-            table,
-            self.spec.families,
-        )
-
-    def _evaluate(self, rows: Sequence[int], texts: Sequence[Encoded]) -> Batch | None:
-        """States and labels of texts; None if it shall stop."""
-        hidden = [np.empty((0, self._model.n_embd), np.float32)]
-        labels = [np.empty((0, self.spec.n_families), np.float32)]
-        keys = [np.empty(0, np.uint64)]
-        row_of = np.array(rows, np.uint64)
-        for states in self._model.states([text.tokens for text in texts]):
-            learned = np.zeros(len(states.text), np.bool_)
-            for i in np.unique(states.text):
-                own = states.text == i
-                learned[own] = _learned(texts[i], states.position[own], self.options.positions)
-            for part in _runs(learned):
-                hidden.append(states.hidden[part].copy())
-                labels.append(self._label(states.logits[part]))
-                keys.append(row_of[states.text[part]] << np.uint64(32) | states.position[part].astype(np.uint64))
-            if self._should_stop():
-                return None
-        return Batch(np.concatenate(hidden), np.concatenate(labels), np.concatenate(keys))
+        return self._evaluator.skipped
 
     # ---- learning ----
 
@@ -243,22 +106,15 @@ class Trainer:
             self.run.epoch += 1
             self.run.group = 0
             if self.run.positions == 0:
-                raise GateError(f"none of {len(order)} texts could be learned from{self._main_reason()}")
+                raise GateError(f"none of {len(order)} texts could be learned from{self._evaluator.main_reason()}")
 
     def _learn_group(self, rows: npt.NDArray[np.int64], number: int, n_groups: int) -> bool:
         """Evaluate this process's share of a group's texts and learn from them; False if it shall stop."""
         start = time.monotonic()
-        own = [
-            (int(row), self._texts.encode(int(row), self._encoder))
-            for row in rows[self._ranks.rank :: self._ranks.size]
-        ]
-        kept = [(row, text) for row, text in own if text is not None]
-        batch = self._evaluate([row for row, _ in kept], [text for _, text in kept])
-        n_tokens = sum(len(text.tokens) for _, text in kept)
-        n_own = 0 if batch is None else len(batch.keys)
-        stopped, tokens, texts, skipped, n_total = self._ranks.sum(
-            [batch is None, n_tokens, len(kept), len(own) - len(kept), n_own]
-        )
+        own = rows[self._ranks.rank :: self._ranks.size].tolist()
+        batch = self._evaluator.batch(own)
+        counts = (0, 0, 0) if batch is None else (batch.n_tokens, batch.n_texts, len(batch.keys))
+        stopped, tokens, texts, n_total, n_rows = self._ranks.sum([batch is None, *counts, len(own)])
         if stopped or batch is None:
             return False
         loss = self._learn(batch, int(n_total), number) if n_total else float("nan")
@@ -266,7 +122,7 @@ class Trainer:
         run.group = number + 1
         run.tokens += int(tokens)
         run.texts += int(texts)
-        run.skipped += int(skipped)
+        run.skipped += int(n_rows - texts)
         run.positions += int(n_total)
         before = run.progress
         done = run.tokens / self.options.n_tokens if self.options.n_tokens else (number + 1) / n_groups
@@ -310,21 +166,6 @@ class Trainer:
         """Measure the gate as it is now, if it was not."""
         if self.run.measurements[-1].step != self.learner.step:
             self._measure()
-
-
-def _learned(text: Encoded, position: npt.NDArray[np.int32], positions: str) -> npt.NDArray[np.bool_]:
-    """Which positions of a text are learned from; the last one predicts nothing."""
-    follows = np.append(np.array(text.is_reply[1:], np.bool_), False)
-    if positions == "all":
-        follows[:-1] = True
-    return follows[position]
-
-
-def _runs(wanted: npt.NDArray[np.bool_]) -> Iterator[slice]:
-    """Runs of wanted rows, so that their logits need no copy."""
-    edges = np.flatnonzero(np.diff(wanted.astype(np.int8), prepend=0, append=0))
-    for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist()):
-        yield slice(begin, end)
 
 
 def _mix(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
