@@ -21,8 +21,9 @@ if not torch.distributed.is_available():
     pytest.skip("this PyTorch has no distributed package", allow_module_level=True)
 
 from lcg_cpp import Gate, GateError, train_report  # noqa: E402
+from lcg_cpp.engine import Engine  # noqa: E402
 from lcg_cpp.learner import Ranks  # noqa: E402
-from lcg_cpp.train import Engine, train  # noqa: E402
+from lcg_cpp.train import train  # noqa: E402
 from lcg_cpp.train_options import TrainOptions  # noqa: E402
 from training_data import chat_rows, write_rows  # noqa: E402
 
@@ -38,7 +39,8 @@ PROGRAM = """
 import dataclasses, json, os, sys
 sys.path[:0] = json.loads(sys.argv[5])
 from lcg_cpp import GateError, train_report
-from lcg_cpp.train import Engine, train
+from lcg_cpp.engine import Engine
+from lcg_cpp.train import train
 from lcg_cpp.train_options import TrainOptions
 
 train_report.write_report = lambda *_: None

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .data import open_dataset
-from .engine import Engine as Engine  # noqa: PLC0414 (public here too)
-from .engine import HfEngine, load_teacher
+from .engine import Engine, HfEngine, load_teacher
 from .errors import GateError
 from .gate import PathLike
 from .gate_file import GateSpec, Source, TrainValue, write_gate
