@@ -37,8 +37,8 @@ from .teacher import Teacher
 if TYPE_CHECKING:
     from .base_model import BaseModel
     from .benchmarks import Prompt
+    from .engine import Model
     from .teacher import States
-    from .trainer import Model
 
 _GROUP_TOKENS = 512
 
@@ -57,7 +57,7 @@ class DetectOptions:
 
     sampling: Sampling = field(default_factory=Sampling)
     gate: GateOptions = field(default_factory=GateOptions)
-    n_texts: int = 100
+    n_texts: int = 50
     n_ctx: int = 2048
     seed: int = 0
 

@@ -58,7 +58,7 @@ from .measures import expected_families
 
 if TYPE_CHECKING:
     from .benchmarks import Prompt
-    from .trainer import Model
+    from .engine import Model
 
 
 @dataclass(frozen=True)
