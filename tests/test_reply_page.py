@@ -119,6 +119,7 @@ def test_replies_that_are_not_whole_are_refused() -> None:
 
 
 def test_the_summary_has_intervals_and_marks_what_differs() -> None:
+    ratio = {"value": 0.002, "low": 0.0, "high": 0.05}
     summary = {
         "methods": {
             "none": {
@@ -130,19 +131,40 @@ def test_the_summary_has_intervals_and_marks_what_differs() -> None:
                 "tokens_per_second": {"value": 1234.5, "low": 1200.0, "high": 1300.0},
             },
         },
-        "compared_with_none": {"lcg": {"cj_percent": {"p_adjusted": 0.01}, "tokens_per_second": {"p_adjusted": 0.05}}},
-        "model": "m.gguf",
+        "compared_with_none": {
+            "lcg": {"cj_percent": {"p_adjusted": 0.01, "ratio": ratio}, "tokens_per_second": {"p_adjusted": 0.05}}
+        },
+        "model": "folder/m.gguf",
         "prompts": 4000,
         "gate": None,
     }
     page = reply_page([], summary, FAMILIES, title="t")
-    cells = [html_.unescape(text) for text in re.findall(r"<bdi>(.*?)</bdi>", page)]
-    assert cells[:11] == [
+    cells = [html_.unescape(text) for text in re.findall(r"<bdi>(.*?)</bdi>", page, re.DOTALL)]
+    assert cells[:14] == [
         *("m.gguf", "4,000"),
-        *("replies with unwanted Chinese or Japanese, %", "22.8 (18.0–27.0)", "0.04 (0.0–1.2) *"),
-        *("tokens/s", "", "1,234 (1,200–1,300)"),
-        *("my own metric", "0.0 (0.0–0.0)", ""),
+        *("replies with unwanted Chinese or Japanese, %", "22.8\n18.0–27.0", "0.04 *\n0.0–1.2"),
+        *("times less often than none", "", "500.0\n20.0–∞"),
+        *("tokens/s", "", "1,234\n1,200–1,300"),
+        *("my own metric", "0.0\n0.0–0.0", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "shown"),
+    [
+        ({"value": 0.0, "low": 0.0, "high": 0.125}, "∞\n8.0–∞"),
+        ({"value": 0.0, "low": 0.0, "high": None}, "∞\n0.0–∞"),
+        ({"value": None, "low": 4.0, "high": None}, "0.0\n0.0–0.2"),
+        ({"value": 2.0, "low": 1.0, "high": 4.0}, "0.5\n0.2–1.0"),
+    ],
+)
+def test_a_ratio_is_shown_as_times_less(ratio: dict[str, float | None], shown: str) -> None:
+    estimate = {"value": 1.0, "low": 1.0, "high": 1.0}
+    compared = {"lcg": {"latin_percent": {"p_adjusted": 1.0, "ratio": ratio}}}
+    methods = {"none": {"latin_percent": estimate}, "lcg": {"latin_percent": estimate}}
+    page = reply_page([], {"methods": methods, "compared_with_none": compared}, FAMILIES, title="t")
+    cells = re.findall(r"<bdi>(.*?)</bdi>", page, re.DOTALL)
+    assert cells[3:6] == ["times less often than none", "", shown]
 
 
 def test_only_the_pages_own_script_may_run() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ _METRICS = {
     "latin_percent": "replies with unwanted Latin, %",
     "cj_per_1000_tokens": "unwanted Chinese or Japanese tokens, of 1,000",
     "latin_per_1000_tokens": "unwanted Latin tokens, of 1,000",
-    "code_switch_percent": "replies that use a second script where they may, %",
+    "code_switch_percent": "second script used where it is allowed, %",
     "switches_kept_percent": "requested code-switches kept, %",
     "exact_match_percent": "exact match, %",
     "accuracy_percent": "right choice, %",
@@ -49,6 +50,7 @@ _METRICS = {
     "empty_percent": "empty replies, %",
     "truncated_percent": "replies cut off, %",
 }
+_CONFUSION = ("cj_percent", "latin_percent")
 _FACTS = ("model", "gate", "benchmark", "source", "prompts", "seeds")
 
 
@@ -141,22 +143,19 @@ def _confused(reply: Reply, prompts: Mapping[str, Prompt] | None) -> list[str] |
 
 
 def _sections(summary: Mapping[str, Any]) -> list[Section]:
-    facts = [
-        (name, f"{summary[name]:,}" if isinstance(summary[name], int) else str(summary[name]))
-        for name in _FACTS
-        if summary.get(name) is not None
-    ]
+    facts = [(name, _fact(name, summary[name])) for name in _FACTS if summary.get(name) is not None]
     sections = [Section("", [Facts(facts)])] if facts else []
     methods: Mapping[str, Any] = summary.get("methods", {})
     found = ordered(name for metrics in methods.values() for name in metrics)
-    names = ordered([*(name for name in _METRICS if name in found), *found])
-    if names:
-        compared: Mapping[str, Any] = summary.get("compared_with_none", {})
-        rows = [
-            [_METRICS.get(name, name.replace("_", " "))]
-            + [_cell(metrics.get(name), compared.get(method, {}).get(name)) for method, metrics in methods.items()]
-            for name in names
-        ]
+    compared: Mapping[str, Any] = summary.get("compared_with_none", {})
+    rows = []
+    for name in ordered([*(name for name in _METRICS if name in found), *found]):
+        differences = [compared.get(method, {}).get(name, {}) for method in methods]
+        cells = [_cell(metrics.get(name), more) for metrics, more in zip(methods.values(), differences)]
+        rows.append([_METRICS.get(name, name.replace("_", " ")), *cells])
+        if name in _CONFUSION and any("ratio" in more for more in differences):
+            rows.append(["times less often than none", *(_times_less(more.get("ratio")) for more in differences)])
+    if rows:
         caption = "with 95 % intervals" + (
             f"; * differs from none (p < {_SIGNIFICANT}, Holm-adjusted)" if compared else ""
         )
@@ -164,19 +163,41 @@ def _sections(summary: Mapping[str, Any]) -> list[Section]:
     return sections
 
 
-def _cell(estimate: Mapping[str, float] | None, difference: Mapping[str, float] | None) -> str:
+def _fact(name: str, value: Any) -> str:
+    if name in ("model", "gate"):  # a page is passed on, and where these lay is nobody's business
+        return Path(value).name
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _cell(estimate: Mapping[str, float] | None, difference: Mapping[str, Any]) -> str:
     if estimate is None:
         return ""
-    is_different = difference is not None and difference["p_adjusted"] < _SIGNIFICANT
-    value, low, high = (_number(estimate[key]) for key in ("value", "low", "high"))
-    return f"{value} ({low}–{high})" + (" *" if is_different else "")
+    mark = " *" if difference.get("p_adjusted", 1.0) < _SIGNIFICANT else ""
+    return _with_interval(estimate["value"], estimate["low"], estimate["high"], mark)
+
+
+def _times_less(ratio: Mapping[str, float | None] | None) -> str:
+    """The inverse of a ratio to the baseline."""
+    if ratio is None:
+        return ""
+    value, low, high = (_inverse(ratio[key]) for key in ("value", "high", "low"))
+    return _with_interval(value, low, high)
+
+
+def _inverse(ratio: float | None) -> float:
+    if ratio is None:  # infinite
+        return 0.0
+    return 1 / ratio if ratio > 0 else math.inf
+
+
+def _with_interval(value: float, low: float, high: float, mark: str = "") -> str:
+    """On two lines, so that many methods fit beside one another."""
+    return f"{_number(value)}{mark}\n{_number(low)}–{_number(high)}"
 
 
 def _number(value: float) -> str:
-    return (
-        f"{value:,.0f}"
-        if abs(value) >= 1000
-        else f"{value:.1f}"
-        if abs(value) >= 0.095 or value == 0
-        else f"{value:.2f}"
-    )
+    if math.isinf(value):
+        return "∞"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 0.095 or value == 0 else f"{value:.2f}"
