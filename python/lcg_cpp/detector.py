@@ -49,14 +49,14 @@ class DetectOptions:
 
     Attributes:
         sampling: The request whose survivors are looked at; top-k at most 20.
-        gate: Threshold and rules; `mode` and `strength` have no meaning here.
+        gate_options: Threshold and rules; `mode` and `strength` have no meaning here.
         n_texts: Replies to evaluate, drawn at random.
         n_ctx: Most tokens of a text; longer ones are left out.
         seed: Of the drawing and of what is spliced in.
     """
 
     sampling: Sampling = field(default_factory=Sampling)
-    gate: GateOptions = field(default_factory=GateOptions)
+    gate_options: GateOptions = field(default_factory=GateOptions)
     n_texts: int = 50
     n_ctx: int = 2048
     seed: int = 0
@@ -110,7 +110,7 @@ class Detection:
     @property
     def threshold(self) -> float:
         """Probability from which a family is predicted."""
-        chosen = self.options.gate.threshold
+        chosen = self.options.gate_options.threshold
         return self.gate.threshold if chosen is None else chosen
 
 
@@ -169,7 +169,7 @@ def detect_on(
     given = usable_prompts(prompts)
     drawn = random.Random(options.seed).sample(given, min(options.n_texts, len(given)))
     families = FamilyTable(gate.token_families.astype(np.intp), np.array(gate.maskable), gate.neutral)
-    splicer = Splicer(model, families, gate.families, options.n_ctx, options.seed)
+    splicer = Splicer(model, families, gate.families, min(options.n_ctx, model.n_ctx), options.seed)
     asking = _Asking(model, gate, options.sampling)
     start, finished = time.monotonic(), True
     own_tokens: list[int] = []

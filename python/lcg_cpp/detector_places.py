@@ -38,6 +38,7 @@ SWITCHES = {
 }
 _QUOTES = ("“”", "«»", "„“", "「」", "『』", '""')
 _CLOSERS = {"(": ")", "（": "）", "[": "]", "【": "】", "“": "”", "„": "“”", "«": "»", "「": "」", "『": "』"}
+_BRACKETS = ("(", "（", "[", "【")
 _QUOTED = re.compile('[“„«「『"]([^“”„«»「」『』"\n]+)[”“»」』"]')
 _SEPARATORS = ("\n", ", ", "、")
 _WITHOUT_SPACES = ("THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER", "CJK", "HIRAGANA", "KATAKANA")
@@ -105,7 +106,7 @@ def ends(text: str) -> list[int]:
         for i in range(1, len(text) + 1)
         if _is_word(text[i - 1]) and not is_marked[i] and (i == len(text) or not _is_word(text[i]))
     ]
-    found = [i for i in found if text[i:].lstrip()[:1] not in _CLOSERS or i == len(text)]  # has its brackets already
+    found = [i for i in found if not text[i:].lstrip().startswith(_BRACKETS)]  # these have theirs already
     return [i for i in found if i == len(text) or text[i] != " "] or found
 
 

@@ -113,7 +113,7 @@ def as_dict(detection: Detection, found: Score) -> dict[str, Any]:
     for family in values["families"].values():
         rows = zip(THRESHOLDS, family["thresholds"])
         family["thresholds"] = [dict(zip(("threshold", "wrong", "own", "spliced"), (at, *row))) for at, row in rows]
-    gate = detection.options.gate
+    gate = detection.options.gate_options
     rules = {name: getattr(gate, name) for name in ("persistence", "confidence", "first_token")}
     told: dict[str, Any] = _defined(
         {
@@ -169,7 +169,7 @@ def score(detection: Detection, *, seed: int = 0) -> Score:
 
 
 def _verdicts(detection: Detection, threshold: float) -> npt.NDArray[np.intp]:
-    return detection.answers.verdicts(detection.gate.maskable, detection.options.gate, threshold)
+    return detection.answers.verdicts(detection.gate.maskable, detection.options.gate_options, threshold)
 
 
 def _is_any(answers: Answers, groups: Sequence[str]) -> Bools:

@@ -197,7 +197,7 @@ class Splicer:
         data = reply.encode()
         begin = b"".join(pieces).find(data)
         if begin < 0:
-            self.skipped["the reply is too long, or the model's tokens do not make it up as it is"] += 1
+            self.skipped["the reply is too long, or its tokens do not make it up"] += 1
             return None
         offsets = np.cumsum([0, *map(len, pieces)]) - begin
         at_byte = dict(zip(accumulate((len(c.encode()) for c in reply), initial=0), range(len(reply) + 1)))

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     settings = DetectOptions(
         Sampling(args.temperature, args.top_k, args.top_p),
-        gate=_gate_options(args),
+        gate_options=_gate_options(args),
         n_texts=args.n_texts,
         n_ctx=args.n_ctx,
         seed=args.seed,
