@@ -210,6 +210,17 @@ def test_what_the_reply_itself_switches_to_is_right_and_not_wrong(teacher: Teach
     assert {question.family for question in clean.questions if question.group in PLACES} == {LATIN}
 
 
+def test_the_language_of_a_reply_is_that_of_its_letters_though_its_tokens_are_fragments(
+    splicer: Splicer, gate: Gate
+) -> None:
+    burmese = dataclasses.replace(SWITCHING, language="my", reference="ဆွီဒင်, ဆွစ်ဇာလန် (瑞士)")
+    probes = splicer.probes(burmese, 0)
+    assert LOWRES not in gate.token_families[probes[0].tokens[-12:]]
+    groups = {(question.group, question.family) for probe in probes for question in probe.questions}
+    assert (SWITCH, CJ) in groups
+    assert (BRACKETS, CJ) in groups
+
+
 def test_words_of_the_requested_script_are_not_wrong_where_the_reference_lacks_them(splicer: Splicer) -> None:
     prompt = dataclasses.replace(ARABIC, expect_scripts=("latin",))
     clean = splicer.probes(prompt, 0)[0]

@@ -6,8 +6,8 @@ this token, would the gate remove it? So the rules see the survivors S and this 
 seldom choose a wrong one. Where S holds a token of the family anyway (it is in reach), the answer is what the gate
 really does there.
 
-Only the family of a token matters, and of a wrong word only the first token is asked about: once it is there, the
-persistence rule allows the rest of it, by design.
+Of a token only the family matters, and of a wrong word only the first token is asked about: persistence then allows the
+rest, by design.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from .detector_places import GROUPS
 from .detector_rules import Answers
 from .detector_texts import Probe, Question, Splicer
-from .engine import Engine
+from .engine import Engine, Model
 from .errors import GateError
 from .forced import Candidates, FamilyTable, Sampling
 from .gate import Gate, GateOptions, PathLike
@@ -37,7 +37,6 @@ from .teacher import Teacher
 if TYPE_CHECKING:
     from .base_model import BaseModel
     from .benchmarks import Prompt
-    from .engine import Model
     from .teacher import States
 
 _GROUP_TOKENS = 512

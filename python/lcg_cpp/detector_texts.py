@@ -54,6 +54,7 @@ from .detector_places import (
 )
 from .families import text_scripts
 from .forced import FamilyTable, last_families
+from .language_id import language_family
 from .measures import expected_families
 
 if TYPE_CHECKING:
@@ -160,12 +161,13 @@ class Splicer:
         clean = self._render(prompt, prompt.reference.strip())
         if clean is None:
             return []
-        own = self._families.token_family[clean.tokens[clean.is_reply]]
-        main = np.bincount(own[own != self._families.neutral], minlength=len(self._names))
-        if not main.any():
+        letters = Counter(script for character in clean.reply for script in text_scripts(character))
+        if not letters:
             self.skipped["the reference holds no letter"] += 1
             return []
-        main_family = int(main.argmax())
+        own = self._families.token_family[clean.tokens[clean.is_reply]]
+        script = language_family(prompt.language) if prompt.language else letters.most_common(1)[0][0]
+        main_family = self._main_family(script, own)
         right = {*(expected_families(prompt) or ()), *text_scripts(prompt.reference)}
         wrong = [
             f
@@ -178,6 +180,12 @@ class Splicer:
             *self._slips(prompt, clean, wrong, number, rng),
             *self._switches(prompt, clean, main_family, number, rng),
         ]
+
+    def _main_family(self, script: str, own: npt.NDArray[np.intp]) -> int:
+        """The family of a script, or, where families are finer than scripts, that of most of the reply's tokens."""
+        if script in self._names:
+            return self._names.index(script)
+        return int(np.bincount(own[own != self._families.neutral], minlength=len(self._names)).argmax())
 
     def _render(self, prompt: Prompt, reply: str) -> Rendered | None:
         """The reply behind its prompt, as `eval` asks for it."""
