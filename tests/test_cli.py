@@ -476,12 +476,12 @@ class _Pieces:
 
 def test_run_writes_characters_that_several_tokens_make(capsys: pytest.CaptureFixture[str]) -> None:
     from lcg_cpp import GateEvent
-    from lcg_cpp.commands.run import _Printer
+    from lcg_cpp.commands.reply_printer import ReplyPrinter
 
     def event(*removed: tuple[int, float]) -> GateEvent:
         return GateEvent(1, 0, None, (), (), (), (), removed, (), 0)
 
-    printer = _Printer(_Pieces(), highlight=True)  # type: ignore[arg-type]
+    printer = ReplyPrinter(_Pieces(), highlight=True)  # type: ignore[arg-type]
     written = []
     for token, happened in ((0, None), (1, event((3, 0.5))), (2, None), (5, event((4, 0.25), (5, 0.125))), (4, None)):
         printer.token(token, happened)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import sys
 import time
 from collections.abc import Iterator
@@ -13,12 +12,12 @@ from typing import Any
 from ..gate import GateEvent
 from ..llama import GatedLlama
 from . import options
-from .errors import EXIT_INTERRUPTED, UsageError, one_line
+from .errors import EXIT_INTERRUPTED, UsageError
 from .loading import load_gate, load_model, require_file
-from .output import console, print_json, styled
+from .output import print_json
+from .reply_printer import ReplyPrinter
 from .trace import check_target, token_text, write_trace
 
-_MAX_REMOVED_SHOWN = 3
 _N_PREDICT = 256
 
 
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     gate_options = options.gate_options(args, n_events=1)  # each is collected as it happens
     llm = load_model(args.model, gate, gate_options, options.llama_arguments(args))
     sampling = options.sampling_arguments(args)
-    reply = _Reply(llm, None if args.json else _Printer(llm, highlight=args.highlight))
+    reply = _Reply(llm, None if args.json else ReplyPrinter(llm, highlight=args.highlight))
     reply.generate(args, prompt, sampling)
     if args.json:
         print_json(_to_json(args, llm, reply, sampling["seed"]))
@@ -106,7 +105,7 @@ def _read_prompt(args: argparse.Namespace) -> str:
 class _Reply:
     """One reply, followed token by token: a stream of text would not say which token the gate changed."""
 
-    def __init__(self, llm: GatedLlama, printer: _Printer | None) -> None:
+    def __init__(self, llm: GatedLlama, printer: ReplyPrinter | None) -> None:
         self.tokens: list[int] = []
         self.events: list[GateEvent] = []
         self.n_prompt = 0
@@ -188,59 +187,6 @@ def _refusal(args: argparse.Namespace, message: str) -> str:
     if message.startswith("Requested tokens"):
         return f"-c/--ctx-size: {message[0].lower()}{message[1:]}, expected a longer context or a shorter prompt"
     return f"--chat: the model's chat template refuses: {message}" if args.chat else message
-
-
-class _Printer:
-    """Prints a reply as its bytes become characters, and marks what the gate changed."""
-
-    def __init__(self, llm: GatedLlama, *, highlight: bool) -> None:
-        self._llm = llm
-        self._highlight = highlight
-        self._console = console() if highlight and styled() else None
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._marked: list[GateEvent] = []  # interventions within the character that is not complete yet
-
-    def token(self, token: int, event: GateEvent | None) -> None:
-        self._mark(event)
-        self._write(self._decoder.decode(self._llm.detokenize([token])))
-        if not self._decoder.getstate()[0]:
-            self._write_marks()
-        sys.stdout.flush()
-
-    def end(self, event: GateEvent | None) -> None:
-        self._write(self._decoder.decode(b"", final=True))
-        self._mark(event)
-        self._write_marks()
-        print(flush=True)
-
-    def _mark(self, event: GateEvent | None) -> None:
-        if event is not None and self._highlight:
-            self._marked.append(event)
-
-    def _write(self, text: str) -> None:
-        if sys.stdout.isatty():  # a model can generate escape sequences, a terminal would obey them
-            text = text.replace("\x1b", "\N{SYMBOL FOR ESCAPE}")
-        if self._console is not None and self._marked:
-            self._console.out(text, style="bold green", end="")
-        else:
-            sys.stdout.write(text)
-
-    def _write_marks(self) -> None:
-        for event in self._marked:
-            shown = event.removed[:_MAX_REMOVED_SHOWN]
-            removed = ", ".join(f"{self._visible(token)} {p:.1%}" for token, p in shown)
-            more = ", …" if len(event.removed) > _MAX_REMOVED_SHOWN else ""
-            if self._console is None:
-                sys.stdout.write(f"[-{removed}{more}-]")
-            else:
-                self._console.out("[", style="dim", end="")
-                self._console.out(removed, style="dim red strike", end="")
-                self._console.out(more + "]", style="dim", end="")
-        self._marked.clear()
-
-    def _visible(self, token: int) -> str:
-        text = one_line(token_text(self._llm, token))
-        return text.strip() or repr(text)
 
 
 # ---- what is reported at the end ----

@@ -1,0 +1,75 @@
+"""A reply on the terminal while it is generated."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+
+from ..gate import GateEvent
+from ..llama import GatedLlama
+from .errors import one_line
+from .output import console, styled
+from .trace import token_text
+
+_MAX_REMOVED_SHOWN = 3
+
+
+class ReplyPrinter:
+    """Prints a reply as its bytes become characters, and marks what the gate changed."""
+
+    def __init__(self, llm: GatedLlama, *, highlight: bool) -> None:
+        """Nothing is printed yet.
+
+        Args:
+            llm: The model, whose tokens they are.
+            highlight: Mark interventions, and tell what they removed.
+        """
+        self._llm = llm
+        self._highlight = highlight
+        self._console = console() if highlight and styled() else None
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._marked: list[GateEvent] = []  # interventions within the character that is not complete yet
+
+    def token(self, token: int, event: GateEvent | None) -> None:
+        """Print a token, and the intervention that led to it."""
+        self._mark(event)
+        self._write(self._decoder.decode(self._llm.detokenize([token])))
+        if not self._decoder.getstate()[0]:
+            self._write_marks()
+        sys.stdout.flush()
+
+    def end(self, event: GateEvent | None) -> None:
+        """End the line; the intervention is one that ended the reply."""
+        self._write(self._decoder.decode(b"", final=True))
+        self._mark(event)
+        self._write_marks()
+        print(flush=True)
+
+    def _mark(self, event: GateEvent | None) -> None:
+        if event is not None and self._highlight:
+            self._marked.append(event)
+
+    def _write(self, text: str) -> None:
+        if sys.stdout.isatty():  # a model can generate escape sequences, a terminal would obey them
+            text = text.replace("\x1b", "\N{SYMBOL FOR ESCAPE}")
+        if self._console is not None and self._marked:
+            self._console.out(text, style="bold green", end="")
+        else:
+            sys.stdout.write(text)
+
+    def _write_marks(self) -> None:
+        for event in self._marked:
+            shown = event.removed[:_MAX_REMOVED_SHOWN]
+            removed = ", ".join(f"{self._visible(token)} {p:.1%}" for token, p in shown)
+            more = ", …" if len(event.removed) > _MAX_REMOVED_SHOWN else ""
+            if self._console is None:
+                sys.stdout.write(f"[-{removed}{more}-]")
+            else:
+                self._console.out("[", style="dim", end="")
+                self._console.out(removed, style="dim red strike", end="")
+                self._console.out(more + "]", style="dim", end="")
+        self._marked.clear()
+
+    def _visible(self, token: int) -> str:
+        text = one_line(token_text(self._llm, token))
+        return text.strip() or repr(text)
