@@ -383,6 +383,7 @@ def test_replies_belong_together_by_prompt_and_seed(reader: Reader) -> None:
     assert reader.texts(".card:nth-child(1) .text") == ["a ∎", "a ∎", "c ∎"]
     assert reader.texts(".card:nth-child(2) .text") == ["b ∎", "b ∎"]
     assert reader.texts(".card:nth-child(2) > header span") == ["seed 1"]
+    assert reader.texts("#count") == ["1–2 of 2 (1 prompt)"]
 
 
 def test_a_reply_that_ends_early_differs_at_its_end(reader: Reader) -> None:

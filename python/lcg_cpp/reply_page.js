@@ -56,9 +56,9 @@ function draw() {
   results.replaceChildren(...some.map((group, i) => card(group, state.first + i)));
   if (!some.length) results.append(h("p", {}, "No replies are like that."));
   if (!filters) return;
-  document.getElementById("count").value = some.length
-    ? `${state.first + 1}–${state.first + some.length} of ${count(chosen.length, "prompt")}`
-    : "none";
+  const prompts = count(new Set(chosen.map((group) => group.asked[0])).size, "prompt");
+  const all = page.replies.some((reply) => reply[2]) ? `${chosen.length.toLocaleString("en")} (${prompts})` : prompts;
+  document.getElementById("count").value = some.length ? `${state.first + 1}–${state.first + some.length} of ${all}` : "none";
   for (const button of document.querySelectorAll("[data-step]")) {
     const first = state.first + Number(button.dataset.step) * PER_PAGE;
     button.disabled = first < 0 || first >= chosen.length;
