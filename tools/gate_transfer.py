@@ -17,11 +17,12 @@ from llama_cpp import llama_cpp as engine
 
 from gate_settings import evaluate, find_points, log, score
 from lcg_cpp import Gate
+from lcg_cpp.engine import Engine
 from lcg_cpp.forced import Decisions, FamilyTable, decide
 from lcg_cpp.gate import GateOptions
 from lcg_cpp.gate_file import spec_for
 from lcg_cpp.llama import read_base_model
-from lcg_cpp.train import Engine, train
+from lcg_cpp.train import train
 from lcg_cpp.train_options import TrainOptions
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from lcg_cpp.train import Engine, train
+from lcg_cpp.engine import Engine
+from lcg_cpp.train import train
 from lcg_cpp.train_options import PAPER_TRAINING, TrainOptions
 from lcg_cpp.train_run import Run
 
@@ -23,7 +24,9 @@ def describe(options: TrainOptions) -> str:
     return f"{width}, {options.norm}, {options.top_k} / {options.top_p:g}"
 
 
-def train_gate(model: Path, texts: Path, options: TrainOptions, path: Path, n_threads: int) -> Run:
+def train_gate(
+    model: Path, texts: Path, options: TrainOptions, path: Path, n_threads: int, outtype: str = "f16"
+) -> Run:
     """Trains a gate.
 
     Args:
@@ -32,6 +35,7 @@ def train_gate(model: Path, texts: Path, options: TrainOptions, path: Path, n_th
         options: Settings.
         path: The gate file to write.
         n_threads: CPU threads.
+        outtype: Type of the gate's matrices.
     """
     trained = train(
         model,
@@ -39,6 +43,7 @@ def train_gate(model: Path, texts: Path, options: TrainOptions, path: Path, n_th
         path,
         options,
         engine=Engine(n_threads=n_threads),
+        outtype=outtype,
         name=f"lcg-tiny-names {describe(options)}",
         license="Unicode-3.0",
     )
