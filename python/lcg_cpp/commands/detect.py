@@ -32,11 +32,18 @@ if TYPE_CHECKING:
 
 _SHOWN = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # thresholds in the table
 _WIDTH = 78
+_LEGEND = (
+    "with 95 % intervals over the replies. In reach: the model could have chosen the family anyway; elsewhere no reply"
+    " depends on what the gate would do."
+)
 
 _EPILOG = """\
-Replies that are known to be right are evaluated, and at known places it is asked: if the sampler were about to choose
-this token, would the gate remove it? Of a wrong word only the first token is asked about: the rest of a script that
-has begun stays allowed, by design. A token is in reach where the sampler could have chosen one of its family anyway.
+Replies that are known to be right are evaluated, and at known places it is
+asked: if the sampler were about to choose this token, would the gate remove it?
+Of a wrong word only the first token is asked about: the rest of a script that
+has begun stays allowed, by design. A token is in reach where the sampler could
+have chosen one of its family anyway. Replies are drawn at random, so a run that
+is stopped with Ctrl-C has measured a sample, too.
 """
 
 
@@ -215,11 +222,7 @@ def _print(detection: Detection, found: Score, benchmark: Benchmark) -> None:
         ("token", ">asked", ">removed %", ">in reach", ">removed %"),
         [row for name, family in found.families.items() for row in _rows(name, family)],
     )
-    print(
-        textwrap.fill(
-            "with 95 % intervals over the replies. In reach: the model could have chosen the family anyway.", _WIDTH
-        )
-    )
+    print(textwrap.fill(_LEGEND, _WIDTH))
     for name, family in found.families.items():
         kept = {why: n for why, n in family.kept_because.items() if n}
         if kept:
