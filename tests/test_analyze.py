@@ -19,12 +19,12 @@ import pytest
 
 import tiny_model
 from lcg_cpp import GateError
+from lcg_cpp.analysis.confusion import LabelSetting, Points, Tally, compare_norms
+from lcg_cpp.analysis.texts import AnalyzeOptions, TextAnalysis
 from lcg_cpp.analyze import analyze, context_text, norm_report, token_text
-from lcg_cpp.analyze_texts import AnalyzeOptions, TextAnalysis
 from lcg_cpp.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.commands import analyze as command
 from lcg_cpp.commands.errors import UsageError
-from lcg_cpp.confusion import LabelSetting, Points, Tally, compare_norms
 from lcg_cpp.data import Encoder, open_dataset
 from lcg_cpp.demo import MODEL, PROMPTS
 from lcg_cpp.engine import Engine

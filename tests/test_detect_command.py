@@ -14,7 +14,7 @@ import pytest
 from lcg_cpp.cli import main
 from lcg_cpp.commands import detect as command
 from lcg_cpp.demo import GATES, MODEL
-from lcg_cpp.detector import Progress
+from lcg_cpp.detect import Progress
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 MODEL_AND_GATE = ("-m", str(MODEL), "--lcg", str(GATES["default"]), "-t", "1")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lcg_cpp import PAPER_OPTIONS, Gate, GateError, GateOptions
-from lcg_cpp.eval_methods import METHODS, SOFT_STRENGTH, Method, parse_methods, rules_gate
+from lcg_cpp.evaluation.methods import METHODS, SOFT_STRENGTH, Method, parse_methods, rules_gate
 from lcg_cpp.families import FAMILIES, token_families
 from lcg_cpp.llama import read_base_model
 from tiny_model import TinyVocab

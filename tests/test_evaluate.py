@@ -15,13 +15,13 @@ import pytest
 import tiny_model
 from lcg_cpp import PAPER_OPTIONS, Gate, GatedLlama, GateError, GateOptions
 from lcg_cpp.benchmarks import Benchmark, Prompt
-from lcg_cpp.eval_folder import read_replies
-from lcg_cpp.eval_methods import SOFT_STRENGTH, WARNING, Method, parse_methods
-from lcg_cpp.eval_replies import Question, Replier, reply_seed
-from lcg_cpp.eval_summary import write_summary
 from lcg_cpp.evaluate import EvalOptions, Evaluation, Progress, evaluate
+from lcg_cpp.evaluation.folder import read_replies
+from lcg_cpp.evaluation.methods import SOFT_STRENGTH, WARNING, Method, parse_methods
+from lcg_cpp.evaluation.record import ReplyText, visible_bytes
+from lcg_cpp.evaluation.replies import Question, Replier, reply_seed
+from lcg_cpp.evaluation.summary import write_summary
 from lcg_cpp.llama import read_base_model
-from lcg_cpp.reply_record import ReplyText, visible_bytes
 
 Json = dict[str, Any]
 

@@ -6,10 +6,10 @@ import builtins
 
 import pytest
 
-from lcg_cpp import language_id
 from lcg_cpp.errors import GateError
+from lcg_cpp.evaluation import language_id
+from lcg_cpp.evaluation.language_id import base_language, identified_languages, identify, language_family
 from lcg_cpp.families import text_scripts
-from lcg_cpp.language_id import base_language, identified_languages, identify, language_family
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ import pytest
 from browser import Browser, find_chromium
 from lcg_cpp import GateError
 from lcg_cpp.benchmarks import Prompt
-from lcg_cpp.reply_page import reply_page, trace_page
-from lcg_cpp.reply_plots import Share, confusion, positions, removed_mass
+from lcg_cpp.pages.reply_page import reply_page, trace_page
+from lcg_cpp.pages.reply_plots import Share, confusion, positions, removed_mass
 
 FAMILIES = ("cj", "latin", "symbols", "lowres")
 CJ, LATIN, SYMBOLS, LOWRES = range(4)

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lcg_cpp import GateError
-from lcg_cpp.report import Facts, Figure, Section, Table, figure_svg, new_figure, page
+from lcg_cpp.pages.report import Facts, Figure, Section, Table, figure_svg, new_figure, page
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}
 

@@ -20,11 +20,12 @@ torch = pytest.importorskip("torch")
 if not torch.distributed.is_available():
     pytest.skip("this PyTorch has no distributed package", allow_module_level=True)
 
-from lcg_cpp import Gate, GateError, train_report  # noqa: E402
+from lcg_cpp import Gate, GateError  # noqa: E402
 from lcg_cpp.engine import Engine  # noqa: E402
-from lcg_cpp.learner import Ranks  # noqa: E402
 from lcg_cpp.train import train  # noqa: E402
-from lcg_cpp.train_options import TrainOptions  # noqa: E402
+from lcg_cpp.training import report as train_report  # noqa: E402
+from lcg_cpp.training.learner import Ranks  # noqa: E402
+from lcg_cpp.training.options import TrainOptions  # noqa: E402
 from training_data import chat_rows, write_rows  # noqa: E402
 
 # two texts a group and process, some rounds; 23 texts leave the second process without any in the last group
@@ -38,12 +39,13 @@ ENGINE = Engine(n_batch=64, n_threads=1)
 PROGRAM = """
 import dataclasses, json, os, sys
 sys.path[:0] = json.loads(sys.argv[5])
-from lcg_cpp import GateError, train_report
+from lcg_cpp import GateError
 from lcg_cpp.engine import Engine
 from lcg_cpp.train import train
-from lcg_cpp.train_options import TrainOptions
+from lcg_cpp.training import report
+from lcg_cpp.training.options import TrainOptions
 
-train_report.write_report = lambda *_: None
+report.write_report = lambda *_: None
 model, data, folder, options = sys.argv[1:5]
 rank = int(os.environ["RANK"])
 

@@ -32,11 +32,11 @@ from lcg_cpp.forced import Candidates, FamilyTable, decide, last_families
 from lcg_cpp.gate import PAPER_OPTIONS, GateOptions
 from lcg_cpp.gate_file import spec_for, write_gate
 from lcg_cpp.labels import family_labels
-from lcg_cpp.learner import Learner, Ranks
 from lcg_cpp.llama import read_base_model
 from lcg_cpp.output_norms import label_norms, read_output_matrix
 from lcg_cpp.teacher import Teacher
-from lcg_cpp.train_options import TrainOptions
+from lcg_cpp.training.learner import Learner, Ranks
+from lcg_cpp.training.options import TrainOptions
 
 NORMS = ("none", "token", "relative")
 WIDTHS = (0, 4, 16, 64, None)

@@ -23,7 +23,7 @@ from lcg_cpp.gate import GateOptions
 from lcg_cpp.gate_file import spec_for
 from lcg_cpp.llama import read_base_model
 from lcg_cpp.train import train
-from lcg_cpp.train_options import TrainOptions
+from lcg_cpp.training.options import TrainOptions
 
 
 def quantize(model: Path, kind: str, out: Path) -> None:

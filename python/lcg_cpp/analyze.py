@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .analyze_texts import NORMS, AnalyzeOptions, TextAnalysis, TextReport
-from .confusion import BEYOND, Position, Tally
+from .analysis.confusion import BEYOND, Position, Tally
+from .analysis.texts import NORMS, AnalyzeOptions, TextAnalysis, TextReport
 from .data import open_dataset
 from .engine import Engine
 from .errors import GateError

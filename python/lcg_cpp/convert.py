@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .base_model import BaseModel
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoints.gate_checkpoint import CHECKPOINT_KEYS, read_provenance
+from .checkpoints.pytorch import Checkpoint, open_checkpoint
 from .errors import GateError
 from .families import FAMILIES, RULES
 from .gate_file import GateSpec, spec_for, write_gate
-from .hf_checkpoint import CHECKPOINT_KEYS, read_provenance
 
 
 @dataclass(frozen=True)

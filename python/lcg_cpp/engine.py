@@ -92,7 +92,7 @@ def load_teacher(model: PathLike, n_ctx: int, engine: Engine | HfEngine) -> Iter
         with Teacher(model, n_ctx=n_ctx, **dataclasses.asdict(engine)) as teacher:
             yield teacher, read_output_matrix(model)
         return
-    from .hf import HfTeacher  # noqa: PLC0415 (torch and transformers)
+    from .checkpoints.hf_teacher import HfTeacher  # noqa: PLC0415 (torch and transformers)
 
     with HfTeacher(model, n_ctx=n_ctx, n_batch=engine.n_batch, dtype=engine.dtype, device=engine.device) as hf_teacher:
         yield hf_teacher, hf_teacher.output_matrix()

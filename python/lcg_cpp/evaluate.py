@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import GateError
-from .eval_folder import (
+from .evaluation.folder import (
     REPLIES,
     Json,
     append_reply,
@@ -38,8 +38,8 @@ from .eval_folder import (
     method_settings,
     read_replies,
 )
-from .eval_methods import METHODS, Method, parse_methods
-from .eval_replies import Question, Replier, reply_seed
+from .evaluation.methods import METHODS, Method, parse_methods
+from .evaluation.replies import Question, Replier, reply_seed
 from .gate import Gate
 from .llama import GatedLlama
 

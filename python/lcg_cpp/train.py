@@ -17,20 +17,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checkpoints.gate_checkpoint import write_gate_checkpoint
 from .data import open_dataset
 from .engine import Engine, HfEngine, load_teacher
 from .errors import GateError
 from .gate import PathLike
 from .gate_file import GateSpec, Source, TrainValue, write_gate
-from .hf_checkpoint import write_gate_checkpoint
 from .output_norms import label_norms
-from .train_options import TrainOptions
+from .training.options import TrainOptions
 
 if TYPE_CHECKING:
     from .data import Dataset
-    from .learner import Weights
-    from .train_run import Run
-    from .trainer import Trainer
+    from .training.learner import Weights
+    from .training.run import Run
+    from .training.trainer import Trainer
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +111,10 @@ def train(
         OSError: A file cannot be read or written.
     """
     require_extra(hf=isinstance(engine, HfEngine))
-    from .learner import Ranks, set_threads  # noqa: PLC0415 (torch)
-    from .train_checkpoint import CheckpointKeeper  # noqa: PLC0415
-    from .train_report import write_report  # noqa: PLC0415
-    from .trainer import Trainer  # noqa: PLC0415
+    from .training.checkpoint import CheckpointKeeper  # noqa: PLC0415
+    from .training.learner import Ranks, set_threads  # noqa: PLC0415 (torch)
+    from .training.report import write_report  # noqa: PLC0415
+    from .training.trainer import Trainer  # noqa: PLC0415
 
     options, engine = options or TrainOptions(), engine or Engine()
     if engine.n_threads > 0:

@@ -21,14 +21,14 @@ import numpy as np
 from lcg_cpp.benchmarks import load_benchmark
 from lcg_cpp.demo import GATES, MODEL
 from lcg_cpp.demo.compare import load_model
-from lcg_cpp.eval_folder import append_reply
-from lcg_cpp.eval_methods import Method, builtin_methods
-from lcg_cpp.eval_replies import Question, Replier
-from lcg_cpp.eval_summary import write_summary
 from lcg_cpp.evaluate import EvalOptions, evaluate, parse_methods
+from lcg_cpp.evaluation.folder import append_reply
+from lcg_cpp.evaluation.methods import Method, builtin_methods
+from lcg_cpp.evaluation.replies import Question, Replier
+from lcg_cpp.evaluation.summary import write_summary
 from lcg_cpp.gate import Gate, GateOptions
 from lcg_cpp.llama import GatedLlama
-from lcg_cpp.reply_page import reply_page
+from lcg_cpp.pages.reply_page import reply_page
 
 SAMPLING = EvalOptions().sampling()
 

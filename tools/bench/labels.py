@@ -25,8 +25,8 @@ from lcg_cpp.labels import family_labels
 try:
     import torch
 
-    from lcg_cpp.learner import Learner, Ranks
-    from lcg_cpp.train_options import TrainOptions
+    from lcg_cpp.training.learner import Learner, Ranks
+    from lcg_cpp.training.options import TrainOptions
 except ImportError:
     raise SystemExit('PyTorch is not installed: pip install "lcg-cpp[train]"') from None
 

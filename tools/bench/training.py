@@ -20,10 +20,10 @@ import torch
 from lcg_cpp.data import Encoded
 from lcg_cpp.families import FAMILIES, token_families
 from lcg_cpp.labels import family_labels
-from lcg_cpp.learner import Learner, Ranks
 from lcg_cpp.output_norms import label_norms, read_output_matrix
 from lcg_cpp.teacher import Teacher
-from lcg_cpp.train_options import PRESETS, TrainOptions
+from lcg_cpp.training.learner import Learner, Ranks
+from lcg_cpp.training.options import PRESETS, TrainOptions
 
 
 class Training:

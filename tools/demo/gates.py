@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lcg_cpp.engine import Engine
 from lcg_cpp.train import train
-from lcg_cpp.train_options import PAPER_TRAINING, TrainOptions
-from lcg_cpp.train_run import Run
+from lcg_cpp.training.options import PAPER_TRAINING, TrainOptions
+from lcg_cpp.training.run import Run
 
 # Only replies are learned from: a prompt is a list of names, and no model generates it.
 DEFAULT = TrainOptions(positions="reply")

@@ -13,8 +13,8 @@ from gate_settings import evaluate
 from gate_transfer import flips
 from lcg_cpp.benchmarks import load_benchmark
 from lcg_cpp.demo import GATES, MODEL
-from lcg_cpp.detector import DetectOptions, detect_on
-from lcg_cpp.detector_scores import Share, score
+from lcg_cpp.detect import DetectOptions, detect_on
+from lcg_cpp.detection.scores import Share, score
 from lcg_cpp.forced import FamilyTable, decide
 from lcg_cpp.gate import PAPER_OPTIONS, Gate, GateOptions
 from lcg_cpp.gate_file import OUTTYPES, spec_for

@@ -7,14 +7,14 @@ import logging
 import textwrap
 from pathlib import Path
 
+from ..analysis.page import analysis_page
+from ..analysis.report import conclusion, norms_section, position_blocks, texts_sections
+from ..analysis.texts import AnalyzeOptions, TextReport
 from ..analyze import Analysis, analyze, as_dict
-from ..analyze_page import analysis_page
-from ..analyze_report import conclusion, norms_section, position_blocks, texts_sections
-from ..analyze_texts import AnalyzeOptions, TextReport
 from ..engine import Engine
 from ..families import RULES
 from ..forced import N_BEST, Sampling
-from ..report import Facts, Section, Table, new_figure
+from ..pages.report import Facts, Section, Table, new_figure
 from ..whole_file import write_whole
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..benchmarks import load_benchmark
-from ..detector import Detection, DetectOptions, Progress, check_gate, detect, usable_prompts
-from ..detector_places import OWN, SPLICED
-from ..detector_scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share, as_dict, score
+from ..detect import Detection, DetectOptions, Progress, check_gate, detect, usable_prompts
+from ..detection.places import OWN, SPLICED
+from ..detection.scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share, as_dict, score
 from ..engine import Engine
 from ..errors import GateError
 from ..forced import N_BEST, Sampling

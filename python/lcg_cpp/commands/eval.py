@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..benchmarks import Benchmark, load_benchmark
 from ..errors import GateError
-from ..eval_folder import PAGE, REPLIES, SUMMARY, read_settings
-from ..eval_methods import METHODS, WARNING, Method, parse_methods
 from ..evaluate import EvalOptions, Evaluation, Progress, evaluate
+from ..evaluation.folder import PAGE, REPLIES, SUMMARY, read_settings
+from ..evaluation.methods import METHODS, WARNING, Method, parse_methods
 from ..gate import GateOptions
 from ..whole_file import write_whole
 from . import options
@@ -179,7 +179,7 @@ def _gates(args: argparse.Namespace, methods: Sequence[Method]) -> dict[str, Gat
 
 
 def _benchmark(args: argparse.Namespace) -> Benchmark:
-    from ..measures import check_prompts  # noqa: PLC0415 (the extra `eval`)
+    from ..evaluation.measures import check_prompts  # noqa: PLC0415 (the extra `eval`)
 
     try:
         benchmark = load_benchmark(args.benchmark, limit=args.limit)
@@ -221,12 +221,12 @@ def status(progress: Progress) -> str:
 
 
 def _report(args: argparse.Namespace, folder: Path, benchmark: Benchmark, evaluation: Evaluation) -> None:
-    from ..eval_summary import write_summary  # noqa: PLC0415 (the extra `eval`)
+    from ..evaluation.summary import write_summary  # noqa: PLC0415 (the extra `eval`)
 
     summary = write_summary(folder, evaluation, benchmark, model=args.model, gate=args.lcg)
     written = [REPLIES, SUMMARY]
     if args.page:
-        from ..reply_page import reply_page  # noqa: PLC0415 (large)
+        from ..pages.reply_page import reply_page  # noqa: PLC0415 (large)
 
         title = f"{Path(args.model).name} on {benchmark.name}"
         prompts = {prompt.id: prompt for prompt in benchmark.prompts}

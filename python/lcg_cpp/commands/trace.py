@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..evaluation.record import ReplyText, event_record, visible_bytes
 from ..families import FAMILIES, token_families
 from ..llama import GatedLlama, describe_model
-from ..reply_record import ReplyText, event_record, visible_bytes
 from ..whole_file import write_whole
 from .errors import UsageError
 
@@ -45,7 +45,7 @@ def write_trace(args: argparse.Namespace, llm: GatedLlama, reply: _Reply, prompt
     Raises:
         OSError: The file cannot be written.
     """
-    from ..reply_page import trace_page  # noqa: PLC0415 (most runs write no page)
+    from ..pages.reply_page import trace_page  # noqa: PLC0415 (most runs write no page)
 
     gate, vocab = llm.gate, describe_model(llm._model, llm.n_embd()).vocab
     families = token_families(vocab) if gate is None else gate.token_families

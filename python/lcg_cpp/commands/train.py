@@ -16,7 +16,7 @@ from ..errors import GateError
 from ..families import RULES
 from ..gate_file import OUTTYPES
 from ..train import require_extra, train
-from ..train_options import NORMS, POSITIONS, PRESETS, SCHEDULES, TrainOptions
+from ..training.options import NORMS, POSITIONS, PRESETS, SCHEDULES, TrainOptions
 from . import options, train_engine
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import file_size
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from ..train import Trained
-    from ..train_run import Run
+    from ..training.run import Run
 
 
 def _width(text: str) -> int:

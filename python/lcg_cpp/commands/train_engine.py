@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..engine import DTYPES, Engine, HfEngine
 from ..gate_file import gate_file_name
-from ..train_options import TrainOptions
+from ..training.options import TrainOptions
 from . import options
 from .errors import UsageError
 from .loading import load_base, require_file

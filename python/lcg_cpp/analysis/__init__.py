@@ -1,0 +1,1 @@
+"""Confusion points of a model on given texts, counted and shown. `analyze` puts it together."""

@@ -1,0 +1,1 @@
+"""Comparing methods on prompts: their replies on disk, what is measured of them, and how sure it is. See `evaluate`."""

@@ -1,0 +1,154 @@
+"""What the metrics are, and the table they are computed from.
+
+Every metric is a function of sums over replies: a ratio of two sums, or BLEU or chrF of summed counts. So a table with
+one row for each reply holds all that the bootstrap needs.
+
+| metric | what it is |
+|---|---|
+| cj_percent, latin_percent | replies with at least one letter of the family that the prompt does not expect |
+| cj_per_1000_tokens, latin_per_1000_tokens | tokens with such a letter, of 1,000 generated |
+| code_switch_percent | of the replies that may use a second script (names, code), those that do |
+| switches_kept_percent | requested code-switches that are there |
+| exact_match_percent | replies that are the reference, but for white space and Unicode form |
+| accuracy_percent | multiple choice: replies that choose the right letter |
+| bleu, chrf | against the reference; chrF++ |
+| line_pass_percent, word_pass_percent | of the Language Confusion Benchmark, see `measure_reply` |
+| intervention_percent | generated tokens at which the gate removed a family |
+| removed_mass_percent | probability that the gate removed, mean of its interventions |
+| tokens_per_second | generated tokens by the replies' time |
+| length_tokens | generated tokens of a reply, mean |
+| empty_percent, truncated_percent | replies without text; replies cut at their longest |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import GateError
+from .measures import Reply, measure_reply
+from .translation import N_BLEU, N_CHRF, corpus_bleu, corpus_chrf, segment_statistics, tokenizer
+
+if TYPE_CHECKING:
+    from ..benchmarks import Prompt
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A metric that is a ratio of sums of measures.
+
+    Attributes:
+        name: Of the metric.
+        part: The measure that is summed.
+        whole: The measure it is divided by; empty: the number of replies that have `part`.
+        scale: Of the result.
+        is_share: Whether it is a part of so many yes-or-no outcomes.
+        is_compared: False where methods without a gate have no other value than 0.
+    """
+
+    name: str
+    part: str
+    whole: str = ""
+    scale: float = 100.0
+    is_share: bool = True
+    is_compared: bool = True
+
+
+RATES = (
+    Rate("cj_percent", "cj"),
+    Rate("latin_percent", "latin"),
+    Rate("cj_per_1000_tokens", "cj_tokens", "tokens", 1000.0, is_share=False),
+    Rate("latin_per_1000_tokens", "latin_tokens", "tokens", 1000.0, is_share=False),
+    Rate("code_switch_percent", "code_switch"),
+    Rate("switches_kept_percent", "switches_kept", "switches"),
+    Rate("exact_match_percent", "exact_match"),
+    Rate("accuracy_percent", "right_choice"),
+    Rate("line_pass_percent", "line_pass"),
+    Rate("word_pass_percent", "word_pass"),
+    Rate("intervention_percent", "interventions", "tokens", is_share=False, is_compared=False),
+    Rate("removed_mass_percent", "removed_mass", "interventions", is_share=False, is_compared=False),
+    Rate("tokens_per_second", "tokens", "seconds", 1.0, is_share=False),
+    Rate("length_tokens", "tokens", "", 1.0, is_share=False),
+    Rate("empty_percent", "empty"),
+    Rate("truncated_percent", "truncated"),
+)
+_N_RATES = len(RATES)
+METRICS = (*(rate.name for rate in RATES), "bleu", "chrf")
+
+
+@dataclass(frozen=True)
+class Table:
+    """The replies of one method.
+
+    Attributes:
+        units: The prompt's id and the seed of each, ascending.
+        columns: (n, 2 * rates + counts of BLEU + counts of chrF), parts and wholes of the rates first.
+    """
+
+    units: list[tuple[str, int]]
+    columns: Floats
+
+    @property
+    def wholes(self) -> Floats:
+        """(n, rates) what each rate's part is divided by; 0 where it is not defined."""
+        return self.columns[:, _N_RATES : 2 * _N_RATES]
+
+    @property
+    def prompt_of(self) -> npt.NDArray[np.intp]:
+        """(n,) the prompt of each row, counted from 0."""
+        return np.unique([prompt for prompt, _ in self.units], return_inverse=True)[1]
+
+    def rows(self, units: Sequence[tuple[str, int]]) -> Table:
+        """The rows of some of the units."""
+        row_of = {unit: row for row, unit in enumerate(self.units)}
+        return Table(list(units), self.columns[[row_of[unit] for unit in units]])
+
+
+def _row(reply: Reply, prompt: Prompt) -> list[float]:
+    measures = measure_reply(reply, prompt)
+    parts, wholes = [], []
+    for rate in RATES:
+        part, whole = measures[rate.part], measures[rate.whole] if rate.whole else 1.0
+        parts.append(0.0 if part is None or whole is None else part)
+        wholes.append(0.0 if part is None or whole is None else whole)
+    if not prompt.reference:
+        return [*parts, *wholes, *[0.0] * (N_BLEU + N_CHRF)]
+    return [*parts, *wholes, *segment_statistics(reply["reply"], prompt.reference, tokenizer(prompt.language))]
+
+
+def tables(replies: Iterable[Reply], prompts: Mapping[str, Prompt]) -> dict[str, Table]:
+    """The replies by method, in the order the methods come in.
+
+    Raises:
+        GateError: A reply's prompt is missing or it is there twice; or as `measure_reply`.
+    """
+    rows: dict[str, dict[tuple[str, int], list[float]]] = {}
+    for reply in replies:
+        unit = (reply["id"], reply["seed"])
+        if unit[0] not in prompts:
+            raise GateError(f"a reply is to prompt `{unit[0]}`, which the benchmark does not have")
+        of_method = rows.setdefault(reply["method"], {})
+        if unit in of_method:
+            raise GateError(f"method `{reply['method']}` has two replies to prompt `{unit[0]}` with seed {unit[1]}")
+        of_method[unit] = _row(reply, prompts[unit[0]])
+    return {method: _table(of_method) for method, of_method in rows.items()}
+
+
+def _table(rows: Mapping[tuple[str, int], list[float]]) -> Table:
+    units = sorted(rows)
+    return Table(units, np.array([rows[unit] for unit in units], dtype=np.float64))
+
+
+def scores(sums: Floats) -> Floats:
+    """(m, columns) -> (m, metrics), NaN where a metric is not defined."""
+    wholes, scales = sums[:, _N_RATES : 2 * _N_RATES], np.array([rate.scale for rate in RATES])
+    rates = np.full_like(wholes, np.nan)
+    np.divide(sums[:, :_N_RATES] * scales, wholes, out=rates, where=wholes > 0)
+    bleu, chrf = sums[:, 2 * _N_RATES : 2 * _N_RATES + N_BLEU], sums[:, 2 * _N_RATES + N_BLEU :]
+    return np.column_stack([rates, corpus_bleu(bleu), corpus_chrf(chrf)])

@@ -1,0 +1,1 @@
+"""Reports and replies as HTML pages that need nothing else."""

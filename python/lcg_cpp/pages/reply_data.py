@@ -1,0 +1,117 @@
+"""Replies as the data of a page: every text once, everything else as numbers, deflated.
+
+5,000 replies of 256 tokens are 1.3 million tokens and, of each intervention, up to 30 more with their probabilities.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..errors import GateError
+
+MAX_LISTED = 20  # tokens of an intervention, of those banned and of those left
+_NOT_SAMPLED = -1  # in place of the id of a token that is only told of
+
+Reply = Mapping[str, Any]  # one object of replies.jsonl
+
+
+def ordered(values: Iterable[str]) -> list[str]:
+    """Each value once, in the order they first come in."""
+    return list(dict.fromkeys(values))
+
+
+class _Indices(dict[Any, int]):
+    """Value -> number, counted from 0 as they come in."""
+
+    def __missing__(self, value: Any) -> int:
+        self[value] = number = len(self)
+        return number
+
+
+class _Packer:
+    def __init__(self, methods: Sequence[str], families: Sequence[str]) -> None:
+        self.pieces = _Indices()  # of (token id, text, family)
+        self.prompts = _Indices()  # of (id, prompt, language, subset, reference)
+        self._methods = {name: i for i, name in enumerate(methods)}
+        self._families = {name: i for i, name in enumerate(families)}
+
+    def reply(self, reply: Reply, confused: Iterable[str]) -> list[Any]:
+        """See `pack` for the fields."""
+        columns = [reply[name] for name in ("tokens", "pieces", "families")]
+        if len({len(column) for column in columns}) > 1:
+            raise GateError(
+                f"the reply of `{reply['method']}` to prompt `{reply['id']}` has {len(columns[0])} tokens,"
+                f" {len(columns[1])} pieces and {len(columns[2])} families, expected as many of each"
+            )
+        prompt = (reply["id"], reply["prompt"], *(reply.get(name, "") for name in ("language", "subset", "reference")))
+        return [
+            self.prompts[prompt],
+            self._methods[reply["method"]],
+            reply["seed"],
+            reply["finish"],
+            round(reply["seconds"], 2),
+            reply["n_prompt"],
+            [self.pieces[token] for token in zip(*columns)],
+            [self._event(event) for event in reply["events"]],
+            [self._families[name] for name in confused],
+        ]
+
+    def _event(self, event: Mapping[str, Any]) -> list[Any]:
+        return [
+            event["position"],
+            _NOT_SAMPLED if event["last"] is None else self._family(event["last"]),
+            *([self._family(name) for name in event[field]] for field in ("predicted", "allowed", "banned")),
+            [round(z, 2) for z in event["z"]],
+            self._listed(event["removed"]),
+            self._listed(event.get("candidates", ())),
+            event["chosen"],
+        ]
+
+    def _family(self, name: str) -> int:
+        if name not in self._families:
+            raise GateError(f"an event names the family `{name}`, expected one of {', '.join(self._families)}")
+        return self._families[name]
+
+    def _listed(self, tokens: Sequence[tuple[str, int, float]]) -> list[int]:
+        """Pieces and ten thousandths of a probability, in turn."""
+        flat = []
+        for text, family, p in tokens[:MAX_LISTED]:
+            flat += [self.pieces[_NOT_SAMPLED, text, family], round(p * 1e4)]
+        return flat
+
+
+def pack(
+    replies: Sequence[Reply], confused: Sequence[Iterable[str]], methods: Sequence[str], families: Sequence[str]
+) -> str:
+    """Packs replies.
+
+    Args:
+        replies: Objects of replies.jsonl.
+        confused: Of each, the families whose letters are wrong in it.
+        methods: Names of the methods, in the order they are to be shown.
+        families: Names of the families.
+
+    Returns:
+        Base64 of the zlib stream of a JSON object:
+        "methods", "families": names; "pieces": [ids, texts, families]; "prompts": [id, prompt, language, subset,
+        reference]; "replies": [prompt, method, seed, finish, seconds, tokens of the prompt, pieces, events, families
+        that are wrong]; an event is [position, last, predicted, allowed, banned, z, removed, left, chosen text].
+
+    Raises:
+        GateError: A reply has not as many pieces as tokens, or an event names an unknown family.
+    """
+    packer = _Packer(methods, families)
+    packed = [packer.reply(reply, wrong) for reply, wrong in zip(replies, confused)]
+    data = {
+        "methods": list(methods),
+        "families": list(families),
+        "pieces": [[piece[i] for piece in packer.pieces] for i in range(3)],
+        "prompts": list(packer.prompts),
+        "replies": packed,
+    }
+    text = json.dumps(data, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode())).decode()

@@ -1,0 +1,203 @@
+"""Replies as one HTML page that needs nothing else: what was measured, where the gate acted, and every reply to read.
+
+The replies are data in the page, drawn a few at a time by a script in it; the page's policy lets that script run and no
+other, and nothing be loaded.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from ..evaluation.measures import expected_families
+from ..evaluation.reply_text import without_choices
+from ..families import FAMILIES, text_scripts
+from .reply_data import Reply, ordered, pack
+from .reply_plots import confusion, positions, removed_mass
+from .report import Facts, Section, Table, render
+
+if TYPE_CHECKING:
+    from ..benchmarks import Prompt
+
+_TEMPLATE = "reply_page.html.jinja"
+_SCRIPTS = ("reply_card.js", "reply_page.js")
+_CONFUSABLE = ("cj", "latin")  # families whose letters can be wrong in a reply
+_NAMES = {"cj": "Chinese or Japanese", "latin": "Latin"}
+_SIGNIFICANT = 0.05
+_METRICS = {
+    "cj_percent": "replies with unwanted Chinese or Japanese, %",
+    "latin_percent": "replies with unwanted Latin, %",
+    "cj_per_1000_tokens": "unwanted Chinese or Japanese tokens, of 1,000",
+    "latin_per_1000_tokens": "unwanted Latin tokens, of 1,000",
+    "code_switch_percent": "second script used where it is allowed, %",
+    "switches_kept_percent": "requested code-switches kept, %",
+    "exact_match_percent": "exact match, %",
+    "accuracy_percent": "right choice, %",
+    "bleu": "BLEU",
+    "chrf": "chrF++",
+    "line_pass_percent": "line-level pass rate, %",
+    "word_pass_percent": "word-level pass rate, %",
+    "intervention_percent": "interventions, % of tokens",
+    "removed_mass_percent": "probability removed by an intervention, %",
+    "tokens_per_second": "tokens/s",
+    "length_tokens": "tokens of a reply",
+    "empty_percent": "empty replies, %",
+    "truncated_percent": "replies cut off, %",
+}
+_CONFUSION = ("cj_percent", "latin_percent")
+_FACTS = ("model", "gate", "benchmark", "source", "prompts", "seeds")
+
+
+def reply_page(
+    replies: Sequence[Reply],
+    summary: Mapping[str, Any],
+    families: Sequence[str],
+    *,
+    title: str,
+    prompts: Mapping[str, Prompt] | None = None,
+) -> str:
+    """Writes the page of an evaluation.
+
+    Args:
+        replies: Objects of replies.jsonl.
+        summary: The object of summary.json; what it does not hold is left out.
+        families: Names of the families, by index.
+        title: Of the page.
+        prompts: By id, to know which letters are wrong in a reply; None: those of scripts its reference does not hold.
+
+    Returns:
+        An HTML document.
+
+    Raises:
+        GateError: A reply is not as `evaluate` writes them.
+    """
+    metrics: Mapping[str, Any] = summary.get("methods", {})
+    methods = ordered([*metrics, *(reply["method"] for reply in replies)])
+    confused = [_confused(reply, prompts) for reply in replies]
+    values = {
+        "title": title,
+        "sections": _sections(summary),
+        "methods": methods,
+        "confusion": confusion(replies, confused, methods, _CONFUSABLE),
+        "plots": [plot for plot in (positions(replies, methods), removed_mass(replies, methods)) if plot is not None],
+        "names": _NAMES,
+        "is_trace": False,
+    }
+    return _render(values, pack(replies, [wrong or () for wrong in confused], methods, families))
+
+
+def trace_page(
+    reply: Reply,
+    families: Sequence[str] = FAMILIES,
+    *,
+    title: str = "One reply",
+    facts: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Writes the page of a single reply.
+
+    Args:
+        reply: As in replies.jsonl.
+        families: Names of the families, by index.
+        title: Of the page.
+        facts: Names and values above the reply.
+
+    Returns:
+        An HTML document.
+
+    Raises:
+        GateError: The reply is not as `evaluate` writes them.
+    """
+    sections = [Section("", [Facts(facts)])] if facts else []
+    values = {"title": title, "sections": sections, "confusion": [], "plots": [], "is_trace": True}
+    return _render(values, pack([reply], [()], [reply["method"]], families))
+
+
+def _render(values: dict[str, object], data: str) -> str:
+    script = "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return render(_TEMPLATE, {**values, "script": Markup(script), "script_hash": f"sha256-{digest}", "data": data})
+
+
+def _confused(reply: Reply, prompts: Mapping[str, Prompt] | None) -> list[str] | None:
+    """The families whose letters are wrong in a reply, as `evaluation.measures` has it; None if none can be wrong."""
+    text = reply["reply"]
+    if prompts is not None:
+        prompt = prompts[reply["id"]]
+        expected = expected_families(prompt)
+        text = without_choices(text) if prompt.answer else text
+    else:
+        expected = frozenset(text_scripts(reply.get("reference", ""))) or None
+    if expected is None:
+        return None
+    found = text_scripts(text)
+    return [family for family in _CONFUSABLE if family in found and family not in expected]
+
+
+# ---- the summary ----
+
+
+def _sections(summary: Mapping[str, Any]) -> list[Section]:
+    facts = [(name, _fact(name, summary[name])) for name in _FACTS if summary.get(name) is not None]
+    sections = [Section("", [Facts(facts)])] if facts else []
+    methods: Mapping[str, Any] = summary.get("methods", {})
+    found = ordered(name for metrics in methods.values() for name in metrics)
+    compared: Mapping[str, Any] = summary.get("compared_with_none", {})
+    rows = []
+    for name in ordered([*(name for name in _METRICS if name in found), *found]):
+        differences = [compared.get(method, {}).get(name, {}) for method in methods]
+        cells = [_cell(metrics.get(name), more) for metrics, more in zip(methods.values(), differences)]
+        rows.append([_METRICS.get(name, name.replace("_", " ")), *cells])
+        if name in _CONFUSION and any("ratio" in more for more in differences):
+            rows.append(["times less often than none", *(_times_less(more.get("ratio")) for more in differences)])
+    if rows:
+        caption = "with 95 % intervals" + (
+            f"; * differs from none (p < {_SIGNIFICANT}, Holm-adjusted)" if compared else ""
+        )
+        sections.append(Section("Summary", [Table(["", *(f">{method}" for method in methods)], rows, caption)]))
+    return sections
+
+
+def _fact(name: str, value: Any) -> str:
+    if name in ("model", "gate"):  # a page is passed on, and where these lay is nobody's business
+        return Path(value).name
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _cell(estimate: Mapping[str, float] | None, difference: Mapping[str, Any]) -> str:
+    if estimate is None:
+        return ""
+    mark = " *" if difference.get("p_adjusted", 1.0) < _SIGNIFICANT else ""
+    return _with_interval(estimate["value"], estimate["low"], estimate["high"], mark)
+
+
+def _times_less(ratio: Mapping[str, float | None] | None) -> str:
+    """The inverse of a ratio to the baseline."""
+    if ratio is None:
+        return ""
+    value, low, high = (_inverse(ratio[key]) for key in ("value", "high", "low"))
+    return _with_interval(value, low, high)
+
+
+def _inverse(ratio: float | None) -> float:
+    if ratio is None:  # infinite
+        return 0.0
+    return 1 / ratio if ratio > 0 else math.inf
+
+
+def _with_interval(value: float, low: float, high: float, mark: str = "") -> str:
+    """On two lines, so that many methods fit beside one another."""
+    return f"{_number(value)}{mark}\n{_number(low)}–{_number(high)}"
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "∞"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 0.095 or value == 0 else f"{value:.2f}"

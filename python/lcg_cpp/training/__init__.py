@@ -1,0 +1,1 @@
+"""Learning a gate: what a run reads, learns, measures, keeps and reports. `train` puts it together."""

@@ -1,0 +1,87 @@
+"""What a training run goes through, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data import Dataset, Encoded, Encoder
+from .heldout import Scores
+from .options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A gate at one point of its training.
+
+    Attributes:
+        progress: Share of the training that was done.
+        tokens: Tokens evaluated until then.
+        step: Steps of the optimizer until then.
+        scores: On held-out text.
+    """
+
+    progress: float
+    tokens: int
+    step: int
+    scores: Scores
+
+
+@dataclass
+class Run:
+    """How far a training run is; all of it is in a checkpoint.
+
+    Attributes:
+        epoch: Rounds through the texts that are done.
+        group: Groups of texts done in this round.
+        progress: Share of the training that is done, 0 to 1.
+        texts: Texts learned from.
+        skipped: Texts that the model's chat template cannot render, or with no token to learn from.
+        tokens: Tokens evaluated.
+        positions: Hidden states learned from.
+        seconds: Time spent.
+        losses: Mean training loss of each group.
+        measurements: On held-out text.
+    """
+
+    epoch: int = 0
+    group: int = 0
+    progress: float = 0.0
+    texts: int = 0
+    skipped: int = 0
+    tokens: int = 0
+    positions: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+
+
+class Texts:
+    """The rows of several datasets in a seeded order; some are held out."""
+
+    def __init__(self, datasets: Sequence[Dataset], options: TrainOptions) -> None:
+        self._datasets = datasets
+        self._ends = np.cumsum([len(dataset) for dataset in datasets])
+        self._seed = options.seed
+        n = int(self._ends[-1])
+        order = np.random.default_rng([self._seed, 0]).permutation(n)
+        n_held_out = min(round(n * options.held_out) or int(options.held_out > 0), n - 1)
+        self.held_out = order[:n_held_out]
+        self._training = np.sort(order[n_held_out:])
+
+    def __len__(self) -> int:
+        """Number of rows to learn from."""
+        return len(self._training)
+
+    def epoch(self, number: int) -> npt.NDArray[np.int64]:
+        """The rows to learn from, in the order of this round."""
+        return np.random.default_rng([self._seed, 1 + number]).permutation(self._training)
+
+    def encode(self, row: int, encoder: Encoder) -> Encoded | None:
+        """Tokens of a row, None if nothing can be learned from it."""
+        i = int(np.searchsorted(self._ends, row, side="right"))
+        dataset = self._datasets[i]
+        return encoder.encode(dataset[row - int(self._ends[i]) + len(dataset)])
