@@ -384,9 +384,19 @@ def test_texts_without_a_reply_are_counted_and_refused_if_there_is_nothing_else(
     report = run_script(Script(SURE), cut, n_ctx=3).report
     assert (report.texts, report.skipped) == (1, {"has no reply within 3 tokens": 1})
     assert report.tally.positions == 2
+    path = texts_of(tmp_path, {"prompt": "б" * 64, "response": "б"})
+    with pytest.raises(GateError, match="none of 1 texts has a reply to measure on: has no reply within 64 tokens"):
+        run_script(Script(SURE), path)
     path = texts_of(tmp_path, {"text": "б"}, {"text": "a"})
     with pytest.raises(GateError, match="none of 2 texts has a reply to measure on: has fewer than 2 tokens"):
         run_script(Script(SURE), path)
+
+
+def test_texts_longer_than_the_model_was_trained_for_are_cut(tmp_path: Path, tiny_model_path: Path) -> None:
+    path = texts_of(tmp_path, {"text": "1 " * 2000})
+    report = analyze(tiny_model_path, [str(path)], AnalyzeOptions(n_ctx=4096), engine=ONE_THREAD).texts
+    assert report is not None
+    assert (report.texts, report.tokens) == (1, tiny_model.N_CTX_TRAIN)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import tiny_model  # noqa: E402
 import training_data  # noqa: E402
 from lcg_cpp import Gate, GateError  # noqa: E402
 from lcg_cpp.demo import MODEL as DEMO  # noqa: E402
@@ -391,6 +392,13 @@ def test_texts_longer_than_the_context_are_cut(
     run = learn(tmp_path / "g.gguf", dataclasses.replace(OPTIONS, n_ctx=shortest)).run
     assert run.tokens == shortest * 19
     assert run.positions == (shortest - 1) * 19
+
+
+def test_texts_longer_than_the_model_was_trained_for_are_cut(tmp_path: Path, tiny_model_path: Path) -> None:
+    data = write_rows(tmp_path / "long.jsonl", [{"text": f"{i} " * 2000} for i in (1, 2, 3)])
+    options = dataclasses.replace(OPTIONS, n_ctx=4096)  # one of the texts is held out
+    run = train(tiny_model_path, [data], tmp_path / "g.gguf", options, engine=ENGINE).run
+    assert (run.texts, run.tokens) == (2, 2 * tiny_model.N_CTX_TRAIN)
 
 
 def test_replies_that_are_cut_off_leave_nothing_to_measure(tmp_path: Path, learn: Callable[..., Trained]) -> None:

@@ -42,7 +42,7 @@ class AnalyzeOptions:
     Attributes:
         sampling: The request whose survivors are looked at; top-k at most 20.
         rules: Rule set of the token families.
-        n_ctx: Most tokens of a text; what is longer is cut.
+        n_ctx: Most tokens of a text, if the model takes that many; what is longer is cut.
         n_tokens: Tokens to evaluate; it ends after the text that reaches this many.
         n_worst: Confusion points shown in full: those with the largest probability of a wrong token.
         seed: Seed of the order in which texts are taken.
@@ -130,7 +130,8 @@ class TextAnalysis:
         self._start = 0.0
         self._norms = {norm: label_norms(matrix.norms, norm) for norm in NORMS}
         settings = [LabelSetting(norm, *label) for label in LABELS.values() for norm in NORMS]
-        self._encoder = Encoder(model.tokenize, model.base, options.n_ctx)
+        self._n_ctx = min(options.n_ctx, model.n_ctx)
+        self._encoder = Encoder(model.tokenize, model.base, self._n_ctx)
         self.report = TextReport(Tally(self._families, settings), datasets, self._encoder.skipped)
 
     def run(self, should_stop: Callable[[], bool], on_progress: Callable[[TextReport], None]) -> None:
@@ -167,7 +168,7 @@ class TextAnalysis:
             if encoded is None:
                 continue
             if not any(encoded.is_reply[1:]):
-                self.report.skipped[f"has no reply within {self._options.n_ctx} tokens"] += 1
+                self.report.skipped[f"has no reply within {self._n_ctx} tokens"] += 1
                 continue
             group.append(_Text(dataset.name, row, encoded))
             n_group += len(encoded.tokens)
