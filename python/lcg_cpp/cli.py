@@ -127,3 +127,7 @@ def _describe(error: OSError) -> str:
 
 def _print_error(message: str) -> None:
     print(f"lcg-cpp: error: {one_line(message)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
