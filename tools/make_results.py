@@ -32,7 +32,9 @@ def blocks(outcomes: Mapping[str, Outcome], gates: Mapping[str, Path], work: Pat
         "quality": tables.quality(outcomes["bars"], "lcg"),
         "languages": tables.by_language([outcomes["bars"], outcomes["other"]], "lcg"),
         "temperature": tables.side_by_side({f"{t:g}": outcomes[f"temperature {t:g}"] for t in TEMPERATURES}, "T"),
-        "long": tables.side_by_side({"9 to 12 names": outcomes["long"]}, "prompts"),
+        "long": tables.side_by_side(
+            {"9 to 12 names": outcomes["long"], "behind an answered list": outcomes["context"]}, "prompts"
+        ),
         "quantized": tables.same_replies(outcomes["quantized"], "f32") + "\n\n" + agreement.decisions(gates, work),
         "detector": agreement.detector(gates),
     }

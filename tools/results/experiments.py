@@ -97,6 +97,7 @@ def experiments(files: Mapping[str, Path]) -> dict[str, Experiment]:
         ),
         "other": Experiment(other_languages, (none, lcg)),
         "long": Experiment(long_lists, (none, lcg), LONG_TOKENS),
+        "context": Experiment(behind_a_list, (none, lcg)),
         "threshold": sweep(replace(lcg, name=f"{t:g}", options=GateOptions(threshold=t)) for t in THRESHOLDS),
         "width": sweep(gated(width_name(width), f"width {width_name(width)}") for width in WIDTHS),
         "labels": sweep(gated(f"{k} / {p:g}", f"labels {k} / {p:g}") for k, p in LABELS),
@@ -142,3 +143,13 @@ def long_lists() -> list[DemoPrompt]:
     stream = corpus.Corpus(contaminated_terms(), f"{SEED} results long")
     examples = [stream.draw(LOW_RESOURCE[i % len(LOW_RESOURCE)], None, LONG_LISTS) for i in range(N_LONG)]
     return as_prompts(examples)
+
+
+def behind_a_list() -> list[DemoPrompt]:
+    """Prompts behind a list that was asked for and answered before, which no text that the model was trained on has."""
+    clean = corpus.Corpus(corpus.split_terms(load_terms(), SEED)[1], f"{SEED} results context")
+    earlier = (clean.draw() for _ in range(N_LONG))
+    return [
+        replace(prompt, prompt=f"{example.prompt}{example.reply}\n{prompt.prompt}")
+        for example, prompt in zip(earlier, contaminated(N_LONG, "context"))
+    ]

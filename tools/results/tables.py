@@ -80,7 +80,8 @@ def quality(outcome: Outcome, method: str) -> str:
         if metric not in compared:
             continue
         difference = compared[metric]
-        shown = f"{difference['difference']:+.1f} ({difference['low']:+.1f} to {difference['high']:+.1f})"
+        value, low, high = (round(difference[end], 1) + 0.0 for end in ("difference", "low", "high"))  # no -0.0
+        shown = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
         p = f"{difference['p']:.3f}"
         rows.append([title, cell(found[outcome.baseline][metric]), cell(found[method][metric]), shown, p])
     ratio = compared["switches_kept_percent"]["ratio"]
