@@ -86,7 +86,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for model, gate in itertools.product(models, gates):
         values = results[f"model {model}, gate of {gate}"]
-        cells = [f"{100 * values[key]:.2f}" for key in ("flips", "acts", "repaired", "wrongly_banned")]
+        cells = [f"{100 * values['flips']:.3f}"]
+        cells += [f"{100 * values[key]:.2f}" for key in ("acts", "repaired", "wrongly_banned")]
         print(f"| {model} | {gate} | " + " | ".join(cells) + " |")
 
 
