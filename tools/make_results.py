@@ -30,6 +30,7 @@ def blocks(outcomes: Mapping[str, Outcome], gates: Mapping[str, Path], work: Pat
     found = {
         "reduction": tables.reduction(outcomes["bars"], "lcg"),
         "quality": tables.quality(outcomes["bars"], "lcg"),
+        "remaining": tables.remaining(outcomes["bars"], "lcg"),
         "languages": tables.by_language([outcomes["bars"], outcomes["other"]], "lcg"),
         "temperature": tables.side_by_side({f"{t:g}": outcomes[f"temperature {t:g}"] for t in TEMPERATURES}, "T"),
         "long": tables.side_by_side(

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from demo.cldr import LANGUAGES, LOW_RESOURCE
+from lcg_cpp.evaluation.measures import expected_families
+from lcg_cpp.families import NEUTRAL, text_scripts
 
 from .generate import Outcome
 
@@ -27,6 +29,8 @@ _QUALITY = {
     "empty_percent": "empty replies %",
     "truncated_percent": "truncated replies %",
 }
+# what the language of a family is called in prompts
+_NAMES = {"cj": {"chinese", "chino", "中文"}, "latin": {"english", "inglés", "英语"}}
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -88,6 +92,26 @@ def quality(outcome: Outcome, method: str) -> str:
     kept = " to ".join(f"{100 * ratio[end]:.1f}" for end in ("low", "high"))
     text = f"Requested switches kept: {100 * ratio['value']:.1f} % of what the plain model keeps ({kept})."
     return table(["", outcome.baseline, method, "difference", "p"], rows) + "\n\n" + text
+
+
+def remaining(outcome: Outcome, method: str) -> str:
+    """The replies that are still confused: with which letters, and what might explain it."""
+    rows = []
+    for family, words in _NAMES.items():
+        n = n_start = n_misread = 0
+        for reply in outcome.replies:
+            prompt = outcome.prompts[reply["id"]]
+            if reply["method"] != method or family in (expected_families(prompt) or ()):
+                continue
+            wrong = [i for i, piece in enumerate(reply["pieces"]) if family in text_scripts(piece)]
+            if wrong:
+                n += 1
+                n_start += not set(reply["families"][: wrong[0]]) - {NEUTRAL}
+                listed = {name.strip().lower() for name in prompt.prompt.split("\n")[0].split(",")}
+                n_misread += bool(prompt.switch) and not words.isdisjoint(listed)
+        rows.append([family, str(n), str(n_start), str(n_misread)])
+    heads = ["unwanted letters", "replies", "begin with them", "asked for the other switch, and list this one's name"]
+    return table(heads, rows)
 
 
 def by_language(outcomes: Iterable[Outcome], method: str) -> str:
