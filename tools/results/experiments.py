@@ -32,6 +32,17 @@ TRAINING_SEEDS = (0, 1, 2, 3, 4)
 THRESHOLDS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 TEMPERATURES = (0.0, 0.2, 0.5, 0.7, 1.0, 1.5)
 
+# of the methods, those that differ in one thing
+PAIRS = (
+    ("unadjusted, paper's rules", "adjusted, paper's rules"),
+    ("rules-only", "adjusted, paper's rules"),
+    ("adjusted", "lcg"),
+    ("lcg, no first token", "lcg"),
+    ("lcg, no persistence", "lcg"),
+    ("lcg, no confidence", "lcg"),
+    ("lcg, paper's families", "lcg"),
+)
+
 
 def width_name(width: int | None) -> str:
     """As tables have it."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from demo.cldr import LANGUAGES, LOW_RESOURCE
 from lcg_cpp.evaluation.measures import expected_families
+from lcg_cpp.evaluation.metrics import compare
 from lcg_cpp.families import NEUTRAL, text_scripts
 
 from .generate import Outcome
@@ -84,14 +85,28 @@ def quality(outcome: Outcome, method: str) -> str:
         if metric not in compared:
             continue
         difference = compared[metric]
-        value, low, high = (round(difference[end], 1) + 0.0 for end in ("difference", "low", "high"))  # no -0.0
-        shown = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
         p = f"{difference['p']:.3f}"
-        rows.append([title, cell(found[outcome.baseline][metric]), cell(found[method][metric]), shown, p])
+        rows.append([title, cell(found[outcome.baseline][metric]), cell(found[method][metric]), _change(difference), p])
     ratio = compared["switches_kept_percent"]["ratio"]
     kept = " to ".join(f"{100 * ratio[end]:.1f}" for end in ("low", "high"))
     text = f"Requested switches kept: {100 * ratio['value']:.1f} % of what the plain model keeps ({kept})."
     return table(["", outcome.baseline, method, "difference", "p"], rows) + "\n\n" + text
+
+
+def changes(outcome: Outcome, pairs: Sequence[tuple[str, str]]) -> str:
+    """What changes from one method to another on the same prompts and seeds."""
+    metrics = list(COLUMNS)[:4]
+    rows = []
+    for before, after in pairs:
+        replies = [reply for reply in outcome.replies if reply["method"] in (before, after)]
+        found = compare(replies, outcome.prompts, baseline=before)[after]
+        rows.append([f"{before} → {after}", *(_change(found[metric]) for metric in metrics)])
+    return table(["", *(COLUMNS[metric] for metric in metrics)], rows)
+
+
+def _change(difference: Mapping[str, float]) -> str:
+    value, low, high = (round(difference[end], 1) + 0.0 for end in ("difference", "low", "high"))  # no -0.0
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def remaining(outcome: Outcome, method: str) -> str:
