@@ -211,8 +211,9 @@ const char * verdict_name(verdict outcome) {
     }
 }
 
-gate_rules make_rules(float threshold, bool persistence, bool confidence, bool first_token) {
-    return {threshold, persistence, confidence, first_token};
+gate_rules make_rules(
+    float threshold, bool persistence, bool confidence, bool first_token, float confidence_temperature) {
+    return {threshold, persistence, confidence, first_token, confidence_temperature};
 }
 
 py::tuple decide_on(const std::shared_ptr<const gate> & gate, const array_t<int32_t> & ids,
@@ -405,7 +406,7 @@ void bind_gate(py::module_ & m) {
 void bind_stage(py::module_ & m) {
     py::class_<gate_rules>(m, "Rules")
         .def(py::init(&make_rules), py::arg("threshold"), py::arg("persistence"), py::arg("confidence"),
-            py::arg("first_token"));
+            py::arg("first_token"), py::arg("confidence_temperature"));
     py::class_<stage_options>(m, "StageOptions")
         .def(py::init(&make_options), py::arg("mode"), py::arg("rules"), py::arg("strength"), py::arg("n_events"),
             py::arg("eager"));

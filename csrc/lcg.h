@@ -110,10 +110,11 @@ class evaluator {
 constexpr int no_family = -1;
 
 struct gate_rules {
-    float threshold   = 0.5f;
-    bool  persistence = true;  // needs an earlier language token; its family stays allowed
-    bool  confidence  = true;  // the model itself must find an allowed family plausible
-    bool  first_token = false; // act before the first language token as well
+    float threshold              = 0.5f;
+    bool  persistence            = true;  // needs an earlier language token; its family stays allowed
+    bool  confidence             = true;  // the model itself must find an allowed family plausible
+    bool  first_token            = false; // act before the first language token as well
+    float confidence_temperature = 0.0f;  // H is taken at the request's temperature, but at none below this
 };
 
 enum class verdict { intervene, no_history, nothing_banned, not_confident, would_empty };

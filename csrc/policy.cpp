@@ -210,8 +210,9 @@ decision decide(const gate & gate, const gate_rules & rules, float strength, con
     for (const token_data & token : candidates) {
         logits.push_back(token.logit);
     }
-    const double sum = softmax_sum(logits.data(), logits.size(), best[0].logit, temperature);
-    const size_t n   = confident_count(best.data(), best.size(), gate.config.confidence, temperature, sum);
+    const float  at  = std::max(temperature, rules.confidence_temperature);
+    const double sum = softmax_sum(logits.data(), logits.size(), best[0].logit, at);
+    const size_t n   = confident_count(best.data(), best.size(), gate.config.confidence, at, sum);
     if (rules.confidence && (families_of(best.data(), n, family) & result.predicted).none()) {
         result.outcome = verdict::not_confident;
         return result;

@@ -142,7 +142,7 @@ void stage::state::judge(token_data_array * tokens, const token_data_array & s, 
     if ((present & banned).none()) {
         return;
     }
-    const float  temperature = facts.temperature;
+    const float  temperature = std::max(facts.temperature, options.rules.confidence_temperature);
     const double sum         = softmax_sum(row, n_row, best[0].logit, temperature);
     const size_t n           = confident_count(best.data(), best.size(), config.confidence, temperature, sum);
     if (options.rules.confidence && (families_of(best.data(), n, family) & predicted).none()) {
@@ -153,7 +153,7 @@ void stage::state::judge(token_data_array * tokens, const token_data_array & s, 
     if (!apply_ban(s, best.data(), n, banned, family, options.strength, kept)) {
         return;
     }
-    record(s, predicted, banned, sum);
+    record(s, predicted, banned);
     if (options.mode == gate_mode::mask) {
         tokens->data   = kept.data();
         tokens->size   = kept.size();
@@ -180,12 +180,12 @@ gate_event * stage::state::new_event(const family_set & predicted, const family_
     return &event;
 }
 
-void stage::state::record(
-    const token_data_array & s, const family_set & predicted, const family_set & banned, double sum) {
+void stage::state::record(const token_data_array & s, const family_set & predicted, const family_set & banned) {
     const auto by_probability = [](const token_data & a, const token_data & b) {
         return a.p != b.p ? a.p > b.p : a.id < b.id;
     };
-    const auto probability = [&](const token_data & token) {
+    const double sum         = softmax_sum(row, n_row, best[0].logit, facts.temperature);
+    const auto   probability = [&](const token_data & token) {
         return std::exp(double(token.logit - best[0].logit) / double(facts.temperature)) / sum;
     };
     const std::lock_guard<std::mutex> guard(lock);

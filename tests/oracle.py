@@ -44,6 +44,7 @@ class Switches:
     threshold: float | None = None
     persistence: bool = True
     confidence: bool = True
+    confidence_temperature: float = 0.0
     first_token: bool = False
 
 
@@ -173,7 +174,7 @@ def decide(
 
     h_set: set[int] = set()
     for k, p in rules.confidence:
-        kept, distance = topkp(ids, logits, k, p, temperature)
+        kept, distance = topkp(ids, logits, k, p, max(temperature, switches.confidence_temperature))
         h_set |= set(kept)
         margin = min(margin, distance)
 

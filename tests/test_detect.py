@@ -373,7 +373,13 @@ def random_answers(rng: np.random.Generator, make_gate: MakeGate) -> Iterator[tu
     sampling = Sampling(
         float(rng.choice([0.3, 1.0, 2.0])), int(rng.choice([1, 5, 20])), float(rng.choice([0.5, 0.9, 1]))
     )
-    switches = Switches(math.inf, None, *(bool(rng.random() < p) for p in (0.8, 0.7, 0.5)))
+    persistence, confidence, first_token = (bool(rng.random() < p) for p in (0.8, 0.7, 0.5))
+    switches = Switches(
+        persistence=persistence,
+        confidence=confidence,
+        confidence_temperature=sampling.confidence_temperature,
+        first_token=first_token,
+    )
     options = GateOptions(**dataclasses.asdict(switches))
     for _ in range(20):
         logits = rng.normal(0, rng.choice([0.5, 2.0, 6.0]), n_vocab).astype(np.float32)
@@ -618,4 +624,11 @@ def test_what_is_not_defined_is_null_in_json() -> None:
         "spliced": None,
     }
     assert (told["texts"], told["wanted"], told["with_reference"], told["skipped"]) == (3, 3, 5, {"too long": 1})
-    assert told["rules"] == {"threshold": 0.5, "persistence": True, "confidence": True, "first_token": True}
+    assert told["sampling"] == {"temperature": 0.7, "top_k": 20, "top_p": 0.8}
+    assert told["rules"] == {
+        "threshold": 0.5,
+        "persistence": True,
+        "confidence": True,
+        "confidence_temperature": 0.7,
+        "first_token": True,
+    }

@@ -73,7 +73,13 @@ def test_rules_and_threshold_are_those_asked_for(capsys: Capture) -> None:
     assert paper["rules"]["first_token"] is False
     assert paper["families"]["cj"]["places"]["start"]["asked"]["removed"] == 0
     strict = told(capsys, *DEMO, "--lcg-threshold", "0.9", "--no-lcg-confidence", "--no-lcg-persistence")
-    assert strict["rules"] == {"threshold": 0.9, "persistence": False, "confidence": False, "first_token": True}
+    assert strict["rules"] == {
+        "threshold": 0.9,
+        "persistence": False,
+        "confidence": False,
+        "confidence_temperature": 0.7,
+        "first_token": True,
+    }
     at_default = strict["families"]["cj"]["thresholds"]
     assert [row["threshold"] for row in at_default][17] == 0.9
     assert at_default[17]["wrong"] == pytest.approx(strict["families"]["cj"]["wrong"]["asked"]["percent"])

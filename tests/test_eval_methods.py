@@ -27,7 +27,7 @@ def test_built_in_methods_are_what_they_are_called() -> None:
         Method("greedy", temperature=0.0),
         Method("ban", ban=True),
         Method("prompt", warning=True),
-        Method("rules-only", GateOptions(first_token=False)),
+        Method("rules-only", GateOptions(first_token=False, confidence_temperature=0.0)),
         Method("gate-only", GateOptions(persistence=False, confidence=False), "g.gguf"),
         Method("lcg", GateOptions(), "g.gguf"),
         Method("lcg-soft", GateOptions(strength=SOFT_STRENGTH), "g.gguf"),
@@ -48,7 +48,7 @@ def test_methods_stand_in_the_order_they_are_named() -> None:
     [
         ("unadjusted=other/g.gguf", Method("unadjusted", GateOptions(), "other/g.gguf")),
         (r"x=C:\gates\a=b+c.gguf", Method("x", GateOptions(), r"C:\gates\a=b+c.gguf")),
-        ("paper=lcg+first_token=off", Method("paper", PAPER_OPTIONS, "g.gguf")),
+        ("paper=lcg+first_token=off+confidence_temperature=0", Method("paper", PAPER_OPTIONS, "g.gguf")),
         (
             "lcg+threshold=0.3+temperature=1.5",
             Method("lcg+threshold=0.3+temperature=1.5", GateOptions(threshold=0.3), "g.gguf", temperature=1.5),

@@ -50,7 +50,7 @@ def gate_path(make_gate_file: Callable[..., Path]) -> str:
 @pytest.fixture(scope="module")
 def replier(llm: GatedLlama, gate_path: str) -> Replier:
     """Answers by every built-in method."""
-    methods = parse_methods("all,paper=lcg+first_token=off", gate_path)
+    methods = parse_methods("all,paper=lcg+first_token=off+confidence_temperature=0", gate_path)
     return Replier(llm, methods, {gate_path: Gate.load(gate_path)}, PAPER_SAMPLING)
 
 
@@ -124,7 +124,7 @@ def test_plain_methods_equal_stock(
     ("name", "options"),
     [
         ("lcg", GateOptions()),
-        ("paper=lcg+first_token=off", PAPER_OPTIONS),
+        ("paper=lcg+first_token=off+confidence_temperature=0", PAPER_OPTIONS),
         ("gate-only", GateOptions(persistence=False, confidence=False)),
         ("lcg-soft", GateOptions(strength=SOFT_STRENGTH)),
     ],

@@ -93,6 +93,15 @@ def test_model_that_finds_the_gates_choice_implausible_wins() -> None:
     assert one(c, ONLY_LOWRES, LOWRES, sampling=Sampling(3.0, 20, 1.0))[0]
 
 
+def test_the_confidence_set_is_taken_at_no_lower_temperature_than_its_own() -> None:
+    # weights exp(0) and exp(-4 / T): before the second token come 0.9967 at T = 0.7 and 0.999999998 at T = 0.2
+    c = {CJ_0: 0.98201, LOWRES_0: 0.01799}
+    assert one(c, ONLY_LOWRES, LOWRES, GateOptions(), Sampling(0.2, 20, 1.0))[0]
+    assert not one(c, ONLY_LOWRES, LOWRES, PAPER_OPTIONS, Sampling(0.2, 20, 1.0, confidence_temperature=0.0))[0]
+    with pytest.raises(GateError, match=r"^`confidence_temperature` is 0\.0, that of the candidates 0\.7$"):
+        one(c, ONLY_LOWRES, LOWRES, PAPER_OPTIONS, Sampling(0.2, 20, 1.0))
+
+
 def test_truncation_comes_before_the_temperature() -> None:
     # at T = 3 the second token has 43 %, but top-p sees 8 % and drops it
     c = {LOWRES_0: 0.92, CJ_0: 0.08}
@@ -202,12 +211,14 @@ def random_case(rng: np.random.Generator, n: int) -> Case:
         threshold=[None, 0.1, 0.5, 0.9][rng.integers(4)],
         persistence=bool(rng.random() < 0.8),
         confidence=bool(rng.random() < 0.7),
+        confidence_temperature=float(rng.choice([0.0, 0.7, 1.2])),
         first_token=bool(rng.random() < 0.5),
     )
     sampling = Sampling(
         temperature=float(rng.choice([0.2, 0.7, 1.0, 2.0])),
         top_k=int(rng.choice([1, 3, 20])),
         top_p=float(rng.choice([0.3, 0.8, 0.95, 1.0])),
+        confidence_temperature=switches.confidence_temperature,
     )
     z = rng.normal(-0.5, 2, (n, n_families))
     return Case(rules, exempt, logits.astype(np.float32), z.astype(np.float32), last, sampling, switches)

@@ -19,6 +19,7 @@ import pytest
 
 import gguf_bytes as gb
 from lcg_cpp import Gate, GateError, GateOptions
+from lcg_cpp.gate import PAPER_OPTIONS
 from lcg_cpp.gate_file import GateSpec, write_gate
 
 N_EMBD = 64
@@ -347,17 +348,20 @@ def test_repr_names_the_file_and_the_model(gate_file: MakeGate) -> None:
 # ---- options ----
 
 
-def test_default_options_are_the_methods_with_first_token() -> None:
+def test_default_options_are_the_methods_but_for_first_token_and_a_least_temperature_of_confidence() -> None:
     assert dataclasses.asdict(GateOptions()) == {
         "mode": "mask",
         "strength": math.inf,
         "threshold": None,
         "persistence": True,
         "confidence": True,
+        "confidence_temperature": 0.7,
         "first_token": True,
         "n_events": 256,
         "eager": False,
     }
+    paper = {**dataclasses.asdict(GateOptions()), "first_token": False, "confidence_temperature": 0.0}
+    assert dataclasses.asdict(PAPER_OPTIONS) == paper
     with pytest.raises(dataclasses.FrozenInstanceError):
         GateOptions().mode = "off"  # type: ignore[misc]
 
@@ -375,6 +379,9 @@ def test_default_options_are_the_methods_with_first_token() -> None:
         ("n_events", 2.5, "`n_events` is 2.5, expected 0 to 65536"),
         ("n_events", True, "`n_events` is True, expected 0 to 65536"),
         ("threshold", 1e-60, "`threshold` is 1e-60, expected a probability between 0 and 1"),
+        ("confidence_temperature", -0.1, "`confidence_temperature` is -0.1, expected a number from 0"),
+        ("confidence_temperature", math.nan, "`confidence_temperature` is nan, expected a number from 0"),
+        ("confidence_temperature", math.inf, "`confidence_temperature` is inf, expected a number from 0"),
         ("n_events", -1, "`n_events` is -1, expected 0 to 65536"),
         ("n_events", 65537, "`n_events` is 65537, expected 0 to 65536"),
     ],

@@ -188,6 +188,7 @@ OPTIONS: dict[str, Switches] = {
     "first_token": Switches(first_token=True),
     "no_persistence": Switches(persistence=False),
     "no_confidence": Switches(confidence=False),
+    "confidence_temperature": Switches(confidence_temperature=2.0),
     "soft": Switches(strength=1.0),
     "threshold": Switches(threshold=0.9),
 }
@@ -210,6 +211,7 @@ def gate_options(switches: Switches, **others: Any) -> GateOptions:
         threshold=switches.threshold,
         persistence=switches.persistence,
         confidence=switches.confidence,
+        confidence_temperature=switches.confidence_temperature,
         first_token=switches.first_token,
         **others,
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import oracle
 from lcg_cpp import Gate, GateError, GateOptions
-from lcg_cpp.gate import Decision
+from lcg_cpp.gate import PAPER_OPTIONS, Decision
 from oracle import Rules, Switches
 
 MakeGate = Callable[..., Gate]
@@ -37,7 +37,7 @@ ONLY_SYMBOLS = (-4.0, -4.0, 4.0, -4.0)
 ONLY_LOWRES = (-4.0, -4.0, -4.0, 4.0)
 
 # every option switched to what the paper does
-PAPER = GateOptions(first_token=False)
+PAPER = PAPER_OPTIONS
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,7 @@ def options(switches: Switches) -> GateOptions:
         threshold=switches.threshold,
         persistence=switches.persistence,
         confidence=switches.confidence,
+        confidence_temperature=switches.confidence_temperature,
         first_token=switches.first_token,
     )
 
@@ -304,6 +305,21 @@ def test_first_token_keeps_persistence_afterwards(gate: Gate) -> None:
     assert decision.reason == "nothing_banned"
 
 
+def test_the_confidence_set_is_taken_at_no_lower_temperature_than_its_own(gate: Gate) -> None:
+    # weights exp(0) and exp(-4 / T): before the second token come 0.9967 at T = 0.7 and 0.999999998 at T = 0.2
+    c = {CJ_0: 0.98201, LOWRES_0: 0.01799}
+    for options, temperature, intervenes in (
+        (PAPER, 0.7, True),
+        (PAPER, 0.2, False),
+        (GateOptions(first_token=False), 0.2, True),
+        (GateOptions(first_token=False, confidence_temperature=0.3), 0.2, False),
+        (GateOptions(first_token=False, confidence_temperature=0.3), 0.7, True),
+    ):
+        decision = decide(gate, c, [CJ_0], ONLY_LOWRES, LOWRES, temperature=temperature, gate_options=options)
+        assert decision.reason == ("intervene" if intervenes else "not_confident")
+        assert decision.candidates.tolist() == ([LOWRES_0] if intervenes else [CJ_0])
+
+
 def test_without_confidence_the_gate_alone_decides(gate: Gate) -> None:
     # LOWRES_0 is in no confidence set, the symbol is in S
     c = {LATIN_0: 0.7, LATIN_1: 0.27, SYMBOL_0: 0.0295, LOWRES_0: 0.0005}
@@ -456,6 +472,7 @@ def random_case(rng: np.random.Generator, rules: Rules) -> dict[str, Any]:
         threshold=None if rng.random() < 0.8 else float(np.float32(rng.uniform(0.05, 0.95))),
         persistence=bool(rng.random() < 0.8),
         confidence=bool(rng.random() < 0.8),
+        confidence_temperature=float(np.float32(rng.choice([0.0, 0.7, 1.2]))),
         first_token=bool(rng.random() < 0.4),
     )
     return {

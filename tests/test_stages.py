@@ -147,6 +147,7 @@ def random_switches(rng: np.random.Generator) -> Switches:
         threshold=None if rng.random() < 0.9 else 0.7,
         persistence=bool(rng.random() < 0.85),
         confidence=bool(rng.random() < 0.85),
+        confidence_temperature=float(rng.choice([0.0, 0.0, 0.7, 1.2])),
         first_token=bool(rng.random() < 0.3),
     )
 
@@ -158,6 +159,7 @@ def gate_options(switches: Switches, **others: Any) -> GateOptions:
         threshold=switches.threshold,
         persistence=switches.persistence,
         confidence=switches.confidence,
+        confidence_temperature=switches.confidence_temperature,
         first_token=switches.first_token,
         **others,
     )

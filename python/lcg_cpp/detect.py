@@ -56,7 +56,7 @@ class DetectOptions:
 
     sampling: Sampling = field(default_factory=Sampling)
     gate_options: GateOptions = field(default_factory=GateOptions)
-    n_texts: int = 50
+    n_texts: int = 30
     n_ctx: int = 2048
     seed: int = 0
 
@@ -169,7 +169,8 @@ def detect_on(
     drawn = random.Random(options.seed).sample(given, min(options.n_texts, len(given)))
     families = FamilyTable(gate.token_families.astype(np.intp), np.array(gate.maskable), gate.neutral)
     splicer = Splicer(model, families, gate.families, min(options.n_ctx, model.n_ctx), options.seed)
-    asking = _Asking(model, gate, options.sampling)
+    sampling = dataclasses.replace(options.sampling, confidence_temperature=options.gate_options.confidence_temperature)
+    asking = _Asking(model, gate, sampling)
     start, finished = time.monotonic(), True
     own_tokens: list[int] = []
     for n_done, texts in _groups(splicer, drawn):

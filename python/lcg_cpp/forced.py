@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import GateError
-from .gate import GateOptions
+from .gate import LEAST_CONFIDENCE_TEMPERATURE, GateOptions
 from .gate_file import CONFIDENCE, GateSpec
 from .labels import top_tokens
 
@@ -25,15 +25,28 @@ NO_FAMILY = -1
 
 @dataclass(frozen=True)
 class Sampling:
-    """A request's truncation and temperature; by default those of the paper's experiments (section 4.1)."""
+    """A request's truncation and temperature; by default those of the paper's experiments (section 4.1).
+
+    Attributes:
+        temperature: Above 0.
+        top_k: 1 to `N_BEST`.
+        top_p: Up to 1.
+        confidence_temperature: The least at which the confidence set is taken, as `GateOptions` has it.
+    """
 
     temperature: float = 0.7
     top_k: int = 20
     top_p: float = 0.8
+    confidence_temperature: float = LEAST_CONFIDENCE_TEMPERATURE
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= N_BEST:
             raise GateError(f"`top_k` is {self.top_k}, expected 1 to {N_BEST}")
+
+    @property
+    def confident_at(self) -> float:
+        """The temperature at which the confidence set is taken."""
+        return max(self.temperature, self.confidence_temperature)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,19 +57,25 @@ class Candidates:
         ids: int32 (n, N_BEST), most probable first.
         logits: float32 (n, N_BEST).
         log_sum: float64 (n,), log of the sum over all tokens of exp(logit / temperature).
+        confident_log_sum: float64 (n,), the same at the confidence set's temperature.
         sampling: The request.
     """
 
     ids: npt.NDArray[np.int32]
     logits: npt.NDArray[np.float32]
     log_sum: npt.NDArray[np.float64]
+    confident_log_sum: npt.NDArray[np.float64]
     sampling: Sampling
 
     @classmethod
     def of(cls, logits: npt.NDArray[np.float32], sampling: Sampling = Sampling()) -> Candidates:
         """Takes them from logits, float32 (n, n_vocab)."""
         n_best = min(N_BEST, logits.shape[1])
-        return cls(*top_tokens(logits, n_best, temperature=sampling.temperature), sampling)
+        ids, best, log_sum = top_tokens(logits, n_best, temperature=sampling.temperature)
+        confident_log_sum = log_sum
+        if sampling.confident_at != sampling.temperature:
+            confident_log_sum = top_tokens(logits, n_best, temperature=sampling.confident_at)[2]
+        return cls(ids, best, log_sum, confident_log_sum, sampling)
 
     @classmethod
     def join(cls, parts: Sequence[Candidates]) -> Candidates:
@@ -65,14 +84,17 @@ class Candidates:
             np.concatenate([part.ids for part in parts]),
             np.concatenate([part.logits for part in parts]),
             np.concatenate([part.log_sum for part in parts]),
+            np.concatenate([part.confident_log_sum for part in parts]),
             parts[0].sampling,
         )
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, rows: slice) -> Candidates:
-        return Candidates(self.ids[rows], self.logits[rows], self.log_sum[rows], self.sampling)
+    def __getitem__(self, rows: slice | npt.NDArray[np.intp]) -> Candidates:
+        return Candidates(
+            self.ids[rows], self.logits[rows], self.log_sum[rows], self.confident_log_sum[rows], self.sampling
+        )
 
     def survivors(self) -> npt.NDArray[np.bool_]:
         """S, bool (n, N_BEST): what top-k and then top-p leave; llama.cpp applies both before the temperature."""
@@ -89,7 +111,7 @@ class Candidates:
 
     def confident(self) -> npt.NDArray[np.bool_]:
         """H, bool (n, N_BEST): what the model itself is confident about."""
-        p = self.probabilities()
+        p = np.exp(self.logits.astype(np.float64) / self.sampling.confident_at - self.confident_log_sum[:, None])
         before = p.cumsum(1) - p
         rank = np.arange(p.shape[1])
         finite = np.isfinite(self.logits)
@@ -168,7 +190,16 @@ def decide(
         last: int64 (n,), family of the newest language token of the reply, NO_FAMILY if there is none.
         families: The families of the tokens.
         options: Threshold (None is 0.5) and which rules hold; `strength` and `mode` are ignored.
+
+    Raises:
+        GateError: The candidates' confidence set was taken at another temperature than the options say.
     """
+    sampling = candidates.sampling
+    if max(sampling.temperature, options.confidence_temperature) != sampling.confident_at:
+        raise GateError(
+            f"`confidence_temperature` is {options.confidence_temperature}, that of the candidates"
+            f" {sampling.confidence_temperature}"
+        )
     n = len(z)
     threshold = 0.5 if options.threshold is None else options.threshold
     with np.errstate(over="ignore"):  # 1 / (1 + inf) is the 0 that it must be

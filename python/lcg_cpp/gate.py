@@ -21,12 +21,13 @@ Reason = Literal["intervene", "no_history", "nothing_banned", "not_confident", "
 PathLike = Union[str, "os.PathLike[str]"]
 
 MAX_EVENTS = 65536  # kept in memory that is taken at once, about 0.8 kB each
+LEAST_CONFIDENCE_TEMPERATURE = 0.7  # the lowest at which the paper measured its rules (section 4.1)
 MAX_FILE_SIZE = 2 << 30  # bytes; the largest real gate, F32 at 8,192 dimensions, has 270 MB
 
 
 @dataclass(frozen=True)
 class GateOptions:
-    """How a gate acts while a model generates. The defaults are the method's, but for `first_token`.
+    """How a gate acts while a model generates. `PAPER_OPTIONS` are the method's; two defaults differ from them.
 
     Attributes:
         mode: `mask` removes what the gate bans; `observe` computes and records the same decisions and leaves every
@@ -35,6 +36,9 @@ class GateOptions:
         threshold: Probability from which a family counts as predicted; None takes the gate file's.
         persistence: The gate acts only after a language token was generated, and that token's family stays allowed.
         confidence: The gate acts only where the model itself finds a predicted family plausible.
+        confidence_temperature: What the model finds plausible, H, is taken at the request's temperature (1 if greedy),
+            but at none below this. The paper has no such limit (0): the lower the temperature, the less H holds beside
+            the model's first choice, until the confidence rule overrules the gate wherever that choice is wrong.
         first_token: Act before the first language token of a reply too, on the gate's word alone (the paper never
             does). The prompt's last token is then evaluated on its own, one decode step per prompt. Without effect
             in mode `observe`, which must not touch how the prompt is evaluated.
@@ -48,6 +52,7 @@ class GateOptions:
     threshold: float | None = None
     persistence: bool = True
     confidence: bool = True
+    confidence_temperature: float = LEAST_CONFIDENCE_TEMPERATURE
     first_token: bool = True
     n_events: int = 256
     eager: bool = False
@@ -60,11 +65,13 @@ class GateOptions:
         # checked as the core will see it: 1e-60 is 0 in 32 bits
         if self.threshold is not None and not 0 < np.float32(self.threshold) < 1:
             raise GateError(f"`threshold` is {self.threshold}, expected a probability between 0 and 1")
+        if not 0 <= self.confidence_temperature < math.inf:
+            raise GateError(f"`confidence_temperature` is {self.confidence_temperature}, expected a number from 0")
         if type(self.n_events) is not int or not 0 <= self.n_events <= MAX_EVENTS:
             raise GateError(f"`n_events` is {self.n_events}, expected 0 to {MAX_EVENTS}")
 
 
-PAPER_OPTIONS = GateOptions(first_token=False)
+PAPER_OPTIONS = GateOptions(first_token=False, confidence_temperature=0.0)
 
 
 @dataclass(frozen=True)
@@ -346,6 +353,7 @@ class Gate:
             persistence=options.persistence,
             confidence=options.confidence,
             first_token=options.first_token and options.mode != "observe",
+            confidence_temperature=options.confidence_temperature,
         )
 
     def new_stage(self, options: GateOptions) -> _core.Stage:

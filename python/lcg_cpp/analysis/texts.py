@@ -214,8 +214,7 @@ class TextAnalysis:
         """Counts rows of one evaluation."""
         begin = int(rows[0])
         span = Candidates.of(states.logits[begin : rows[-1] + 1], self._options.sampling)
-        own = rows - begin
-        candidates = Candidates(span.ids[own], span.logits[own], span.log_sum[own], span.sampling)
+        candidates = span[rows - begin]
         points = Points.of(candidates, last, following, self._families)
         self.report.tally.add(points, last)
         for i in np.flatnonzero(points.confused | points.switch).tolist():

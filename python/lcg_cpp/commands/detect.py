@@ -95,6 +95,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-lcg-persistence", action="store_true", help="do not keep the current script allowed")
     group.add_argument("--no-lcg-confidence", action="store_true", help="act whatever the model finds plausible")
+    options.add_confidence_temperature(group)
     group.add_argument(
         "--lcg-first-token",
         action=argparse.BooleanOptionalAction,
@@ -146,12 +147,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _gate_options(args: argparse.Namespace) -> GateOptions:
+    given = {"threshold": args.lcg_threshold, "confidence_temperature": args.lcg_confidence_temperature}
     try:
         return GateOptions(
-            threshold=args.lcg_threshold,
             persistence=not args.no_lcg_persistence,
             confidence=not args.no_lcg_confidence,
             first_token=args.lcg_first_token,
+            **{name: value for name, value in given.items() if value is not None},
         )
     except GateError as error:
         raise UsageError(str(error).replace("`", "`--lcg-", 1)) from error

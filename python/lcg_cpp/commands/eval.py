@@ -42,7 +42,7 @@ _COLUMNS = {
 
 _EPILOG = f"""\
 methods, in a list with commas: {", ".join(METHODS)};
-  NAME=GATE.gguf for another gate; with options behind: paper=lcg+first_token=off, hot=none+temperature=1.2, …;
+  NAME=GATE.gguf for another gate; with options behind: early=lcg+first_token=off, hot=none+temperature=1.2, …;
   all: every built-in one. The default is none, and lcg where there is a gate.
 
 An evaluation that was stopped goes on where it was if it is started again. More methods, seeds and prompts can be

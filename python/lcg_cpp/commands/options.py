@@ -182,6 +182,7 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="act even where the model finds no predicted family plausible",
     )
+    add_confidence_temperature(group)
     group.add_argument(
         "--lcg-first-token",
         action=argparse.BooleanOptionalAction,
@@ -205,6 +206,7 @@ def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
     given = {
         "strength": args.lcg_strength,
         "threshold": args.lcg_threshold,
+        "confidence_temperature": args.lcg_confidence_temperature,
         "first_token": args.lcg_first_token,
     }
     try:
@@ -217,3 +219,13 @@ def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
         )
     except GateError as error:  # its message begins with the field in backticks, which is the option without --lcg-
         raise UsageError(str(error).replace("`", "`--lcg-", 1)) from error
+
+
+def add_confidence_temperature(group: argparse._ActionsContainer) -> None:
+    """Add --lcg-confidence-temperature."""
+    group.add_argument(
+        "--lcg-confidence-temperature",
+        metavar="T",
+        type=real(0.0),
+        help="take what the model finds plausible at no lower temperature than this (default: 0.7; paper: 0)",
+    )

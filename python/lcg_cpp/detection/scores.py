@@ -114,12 +114,14 @@ def as_dict(detection: Detection, found: Score) -> dict[str, Any]:
         rows = zip(THRESHOLDS, family["thresholds"])
         family["thresholds"] = [dict(zip(("threshold", "wrong", "own", "spliced"), (at, *row))) for at, row in rows]
     gate = detection.options.gate_options
-    rules = {name: getattr(gate, name) for name in ("persistence", "confidence", "first_token")}
+    names = ("persistence", "confidence", "confidence_temperature", "first_token")
+    rules = {name: getattr(gate, name) for name in names}
+    sampling = detection.options.sampling
     told: dict[str, Any] = _defined(
         {
             "model": detection.base.path,
             "gate": detection.gate.path,
-            "sampling": dataclasses.asdict(detection.options.sampling),
+            "sampling": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")},
             "rules": {"threshold": detection.threshold, **rules},
             "seed": detection.options.seed,
             "texts": detection.n_texts,

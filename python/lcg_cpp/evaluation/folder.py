@@ -39,6 +39,7 @@ def method_settings(method: Method) -> Json:
             "threshold": options.threshold,
             "persistence": options.persistence,
             "confidence": options.confidence,
+            "confidence_temperature": options.confidence_temperature,
             "first_token": options.first_token,
             "mode": options.mode,
         }

@@ -111,6 +111,7 @@ _CHANGES: dict[str, tuple[Callable[[str], Any], str]] = {
     "strength": (float, "a number of logits, or inf"),
     "persistence": (_switch, "on or off"),
     "confidence": (_switch, "on or off"),
+    "confidence_temperature": (float, "a number from 0"),
     "first_token": (_switch, "on or off"),
     "temperature": (float, "a number from 0"),
 }
@@ -123,7 +124,7 @@ def parse_methods(text: str, gate: str | None) -> tuple[Method, ...]:
 
     Args:
         text: Methods with commas in between. Each is a built-in one or a gate file, `NAME=` in front of it (which a
-            file needs), options behind it: `none`, `unadjusted=other-gate.gguf`, `paper=lcg+first_token=off`,
+            file needs), options behind it: `none`, `unadjusted=other-gate.gguf`, `early=lcg+first_token=off`,
             `lcg+threshold=0.3+temperature=1`. `all` is every built-in one that can be.
         gate: The gate file of the built-in methods.
 
