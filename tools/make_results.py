@@ -18,7 +18,7 @@ import torch
 
 from lcg_cpp.whole_file import write_whole
 from results import agreement, tables
-from results.experiments import PAIRS, TEMPERATURES, experiments
+from results.experiments import PAIRS, experiments
 from results.generate import Outcome, log, make_gates, run
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "results.md"
@@ -33,7 +33,14 @@ def blocks(outcomes: Mapping[str, Outcome], gates: Mapping[str, Path], work: Pat
         "changes": tables.changes(outcomes["methods"], PAIRS),
         "remaining": tables.remaining(outcomes["bars"], "lcg"),
         "languages": tables.by_language([outcomes["bars"], outcomes["other"]], "lcg"),
-        "temperature": tables.side_by_side({f"{t:g}": outcomes[f"temperature {t:g}"] for t in TEMPERATURES}, "T"),
+        "temperature": tables.side_by_side(
+            {
+                name.replace("temperature ", ""): outcome
+                for name, outcome in outcomes.items()
+                if name.startswith("temperature ")
+            },
+            "T",
+        ),
         "long": tables.side_by_side(
             {"9 to 12 names": outcomes["long"], "behind an answered list": outcomes["context"]}, "prompts"
         ),

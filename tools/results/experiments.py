@@ -11,7 +11,7 @@ from demo.cldr import LANGUAGES, LOW_RESOURCE, Term, load_terms
 from demo.gates import DEFAULT, PAPER, UNADJUSTED
 from lcg_cpp.demo import GATES, DemoPrompt
 from lcg_cpp.evaluation.methods import Method, builtin_methods
-from lcg_cpp.gate import PAPER_OPTIONS, GateOptions
+from lcg_cpp.gate import LEAST_CONFIDENCE_TEMPERATURE, PAPER_OPTIONS, GateOptions
 from lcg_cpp.gate_file import OUTTYPES
 from lcg_cpp.training.options import TrainOptions
 
@@ -31,6 +31,7 @@ LABELS = ((20, 0.95), (5, 0.9), (3, 0.7), (1, 1.0))
 TRAINING_SEEDS = (0, 1, 2, 3, 4)
 THRESHOLDS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 TEMPERATURES = (0.0, 0.2, 0.5, 0.7, 1.0, 1.5)
+LOW_TEMPERATURES = tuple(t for t in TEMPERATURES if 0 < t < LEAST_CONFIDENCE_TEMPERATURE)
 
 # of the methods, those that differ in one thing
 PAIRS = (
@@ -117,6 +118,13 @@ def experiments(files: Mapping[str, Path]) -> dict[str, Experiment]:
         **{
             f"temperature {t:g}": sweep([replace(lcg, temperature=t)], replace(none, temperature=t))
             for t in TEMPERATURES
+        },
+        **{
+            f"temperature {t:g}, paper's confidence": sweep(
+                [replace(lcg, temperature=t, options=GateOptions(confidence_temperature=0.0))],
+                replace(none, temperature=t),
+            )
+            for t in LOW_TEMPERATURES
         },
     }
 
