@@ -4,7 +4,7 @@
 
 Needs the extras `train`, `data` and `eval`. Between `<!-- results: NAME -->` and `<!-- end -->` the document holds what
 this script wrote; the rest is written by hand. Everything that was finished is kept in DIR, so that a run that was
-stopped goes on where it was; the whole takes about an hour and a half in one thread.
+stopped goes on where it was; the whole takes about an hour in one quiet thread.
 """
 
 from __future__ import annotations
