@@ -10,8 +10,8 @@ bars = {
     "at least 300 prompts": result["prompts"] >= 300,
     "plain CJ at least 5 % of replies": plain["cj_percent"] >= 5,
     "plain Latin at least 5 % of replies": plain["latin_percent"] >= 5,
-    "gated CJ at most a tenth": gated["cj_percent"] <= plain["cj_percent"] / 10,
-    "gated Latin at most a tenth": gated["latin_percent"] <= plain["latin_percent"] / 10,
+    "gated CJ at most a fifteenth": gated["cj_percent"] <= plain["cj_percent"] / 15,
+    "gated Latin at most a fifteenth": gated["latin_percent"] <= plain["latin_percent"] / 15,
     "switches kept at least 98 % of plain": gated["switches_kept_percent"] >= 0.98 * plain["switches_kept_percent"],
     "exact match not lower": gated["exact_match_percent"] >= plain["exact_match_percent"],
 }
