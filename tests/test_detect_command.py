@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -92,6 +93,12 @@ def test_tables_fit_into_80_columns(capsys: Capture) -> None:
     assert "20 of 400 with a reference" in out
     for line in ("cj: wrong", "  between words", "  own switch", "latin: spliced in", "threshold"):
         assert f"\n  {line}" in out
+
+
+def test_a_switch_that_is_on_by_default_has_no_default_that_help_tells_again() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    assert parser.get_default("lcg_first_token") is None
 
 
 def test_the_built_in_benchmark_is_the_default(capsys: Capture) -> None:

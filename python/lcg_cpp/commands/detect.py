@@ -98,8 +98,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     options.add_confidence_temperature(group)
     group.add_argument(
         "--lcg-first-token",
-        action=argparse.BooleanOptionalAction,
-        default=GateOptions().first_token,
+        action=argparse.BooleanOptionalAction,  # without a default, which Python 3.9 to 3.11 would tell once more
         help="act on the first word of a reply too (default: on)",
     )
 
@@ -147,12 +146,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _gate_options(args: argparse.Namespace) -> GateOptions:
-    given = {"threshold": args.lcg_threshold, "confidence_temperature": args.lcg_confidence_temperature}
+    given = {
+        "threshold": args.lcg_threshold,
+        "confidence_temperature": args.lcg_confidence_temperature,
+        "first_token": args.lcg_first_token,
+    }
     try:
         return GateOptions(
             persistence=not args.no_lcg_persistence,
             confidence=not args.no_lcg_confidence,
-            first_token=args.lcg_first_token,
             **{name: value for name, value in given.items() if value is not None},
         )
     except GateError as error:
