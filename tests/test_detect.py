@@ -598,6 +598,15 @@ def test_scores_by_hand() -> None:
     assert math.isnan(latin.own.asked.percent)
 
 
+def test_a_precision_is_not_certain_where_all_of_one_kind_are_removed() -> None:
+    all_removed = [(text, group, CJ, True, True) for text in range(3) for group in (BETWEEN, SWITCH)]
+    cj = score(synthetic(all_removed, [10, 10, 10])).families["cj"]
+    least = 0.025 ** (1 / 3)  # of three texts with all, so much of each share is sure
+    assert cj.precision_own.value == 50.0
+    assert cj.precision_own.low == pytest.approx(100 * least / (least + 1))
+    assert cj.precision_own.high == pytest.approx(100 / (1 + least))
+
+
 def test_other_thresholds_by_hand() -> None:
     # sigmoid(1) = 0.731 and sigmoid(-1) = 0.269; lowres has 1 in both and is the most probable or its equal
     rows = dict(zip(THRESHOLDS, score(synthetic(BY_HAND, [10, 20, 10])).families["cj"].thresholds))

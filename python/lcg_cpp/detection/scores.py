@@ -219,13 +219,13 @@ class _Counter:
         if not recall.n or not false_bans.n or not recall.removed + false_bans.removed:
             return Rate(math.nan, math.nan, math.nan)
         value = _precision(recall.percent, false_bans.percent)
-        if recall.removed and false_bans.removed:
-            rates = [
-                _divide(self._drawn @ self._by_text(chosen & self.removed), self._drawn @ self._by_text(chosen))
-                for chosen in (wrong, right)
-            ]
-            return Rate(value, *interval(100 * _divide(rates[0], rates[0] + rates[1])))
-        return Rate(value, _precision(recall.low, false_bans.high), _precision(recall.high, false_bans.low))
+        if any(share.removed in (0, share.n) for share in (recall, false_bans)):  # certain to a bootstrap
+            return Rate(value, _precision(recall.low, false_bans.high), _precision(recall.high, false_bans.low))
+        rates = [
+            _divide(self._drawn @ self._by_text(chosen & self.removed), self._drawn @ self._by_text(chosen))
+            for chosen in (wrong, right)
+        ]
+        return Rate(value, *interval(100 * _divide(rates[0], rates[0] + rates[1])))
 
 
 def _divide(parts: Floats, wholes: Floats) -> Floats:

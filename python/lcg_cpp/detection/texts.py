@@ -87,8 +87,8 @@ class Rendered:
         reply: Its text.
         tokens: intp (n,), of the prompt and the reply.
         is_reply: bool (n,), which of them are the reply's.
-        cuts: For each of them, where in the text of the reply it begins, in characters; -1 for tokens that begin
-            outside of it or within a character.
+        cuts: For each of them, where in the text of the reply it begins, in characters; 0 also for one that begins
+            before and reaches into it, -1 for tokens outside of it and those that begin within a character.
         stops: intp (n,), where each ends, in bytes of the reply's text.
         last: int64 (n,), family of the newest language token of the reply before each.
     """
@@ -150,7 +150,7 @@ class Splicer:
 
         Args:
             prompt: With a reference.
-            number: How many prompts there were before: slips and switches take turns.
+            number: Its place among the prompts: slips and switches take turns.
 
         Returns:
             No text if the prompt is left out.
