@@ -382,6 +382,7 @@ def test_default_options_are_the_methods_but_for_first_token_and_a_least_tempera
         ("confidence_temperature", -0.1, "`confidence_temperature` is -0.1, expected a number from 0"),
         ("confidence_temperature", math.nan, "`confidence_temperature` is nan, expected a number from 0"),
         ("confidence_temperature", math.inf, "`confidence_temperature` is inf, expected a number from 0"),
+        ("confidence_temperature", 1e39, "`confidence_temperature` is 1e+39, expected a number from 0"),
         ("n_events", -1, "`n_events` is -1, expected 0 to 65536"),
         ("n_events", 65537, "`n_events` is 65537, expected 0 to 65536"),
     ],

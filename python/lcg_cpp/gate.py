@@ -22,6 +22,7 @@ PathLike = Union[str, "os.PathLike[str]"]
 
 MAX_EVENTS = 65536  # kept in memory that is taken at once, about 0.8 kB each
 LEAST_CONFIDENCE_TEMPERATURE = 0.7  # the lowest at which the paper measured its rules (section 4.1)
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)  # what is larger is infinite to the core
 MAX_FILE_SIZE = 2 << 30  # bytes; the largest real gate, F32 at 8,192 dimensions, has 270 MB
 
 
@@ -65,7 +66,7 @@ class GateOptions:
         # checked as the core will see it: 1e-60 is 0 in 32 bits
         if self.threshold is not None and not 0 < np.float32(self.threshold) < 1:
             raise GateError(f"`threshold` is {self.threshold}, expected a probability between 0 and 1")
-        if not 0 <= self.confidence_temperature < math.inf:
+        if not 0 <= self.confidence_temperature <= _MAX_FLOAT32:
             raise GateError(f"`confidence_temperature` is {self.confidence_temperature}, expected a number from 0")
         if type(self.n_events) is not int or not 0 <= self.n_events <= MAX_EVENTS:
             raise GateError(f"`n_events` is {self.n_events}, expected 0 to {MAX_EVENTS}")
