@@ -155,6 +155,7 @@ def test_help_of_first_token_states_the_default() -> None:
     )
     assert gate_options(parser.parse_args(["run", "-m", "x"])) == GateOptions()
     wishes = ["--lcg-mode", "observe", "--lcg-strength", "2.5", "--lcg-threshold", "0.25"]
+    wishes += ["--lcg-confidence-temperature", "0.5"]
     switches = ["--no-lcg-persistence", "--no-lcg-confidence", "--no-lcg-first-token"]
     args = parser.parse_args(["run", "-m", "x", *wishes, *switches])
     assert gate_options(args, n_events=7) == GateOptions(
@@ -163,6 +164,7 @@ def test_help_of_first_token_states_the_default() -> None:
         threshold=0.25,
         persistence=False,
         confidence=False,
+        confidence_temperature=0.5,
         first_token=False,
         n_events=7,
     )

@@ -425,12 +425,22 @@ def run(teacher: Teacher, gate: Gate, **changes: Any) -> Detection:
     return detect_on(teacher, gate, load_benchmark("demo").prompts, options)
 
 
-@pytest.mark.parametrize("options", [GateOptions(), PAPER_OPTIONS, GateOptions(threshold=0.9, confidence=False)])
-def test_a_run_decides_as_the_core_does_step_by_step(teacher: Teacher, gate: Gate, options: GateOptions) -> None:
-    detection = run(teacher, gate, n_texts=3, gate_options=options)
+@pytest.mark.parametrize(
+    ("options", "temperature"),
+    [
+        (GateOptions(), 0.7),
+        (PAPER_OPTIONS, 0.7),
+        (PAPER_OPTIONS, 0.1),
+        (GateOptions(threshold=0.9, confidence=False), 0.7),
+    ],
+)
+def test_a_run_decides_as_the_core_does_step_by_step(
+    teacher: Teacher, gate: Gate, options: GateOptions, temperature: float
+) -> None:
+    detection = run(teacher, gate, n_texts=6, gate_options=options, sampling=Sampling(temperature))
     verdicts = detection.answers.verdicts(gate.maskable, options, detection.threshold)
     splicer = Splicer(teacher, table_of(gate), gate.families, 256)
-    drawn = random.Random(0).sample(load_benchmark("demo").prompts, 3)
+    drawn = random.Random(0).sample(load_benchmark("demo").prompts, 6)
     probes = [probe for number, prompt in enumerate(drawn, 1) for probe in splicer.probes(prompt, number)]
     wanted = []
     for probe in probes:
@@ -446,7 +456,7 @@ def test_a_run_decides_as_the_core_does_step_by_step(teacher: Teacher, gate: Gat
                 sorted({*left, token}),
                 z[question.index - 1],
                 last=None if question.last == NO_FAMILY else question.last,
-                temperature=0.7,
+                temperature=temperature,
                 options=options,
             )
             wanted.append(decided.intervene and gate.families[question.family] in decided.banned)

@@ -73,12 +73,13 @@ def test_rules_and_threshold_are_those_asked_for(capsys: Capture) -> None:
     paper = told(capsys, *DEMO, "--no-lcg-first-token")
     assert paper["rules"]["first_token"] is False
     assert paper["families"]["cj"]["places"]["start"]["asked"]["removed"] == 0
-    strict = told(capsys, *DEMO, "--lcg-threshold", "0.9", "--no-lcg-confidence", "--no-lcg-persistence")
+    strict_rules = ("--lcg-threshold", "0.9", "--lcg-confidence-temperature", "0.25")
+    strict = told(capsys, *DEMO, *strict_rules, "--no-lcg-confidence", "--no-lcg-persistence")
     assert strict["rules"] == {
         "threshold": 0.9,
         "persistence": False,
         "confidence": False,
-        "confidence_temperature": 0.7,
+        "confidence_temperature": 0.25,
         "first_token": True,
     }
     at_default = strict["families"]["cj"]["thresholds"]

@@ -478,6 +478,10 @@ def test_prompts_can_be_added_and_not_be_changed(run: Run) -> None:
             {"names": "none,lcg=lcg+threshold=0.25"},
             "was made with methods.lcg.options.threshold null, now it is 0.25",
         ),
+        (
+            {"names": "none,lcg=lcg+confidence_temperature=0.5"},
+            "was made with methods.lcg.options.confidence_temperature 0.7, now it is 0.5",
+        ),
         ({"names": "lcg=ban"}, "was made with methods.lcg.ban false, now it is true"),
     ],
 )

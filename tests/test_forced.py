@@ -295,7 +295,7 @@ def test_positions_do_not_touch_each_other() -> None:
         joined = Candidates.join([candidates[rows] for rows in halves])
         assert len(joined) == 24
         assert joined.sampling == case.sampling
-        for name in ("ids", "logits", "log_sum"):
+        for name in ("ids", "logits", "log_sum", "confident_log_sum"):
             np.testing.assert_array_equal(getattr(joined, name), getattr(candidates, name))
 
 

@@ -562,7 +562,8 @@ def test_checkpoint_has_the_keys_of_the_reference_and_says_how_it_was_made(
     path = tmp_path / "gate.safetensors"
     made = {"tokens": 12, "loss": 0.25, "label_soft": False, "label_norm": "tøken"}
     datasets = (Source("a.jsonl"), Source("b", repo_url="https://b"))
-    spec = spec_for(hf.base, n_hidden=8, rules="paper", license="MIT", datasets=datasets, train=made)
+    names = {"version": "v2", "license": "MIT"}
+    spec = spec_for(hf.base, n_hidden=8, rules="paper", **names, datasets=datasets, train=made)
     write_gate_checkpoint(path, dataclasses.replace(spec, base_models=(Source("Tïny"),)), weights)
     with safe_open(path, "numpy") as file:
         assert set(file.keys()) == {"code_switch_pre.weight", "code_switch_head.weight"}
@@ -571,6 +572,7 @@ def test_checkpoint_has_the_keys_of_the_reference_and_says_how_it_was_made(
         assert file.metadata() == {
             "format": "pt",
             "lcg.name": "LCG for tiny-llama",
+            "lcg.version": "v2",
             "lcg.license": "MIT",
             "lcg.base_model": "Tïny",
             "lcg.families": "cj, latin, symbols, lowres",
