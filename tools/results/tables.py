@@ -157,7 +157,10 @@ def side_by_side(outcomes: Mapping[str, Outcome], title: str) -> str:
     rows = []
     for name, outcome in outcomes.items():
         found = list(outcome.summary().values())
-        cells = [f"{cell(found[0].get(metric))} → {cell(found[1].get(metric))}" for metric in list(COLUMNS)[:4]]
+        cells = [
+            f"{cell(found[0][metric])} → {cell(found[1][metric])}" if metric in found[0] else ""
+            for metric in list(COLUMNS)[:4]
+        ]
         rows.append([name, *cells, cell(found[1]["intervention_percent"])])
     heads = [title, *list(COLUMNS.values())[:4], COLUMNS["intervention_percent"]]
     return table(heads, rows)
