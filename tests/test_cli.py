@@ -441,6 +441,26 @@ def test_run_chat_uses_the_template(engine: Any, plain: tuple[object, ...]) -> N
     assert found["stats"]["prompt_tokens"] == completion["usage"]["prompt_tokens"]
 
 
+def test_run_chat_says_whose_template_it_uses_where_the_model_has_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lcg_cpp import GatedLlama
+    from lcg_cpp.cli import main
+    from lcg_cpp.commands import run as command
+    from lcg_cpp.demo import MODEL
+
+    def without_template(*arguments: Any) -> GatedLlama:
+        llm = load_model(*arguments)
+        del llm.metadata["tokenizer.chat_template"]
+        llm.chat_format = "llama-2"
+        return llm
+
+    load_model = command.load_model
+    monkeypatch.setattr(command, "load_model", without_template)
+    assert main(["run", "-m", str(MODEL), "--no-lcg", "--chat", "-p", "Guam", "-n", "2"]) == 0
+    assert capsys.readouterr().err.startswith("the model has no chat template, llama-cpp-python's `llama-2` is used\n")
+
+
 def test_run_passes_sampling_on(engine: Any, plain: tuple[object, ...]) -> None:
     settings = {"temperature": 1.5, "top_k": 7, "top_p": 0.9, "min_p": 0.01}
     completion = engine.create_completion("the name", **COMPLETION, **settings)
@@ -467,12 +487,13 @@ def test_run_picks_and_reports_a_seed(plain: tuple[object, ...]) -> None:
 
 
 def mark_of(event: dict[str, Any]) -> str:
-    """What is written behind a token that the gate changed."""
+    """What is written before a token that the gate changed."""
     shown = []
     for removed in event["removed"][:3]:
         text = removed["text"].strip()
         assert text
-        shown.append(f"{text} {100 * removed['probability']:.1f}%")
+        percent = 100 * removed["probability"]
+        shown.append(f"{text} {percent:.1f}%" if percent >= 0.1 else f"{text} <0.1%")
     return "[-" + ", ".join(shown) + (", …" if len(event["removed"]) > 3 else "") + "-]"
 
 
@@ -504,11 +525,11 @@ def test_run_writes_characters_that_several_tokens_make(capsys: pytest.CaptureFi
 
     printer = ReplyPrinter(_Pieces(), highlight=True)  # type: ignore[arg-type]
     written = []
-    for token, happened in ((0, None), (1, event((3, 0.5))), (2, None), (5, event((4, 0.25), (5, 0.125))), (4, None)):
+    for token, happened in ((0, None), (1, event((3, 0.5))), (2, None), (5, event((4, 0.25), (5, 0.0009))), (4, None)):
         printer.token(token, happened)
         written.append(capsys.readouterr().out)
     # the half character waits, and so does its mark; removed text never breaks the line
-    assert written == ["a", "", "中[-b 50.0%-]", "\n[-\\xe4 25.0%, \\n 12.5%-]", ""]
+    assert written == ["a", "", "[-b 50.0%-]中", "[-\\xe4 25.0%, \\n <0.1%-]\n", ""]
     printer.end(event((0, 1.0)))
     assert capsys.readouterr().out == "\ufffd[-a 100.0%-]\n"
 

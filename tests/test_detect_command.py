@@ -15,7 +15,7 @@ import pytest
 from lcg_cpp.cli import main
 from lcg_cpp.commands import detect as command
 from lcg_cpp.demo import GATES, MODEL
-from lcg_cpp.detect import Progress
+from lcg_cpp.detect import Detection, Progress, detect
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 MODEL_AND_GATE = ("-m", str(MODEL), "--lcg", str(GATES["default"]), "-t", "1")
@@ -144,6 +144,19 @@ def test_ctrl_c_tells_what_is_there(capsys: Capture, monkeypatch: pytest.MonkeyP
     assert found["finished"] is False
     assert 0 < found["texts"] < found["wanted"] == 200
     assert err.count("stopping: what was measured is told") == 1
+
+
+@POSIX_ONLY
+def test_ctrl_c_before_the_first_reply_is_no_bad_input(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Detection:
+        signal.raise_signal(signal.SIGINT)
+        return detect(*arguments, **options)
+
+    monkeypatch.setattr(command, "detect", interrupted)
+    assert main([*DEMO, "--json"]) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("none of 20 replies was measured: it was stopped\n")
 
 
 def test_progress_in_words() -> None:

@@ -18,7 +18,7 @@ from lcg_cpp import GatedLlama
 from lcg_cpp.cli import main
 from lcg_cpp.commands import eval as command
 from lcg_cpp.demo import GATES, MODEL
-from lcg_cpp.evaluate import Progress
+from lcg_cpp.evaluate import Evaluation, Progress, evaluate
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 DEMO = ("eval", "-m", str(MODEL), "-d", "demo", "-t", "1")
@@ -143,6 +143,27 @@ def test_the_context_fits_the_prompts_and_stays_as_it_was(tmp_path: Path) -> Non
     assert json.loads((folder / "settings.json").read_text("utf-8"))["engine"]["n_ctx"] == 700
     assert main([*arguments, "--methods", "none,prompt"]) == 0
     assert json.loads((folder / "settings.json").read_text("utf-8"))["engine"]["n_ctx"] == 700
+
+
+@POSIX_ONLY
+def test_ctrl_c_before_the_first_reply_says_so(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> Evaluation:
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(command, "evaluate", interrupted)
+    assert main([*DEMO, "--limit", "2", "-o", str(tmp_path / "run")]) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("stopped before the first reply: nothing was measured\n")
+
+
+def test_replies_that_were_cut_off_are_shown_where_there_are_any(tmp_path: Path, capsys: Capture) -> None:
+    for n_tokens, is_shown in (("2", True), ("120", False)):
+        assert main([*DEMO, "--limit", "2", "-n", n_tokens, "-o", str(tmp_path / n_tokens), "--no-page"]) == 0
+        assert ("cut off %" in capsys.readouterr().out) == is_shown
 
 
 @POSIX_ONLY

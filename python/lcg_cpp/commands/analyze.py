@@ -147,6 +147,8 @@ def _print(analysis: Analysis) -> None:
     for number, position in enumerate(report.worst, 1):
         blocks = position_blocks(position, base.vocab, n_context=_CONTEXT)
         _print_section(Section(f"Worst position {number} of {len(report.worst)}", blocks))
+    if not report.finished:
+        print(f"\nstopped after {report.tokens:,} tokens: all of this is about those")
     print(f"\n{conclusion(report.tally)}")
 
 

@@ -123,15 +123,21 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints the log
     engine = Engine(n_batch=args.n_batch, n_threads=args.threads, n_gpu_layers=args.n_gpu_layers or 0)
     with ask_to_stop("what was measured is told") as should_stop, status_line() as show:
-        detection = detect(
-            args.model,
-            gate,
-            benchmark.prompts,
-            settings,
-            engine=engine,
-            should_stop=should_stop,
-            on_progress=lambda progress: show(status(progress)),
-        )
+        try:
+            detection = detect(
+                args.model,
+                gate,
+                benchmark.prompts,
+                settings,
+                engine=engine,
+                should_stop=should_stop,
+                on_progress=lambda progress: show(status(progress)),
+            )
+        except GateError as error:
+            if not should_stop():
+                raise
+            print(one_line(str(error)), file=sys.stderr)
+            return EXIT_INTERRUPTED
     found = score(detection)
     told = {"benchmark": benchmark.name, **as_dict(detection, found)}
     if args.output is not None:

@@ -38,7 +38,10 @@ _COLUMNS = {
     "line_pass_percent": "line pass %",
     "intervention_percent": "interventions %",
     "tokens_per_second": "tokens/s",
+    "empty_percent": "empty %",
+    "truncated_percent": "cut off %",
 }
+_SELDOM = ("empty_percent", "truncated_percent")  # shown where there are any
 
 _EPILOG = f"""\
 methods, in a list with commas: {", ".join(METHODS)};
@@ -156,6 +159,8 @@ def run(args: argparse.Namespace) -> int:
             )
         if evaluation.replies:
             _report(args, folder, benchmark, evaluation)
+        else:
+            _tell("stopped before the first reply: nothing was measured")
     return 0 if evaluation.finished else EXIT_INTERRUPTED
 
 
@@ -262,7 +267,8 @@ def tables(summary: Mapping[str, Any], width: int) -> Iterator[tuple[list[str], 
     columns: list[list[str]] = []
     used = len(first[0]) + 2
     for metric, title in _COLUMNS.items():
-        if not any(metric in metrics for metrics in methods.values()):
+        estimates = [metrics[metric] for metrics in methods.values() if metric in metrics]
+        if not estimates or (metric in _SELDOM and not any(estimate["value"] for estimate in estimates)):
             continue
         cells = [">" + title, *(_cell(summary, method, metric) for method in methods)]
         wide = max(map(len, cells)) + 2

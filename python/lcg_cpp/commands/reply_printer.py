@@ -28,14 +28,12 @@ class ReplyPrinter:
         self._highlight = highlight
         self._console = console() if highlight and styled() else None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._marked: list[GateEvent] = []  # interventions within the character that is not complete yet
+        self._marked: list[GateEvent] = []  # interventions whose characters are not complete yet
 
     def token(self, token: int, event: GateEvent | None) -> None:
-        """Print a token, and the intervention that led to it."""
+        """Print a token, and before it the intervention that led to it."""
         self._mark(event)
         self._write(self._decoder.decode(self._llm.detokenize([token])))
-        if not self._decoder.getstate()[0]:
-            self._write_marks()
         sys.stdout.flush()
 
     def end(self, event: GateEvent | None) -> None:
@@ -50,9 +48,13 @@ class ReplyPrinter:
             self._marked.append(event)
 
     def _write(self, text: str) -> None:
+        if not text:
+            return
+        is_changed = bool(self._marked)
+        self._write_marks()
         if sys.stdout.isatty():  # a model can generate escape sequences, a terminal would obey them
             text = text.replace("\x1b", "\N{SYMBOL FOR ESCAPE}")
-        if self._console is not None and self._marked:
+        if self._console is not None and is_changed:
             self._console.out(text, style="bold green", end="")
         else:
             sys.stdout.write(text)
@@ -60,7 +62,7 @@ class ReplyPrinter:
     def _write_marks(self) -> None:
         for event in self._marked:
             shown = event.removed[:_MAX_REMOVED_SHOWN]
-            removed = ", ".join(f"{self._visible(token)} {p:.1%}" for token, p in shown)
+            removed = ", ".join(f"{self._visible(token)} {_percent(p)}" for token, p in shown)
             more = ", …" if len(event.removed) > _MAX_REMOVED_SHOWN else ""
             if self._console is None:
                 sys.stdout.write(f"[-{removed}{more}-]")
@@ -73,3 +75,7 @@ class ReplyPrinter:
     def _visible(self, token: int) -> str:
         text = one_line(token_text(self._llm, token))
         return text.strip() or repr(text)
+
+
+def _percent(p: float) -> str:
+    return f"{p:.1%}" if p >= 0.001 else "<0.1%"

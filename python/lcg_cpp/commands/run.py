@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     gate = None if args.no_lcg else load_gate(args.lcg, "--lcg", args.lcg_device)
     gate_options = options.gate_options(args, n_events=1)  # each is collected as it happens
     llm = load_model(args.model, gate, gate_options, options.llama_arguments(args))
+    if args.chat and "tokenizer.chat_template" not in llm.metadata:
+        print(f"the model has no chat template, llama-cpp-python's `{llm.chat_format}` is used", file=sys.stderr)
     sampling = options.sampling_arguments(args)
     reply = _Reply(llm, None if args.json else ReplyPrinter(llm, highlight=args.highlight))
     reply.generate(args, prompt, sampling)
@@ -76,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         print(_summary(args, llm, reply, sampling["seed"]), file=sys.stderr)
     if args.trace is not None:
         write_trace(args, llm, reply, prompt, sampling["seed"])
+        print(f"wrote {args.trace}", file=sys.stderr)
     return EXIT_INTERRUPTED if reply.finish_reason == "interrupted" else 0
 
 
