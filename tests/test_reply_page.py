@@ -402,6 +402,36 @@ def test_tokens_have_the_colours_of_their_families(reader: Reader) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("pieces", "families", "wanted"),
+    [
+        ("|ק|ז", [LOWRES, SYMBOLS, LOWRES], ["lowres", "lowres"]),  # two tokens make up a letter
+        ("||中|!", [CJ, SYMBOLS, SYMBOLS, SYMBOLS], ["cj", "symbols"]),  # three do
+        ("|대rome", [LOWRES, LATIN], ["latin"]),  # the second one ends a letter and holds others
+        ("เ|จ|ี", [LOWRES, SYMBOLS, SYMBOLS], ["lowres", "lowres", "symbols"]),  # the first one begins a second letter
+        ("ab|A|1|é", [LATIN, SYMBOLS, SYMBOLS, LATIN], ["latin", "symbols", "symbols", "latin"]),  # A: as exempt
+    ],
+)
+def test_a_character_of_several_tokens_has_the_colour_of_the_strongest(
+    reader: Reader, pieces: str, families: list[int], wanted: list[str]
+) -> None:
+    page = reply_page([reply("none", pieces, families=families)], {}, FAMILIES, title="t")
+    reader.open(page)
+    classes = reader.evaluate("[...document.querySelectorAll('.text .t:not(.end)')].map((e) => e.className)")
+    assert classes == [f"t f-{family}" for family in wanted]
+    assert [data_of(page)["pieces"][2][token] for token in data_of(page)["replies"][0][6]] == families
+
+
+def test_a_token_tells_its_family_and_id(reader: Reader) -> None:
+    made = reply("none", "a||é", families=[LATIN, LATIN, SYMBOLS], tokens=[5, 7, 9])
+    reader.open(reply_page([made], {}, FAMILIES, title="t"))
+    told = reader.evaluate(
+        "[...document.querySelectorAll('.text .t')].map((e) => {"
+        " e.dispatchEvent(new Event('mouseover', { bubbles: true })); return e.title; })"
+    )
+    assert told == ["token 1: latin, id 5", "token 2: latin, id 7\ntoken 3: symbols, id 9", "end of the reply"]
+
+
 def test_an_intervention_tells_what_was_wanted_banned_and_chosen(reader: Reader) -> None:
     reader.open(reply_page(PAIR, {}, FAMILIES, title="t"))
     assert reader.texts(".detail") == []

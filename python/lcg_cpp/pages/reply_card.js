@@ -3,6 +3,7 @@
 // `ids`, `texts`, `familyOf`, `filters` and `state` are reply_page.js's, which follows in the same script.
 
 const KNOWN = ["cj", "latin", "lowres", "symbols"]; // families with a colour of their own
+const STRENGTH = { symbols: 0, latin: 2, cj: 3 }; // of a family among the tokens that make up a text; 1 are all others
 
 // ---- the data ----
 
@@ -29,6 +30,16 @@ function firstDifference(a, b) {
   const n = Math.min(a.tokens.length, b.tokens.length);
   for (let i = 0; i < n; i++) if (ids[a.tokens[i]] !== ids[b.tokens[i]]) return i;
   return a.tokens.length === b.tokens.length ? undefined : n;
+}
+
+// The family of a text that the tokens from `start` to `end` make up: the strongest. All but the first of a character's
+// bytes count as symbols, and that first one can be in a token that completed another character too.
+function familyMade(tokens, start, end) {
+  const strength = (family) => STRENGTH[page.families[family]] ?? 1;
+  const strongest = (a, b) => (strength(b) > strength(a) ? b : a);
+  const family = tokens.slice(start, end + 1).map((token) => familyOf[token]).reduce(strongest);
+  const isBegunBefore = start > 0 && strength(family) === 0 && /^(?=\p{L})\P{ASCII}/u.test(texts[tokens[end]]);
+  return isBegunBefore ? familyOf[tokens[start - 1]] : family;
 }
 
 // ---- words ----
@@ -136,13 +147,14 @@ function textOf(reply, marks, right) {
   });
   let events = [];
   let isFirst = false;
+  let start = 0; // the first token of the text that is completed next
   for (let i = 0; i <= reply.tokens.length; i++) {
     events.push(...(eventsAt.get(i) ?? []));
     isFirst ||= marks.has(i);
     const isEnd = i === reply.tokens.length;
     const text = isEnd ? (reply.finish === "stop" ? " ∎" : " …") : texts[reply.tokens[i]];
     if (text === "") continue; // bytes of a character that a later token completes: what happened is told there
-    const span = isEnd ? h("bdi", { class: "t f-symbols end" }, text) : token(i, reply.tokens[i], events.length > 0);
+    const span = isEnd ? h("bdi", { class: "t f-symbols end" }, text) : token(reply, start, i, events.length > 0);
     if (isEnd) span.title = reply.finish === "stop" ? "end of the reply" : "the reply goes on";
     if (isFirst) span.classList.add("first");
     if (events.length) {
@@ -153,15 +165,17 @@ function textOf(reply, marks, right) {
     block.append(span);
     events = [];
     isFirst = false;
+    start = i + 1;
   }
   return block;
 }
 
-function token(i, piece, showSpaces) {
-  const text = texts[piece];
+// what the tokens from `start` to `end` make up
+function token({ tokens }, start, end, showSpaces) {
+  const text = texts[tokens[end]];
   const shown = showSpaces && /^\s+$/.test(text) ? text.replace(/[ \n\t]/g, (c) => (c === "\n" ? "⏎\n" : SPACES[c])) : text;
-  const span = h("span", { class: `t ${familyClass(familyOf[piece])}` }, shown);
-  span.token = [i, piece];
+  const span = h("span", { class: `t ${familyClass(familyMade(tokens, start, end))}` }, shown);
+  span.made = { made: tokens.slice(start, end + 1), start };
   return span;
 }
 

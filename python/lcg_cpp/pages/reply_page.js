@@ -132,9 +132,10 @@ function listen() {
   });
   results.addEventListener("mouseover", (over) => {
     const span = over.target.closest(".t");
-    if (!span?.token || span.title) return;
-    const [i, piece] = span.token;
-    span.title = `token ${i + 1}: ${page.families[familyOf[piece]]}, id ${ids[piece]}`;
+    if (!span?.made || span.title) return;
+    const { made, start } = span.made;
+    const told = made.map((token, i) => `token ${start + i + 1}: ${page.families[familyOf[token]]}, id ${ids[token]}`);
+    span.title = told.join("\n");
   });
   filters?.addEventListener("input", readFilters);
   filters?.addEventListener("submit", (submit) => submit.preventDefault());
