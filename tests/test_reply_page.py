@@ -20,7 +20,7 @@ import pytest
 from browser import Browser, find_chromium
 from lcg_cpp import GateError
 from lcg_cpp.benchmarks import Prompt
-from lcg_cpp.pages.reply_page import reply_page, trace_page
+from lcg_cpp.pages.reply_page import benchmark_label, reply_page, trace_page
 from lcg_cpp.pages.reply_plots import Share, confusion, positions, removed_mass
 
 FAMILIES = ("cj", "latin", "symbols", "lowres")
@@ -147,6 +147,31 @@ def test_the_summary_has_intervals_and_marks_what_differs() -> None:
         *("tokens/s", "", "1,234\n1,200–1,300"),
         *("my own metric", "0.0\n0.0–0.0", ""),
     ]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "source", "label", "shown"),
+    [
+        ("flores:/home/me/x", "FLORES+ devtest from /home/me/x", "flores:x", "FLORES+ devtest from x"),
+        ("demo:/tmp/p.jsonl", "prompts, /tmp/p.jsonl", "demo:p.jsonl", "prompts, p.jsonl"),
+        ("/home/me: it/p.jsonl", "/home/me: it/p.jsonl", "p.jsonl", "p.jsonl"),
+        ("my/folder/", "my/folder/", "folder", "folder"),
+        ("lcb:.", "the benchmark from .", "lcb:.", "the benchmark from ."),
+        ("cldr", "cldr, version 1: names", "cldr", "cldr, version 1: names"),
+        ("include:hf", "INCLUDE test from hf:lab/include", "include:hf", "INCLUDE test from hf:lab/include"),
+        (
+            "include:hf:me/x:Arabic",
+            "INCLUDE from hf:me/x:Arabic",
+            "include:hf:me/x:Arabic",
+            "INCLUDE from hf:me/x:Arabic",
+        ),
+        ("hf:me/x", "hf:me/x", "hf:me/x", "hf:me/x"),
+    ],
+)
+def test_the_folder_of_a_benchmark_is_not_told(benchmark: str, source: str, label: str, shown: str) -> None:
+    page = reply_page([], {"benchmark": benchmark, "source": source}, FAMILIES, title=benchmark_label(benchmark))
+    assert re.findall(r"<bdi>(.*?)</bdi>", page)[:2] == [label, shown]
+    assert f"<h1>{label}</h1>" in page
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ function token({ tokens }, start, end, showSpaces) {
   const text = texts[tokens[end]];
   const shown = showSpaces && /^\s+$/.test(text) ? text.replace(/[ \n\t]/g, (c) => (c === "\n" ? "⏎\n" : SPACES[c])) : text;
   const span = h("span", { class: `t ${familyClass(familyMade(tokens, start, end))}` }, shown);
-  span.made = { made: tokens.slice(start, end + 1), start };
+  span.made = { tokens: tokens.slice(start, end + 1), start };
   return span;
 }
 

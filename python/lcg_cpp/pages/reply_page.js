@@ -133,8 +133,8 @@ function listen() {
   results.addEventListener("mouseover", (over) => {
     const span = over.target.closest(".t");
     if (!span?.made || span.title) return;
-    const { made, start } = span.made;
-    const told = made.map((token, i) => `token ${start + i + 1}: ${page.families[familyOf[token]]}, id ${ids[token]}`);
+    const { tokens, start } = span.made;
+    const told = tokens.map((token, i) => `token ${start + i + 1}: ${page.families[familyOf[token]]}, id ${ids[token]}`);
     span.title = told.join("\n");
   });
   filters?.addEventListener("input", readFilters);

@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from ..data.files import HUB
 from ..evaluation.measures import expected_families
 from ..evaluation.reply_text import without_choices
 from ..families import FAMILIES, text_scripts
@@ -52,6 +54,31 @@ _METRICS = {
 }
 _CONFUSION = ("cj_percent", "latin_percent")
 _FACTS = ("model", "gate", "benchmark", "source", "prompts", "seeds")
+_KIND = re.compile(r"[a-z-]{2,}:")  # what a benchmark's name can begin with; one letter is a drive
+
+
+def benchmark_label(name: str) -> str:
+    """A benchmark's name as a page shows it: without the folder of its path.
+
+    Args:
+        name: As given to `load_benchmark`, e.g. `flores:/home/me/flores` or `rows/names.jsonl`.
+
+    Returns:
+        The same name, of a path only the last part: `flores:flores`, `names.jsonl`. What is on a hub stays whole.
+    """
+    kind, place = _kind_and_place(name)
+    return kind + _last_part(place)
+
+
+def _kind_and_place(name: str) -> tuple[str, str]:
+    kind = _KIND.match(name)
+    end = kind.end() if kind is not None and kind[0] != HUB else 0
+    return name[:end], name[end:]
+
+
+def _last_part(place: str) -> str:
+    """A page is passed on, and where its files lay is nobody's business."""
+    return place if place.startswith(HUB) else Path(place).name or place
 
 
 def reply_page(
@@ -143,7 +170,7 @@ def _confused(reply: Reply, prompts: Mapping[str, Prompt] | None) -> list[str] |
 
 
 def _sections(summary: Mapping[str, Any]) -> list[Section]:
-    facts = [(name, _fact(name, summary[name])) for name in _FACTS if summary.get(name) is not None]
+    facts = [(name, _fact(name, summary)) for name in _FACTS if summary.get(name) is not None]
     sections = [Section("", [Facts(facts)])] if facts else []
     methods: Mapping[str, Any] = summary.get("methods", {})
     found = ordered(name for metrics in methods.values() for name in metrics)
@@ -163,9 +190,15 @@ def _sections(summary: Mapping[str, Any]) -> list[Section]:
     return sections
 
 
-def _fact(name: str, value: Any) -> str:
-    if name in ("model", "gate"):  # a page is passed on, and where these lay is nobody's business
-        return Path(value).name
+def _fact(name: str, summary: Mapping[str, Any]) -> str:
+    value = summary[name]
+    if name in ("model", "gate"):
+        return _last_part(value)
+    if name == "benchmark":
+        return benchmark_label(value)
+    if name == "source":  # it ends in the benchmark's place
+        place = _kind_and_place(summary.get("benchmark", ""))[1]
+        return value.removesuffix(place) + _last_part(place) if value.endswith(place) else str(value)
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
