@@ -72,9 +72,10 @@ def reply(method: str, text: str, /, **changes: Any) -> dict[str, Any]:
 
 def data_of(page: str) -> dict[str, Any]:
     """What is packed into a page."""
-    found = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', page)
+    found = re.search(r'<script type="([a-z/]*)" id="data">([^<]*)</script>', page)
     assert found
-    unpacked: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(html_.unescape(found[1]))))
+    is_packed = {"text/plain": True, "application/json": False}[found[1]]
+    unpacked: dict[str, Any] = json.loads(zlib.decompress(base64.b64decode(found[2])) if is_packed else found[2])
     return unpacked
 
 
@@ -105,6 +106,17 @@ def test_replies_are_packed_with_every_token_once() -> None:
             ],
         ],
     }
+
+
+def test_many_replies_are_deflated_and_say_the_same() -> None:
+    few = [reply("none", EVIL, id=str(i)) for i in range(50)]
+    plain, packed = (reply_page(made, {}, FAMILIES, title="t") for made in (few, [*few, few[0]]))
+    assert 'type="application/json" id="data"' in plain
+    assert 'type="text/plain" id="data"' in packed
+    assert "Unpacking" not in plain
+    assert "Unpacking the replies" in packed
+    assert data_of(packed)["replies"] == [*data_of(plain)["replies"], data_of(plain)["replies"][0]]
+    assert data_of(packed)["pieces"][1] == data_of(plain)["pieces"][1] == EVIL.split("|")
 
 
 def test_replies_that_are_not_whole_are_refused() -> None:
@@ -196,7 +208,7 @@ def test_only_the_pages_own_script_may_run() -> None:
     page = reply_page([reply("none", EVIL, prompt=EVIL, id=EVIL, language=EVIL)], {}, FAMILIES, title=EVIL)
     assert page.encode().decode() == page
     scripts = re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL)
-    assert [attributes for attributes, _ in scripts] == [' type="text/plain" id="data"', ""]
+    assert [attributes for attributes, _ in scripts] == [' type="application/json" id="data"', ""]
     digest = base64.b64encode(hashlib.sha256(scripts[1][1].encode()).digest()).decode()
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
     assert policy
@@ -657,6 +669,16 @@ def test_a_phone_shows_everything_in_its_width(reader: Reader) -> None:
     reader.browser.emulate(width=360, height=640)
     reader.browser.click("#replies .event")
     assert reader.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_few_replies_are_there_as_soon_as_the_page_is(reader: Reader) -> None:
+    look = "addEventListener('DOMContentLoaded', () => { window.early = document.querySelectorAll('.text').length; })"
+    script = reader.browser.call("Page.addScriptToEvaluateOnNewDocument", source=look)
+    reader.open(reply_page([reply("none", "a", id=str(i)) for i in range(50)], {}, FAMILIES, title="t"))
+    assert reader.evaluate("window.early") == 20
+    reader.open(trace_page(reply("lcg", "ר", events=[event(0)])))
+    assert reader.evaluate("window.early") == 1
+    reader.browser.call("Page.removeScriptToEvaluateOnNewDocument", **script)
 
 
 def test_thousands_of_replies_come_in_pages(reader: Reader) -> None:

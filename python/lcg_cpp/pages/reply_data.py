@@ -1,4 +1,4 @@
-"""Replies as the data of a page: every text once, everything else as numbers, deflated.
+"""Replies as the data of a page: every text once, everything else as numbers, deflated where there are many.
 
 5,000 replies of 256 tokens are 1.3 million tokens and, of each intervention, up to 30 more with their probabilities.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import GateError
 
+MAX_PLAIN = 50  # replies that a page has as they are, to be read at once: a browser inflates only in its own time
 MAX_LISTED = 20  # tokens of an intervention, of those banned and of those left
 _NOT_SAMPLED = -1  # in place of the id of a token that is only told of
 
@@ -96,7 +97,8 @@ def pack(
         families: Names of the families.
 
     Returns:
-        Base64 of the zlib stream of a JSON object:
+        A JSON object without `<`, which can stand in a script element, of up to `MAX_PLAIN` replies; of more the
+        base64 of its zlib stream:
         "methods", "families": names; "pieces": [ids, texts, families]; "prompts": [id, prompt, language, subset,
         reference]; "replies": [prompt, method, seed, finish, seconds, tokens of the prompt, pieces, events, families
         that are wrong]; an event is [position, last, predicted, allowed, banned, z, removed, left, chosen text].
@@ -114,4 +116,6 @@ def pack(
         "replies": packed,
     }
     text = json.dumps(data, separators=(",", ":"))
+    if len(replies) <= MAX_PLAIN:
+        return text.replace("<", "\\u003c")
     return base64.b64encode(zlib.compress(text.encode())).decode()

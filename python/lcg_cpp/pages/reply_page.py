@@ -148,7 +148,8 @@ def trace_page(
 def _render(values: dict[str, object], data: str) -> str:
     script = "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return render(_TEMPLATE, {**values, "script": Markup(script), "script_hash": f"sha256-{digest}", "data": data})
+    texts = {"script": Markup(script), "script_hash": f"sha256-{digest}", "data": Markup(data)}
+    return render(_TEMPLATE, {**values, **texts, "is_packed": not data.startswith("{")})
 
 
 def _confused(reply: Reply, prompts: Mapping[str, Prompt] | None) -> list[str] | None:
