@@ -135,7 +135,7 @@ def test_the_summary_has_intervals_and_marks_what_differs() -> None:
     summary = {
         "methods": {
             "none": {
-                "my_own_metric": {"value": 0.0, "low": 0.0, "high": 0.0},
+                "my_own_metric": {"value": 0.001, "low": 0.0, "high": 0.01},
                 "cj_percent": {"value": 22.75, "low": 18.0, "high": 27.0},
             },
             "lcg": {
@@ -157,7 +157,7 @@ def test_the_summary_has_intervals_and_marks_what_differs() -> None:
         *("replies with unwanted Chinese or Japanese, %", "22.8\n18.0–27.0", "0.04 *\n0.0–1.2"),
         *("times less often than none", "", "500.0\n20.0–∞"),
         *("tokens/s", "", "1,234\n1,200–1,300"),
-        *("my own metric", "0.0\n0.0–0.0", ""),
+        *("my own metric", "< 0.01\n0.0–0.01", ""),
     ]
 
 
@@ -269,6 +269,27 @@ def test_interventions_are_counted_by_their_place() -> None:
     assert bars.titles[2] == "tokens 3 to 4: 1 of 4, 25.0 %"
     assert plot.top == 50.0
     assert positions(replies[:1], ["none"]) is None
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "shown"),
+    [
+        (0, 7, ("0", "0.0")),
+        (0, 0, ("0", "0.0")),
+        (1, 3, ("33", "33.3")),
+        (1, 300, ("< 1", "0.3")),
+        (1, 5000, ("< 1", "< 0.1")),
+    ],
+)
+def test_a_share_that_is_not_nothing_does_not_look_like_it(part: int, whole: int, shown: tuple[str, str]) -> None:
+    assert (Share(part, whole).rounded(0), Share(part, whole).rounded(1)) == shown
+
+
+def test_what_removed_means_is_told() -> None:
+    page = reply_page([reply("lcg", "a", events=[event(0)])], {}, FAMILIES, title="t")
+    (note,) = re.findall(r'<p class="note">(.*?)</p>', page)
+    assert "summed over those that could have been sampled" in note
+    assert "the mean of the interventions" in note
 
 
 def test_removed_mass_is_the_sum_of_what_was_removed() -> None:
@@ -433,10 +454,32 @@ def test_tokens_have_the_colours_of_their_families(reader: Reader) -> None:
     reader.open(reply_page([reply("none", "中|ab|!|д")], {}, FAMILIES, title="t"))
     colours = [reader.style(f".text .t:nth-child({i})", "color") for i in (1, 2, 3, 4)]
     assert len(set(colours)) == 4
-    assert colours == [reader.style(f"#legend .swatch:nth-child({i})", "color") for i in (1, 2)] + [
+    assert colours == [reader.style(f"#legend .f-{family}", "color") for family in ("cj", "latin")] + [
         reader.style(".text", "color"),
-        reader.style("#legend .swatch:nth-child(4)", "color"),
+        reader.style("#legend .f-lowres", "color"),
     ]
+
+
+def test_the_legend_says_what_a_family_is(reader: Reader) -> None:
+    reader.open(trace_page(reply("lcg", "a"), (*FAMILIES, "greek")))
+    assert reader.texts("#legend > span") == [
+        "cj: Chinese and Japanese",
+        "latin: Latin letters",
+        "symbols: no letters (digits, signs, spaces, …)",
+        "lowres: every other script (Arabic, Hangul, Cyrillic, …)",
+        "greek",
+        "here the gate intervened (choose it to see why)",
+    ]
+
+
+def test_a_probability_that_rounds_to_nothing_is_told_as_small(reader: Reader) -> None:
+    small = event(0, z=[-20.0, -2.0, 0.0, 2.0], removed=[["x", LATIN, 4e-4], ["y", LATIN, 1e-6]])
+    reader.open(trace_page(reply("lcg", "ר", events=[small])))
+    assert reader.texts(".detail table:first-child .number") == ["< 0.1 %", "< 0.1 %"]
+    assert reader.texts(".detail table:nth-child(2) .number")[0] == "< 0.1 %"
+    assert reader.texts(".detail caption")[0] == "wanted and banned: < 0.1 %"
+    reader.open(trace_page(reply("lcg", "ר", events=[event(0, removed=[])])))
+    assert reader.texts(".detail caption")[0] == "wanted and banned: nothing"
 
 
 @pytest.mark.parametrize(

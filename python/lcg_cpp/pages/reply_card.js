@@ -92,7 +92,8 @@ function visible(text) {
   return bdi;
 }
 
-const percent = (p) => (p > 0 && p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
+// nothing that is told of is impossible, though the data has only four digits of it
+const percent = (p) => (p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
 const names = (families) => families.map((family) => page.families[family]).join(", ") || "nothing";
 
@@ -235,10 +236,12 @@ function list(caption, rows) {
   return h("table", {}, h("caption", {}, caption), h("tbody", {}, ...rows));
 }
 
-function bannedList(event) {
-  const mass = event.removed.reduce((sum, token) => sum + token.p, 0);
-  const rows = event.removed.map((token) => row(visible(token.text), token.family, token.p, "", "banned"));
-  return list(`wanted and banned: ${percent(mass)}`, rows);
+function bannedList({ removed }) {
+  const mass = removed.reduce((sum, token) => sum + token.p, 0);
+  const rows = removed.map((token) => row(visible(token.text), token.family, token.p, "", "banned"));
+  const table = list(`wanted and banned: ${removed.length ? percent(mass) : "nothing"}`, rows);
+  table.caption.title = "the probability that was removed: the sum of these tokens' just before the intervention";
+  return table;
 }
 
 function gateList(event) {

@@ -1,6 +1,12 @@
 // Which replies are shown, and what the reader does. How one is drawn is in reply_card.js, before this in the same script.
 
 const PER_PAGE = 20;
+const MEANINGS = {
+  cj: "Chinese and Japanese",
+  latin: "Latin letters",
+  symbols: "no letters (digits, signs, spaces, …)",
+  lowres: "every other script (Arabic, Hangul, Cyrillic, …)",
+};
 const results = document.getElementById("replies");
 const filters = document.getElementById("filters"); // not there on the page of a single reply
 const state = { shown: [], language: "", subset: "", show: "", text: "", first: 0 };
@@ -107,7 +113,10 @@ function showCell(language, method, family) {
 function fillLegend() {
   const legend = document.getElementById("legend");
   legend.append("tokens of");
-  page.families.forEach((name, family) => legend.append(h("span", { class: `swatch t ${familyClass(family)}` }, name)));
+  page.families.forEach((name, family) => {
+    const swatch = h("span", { class: `swatch t ${familyClass(family)}` }, name);
+    legend.append(h("span", {}, swatch, MEANINGS[name] ? `: ${MEANINGS[name]}` : ""));
+  });
   legend.append(h("span", {}, h("span", { class: "swatch t f-symbols event" }, "here the gate intervened"), " (choose it to see why)"));
   if (filters) legend.append(h("span", { class: "swatch t f-symbols first" }, "first difference"));
 }

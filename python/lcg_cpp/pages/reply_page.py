@@ -46,7 +46,7 @@ _METRICS = {
     "line_pass_percent": "line-level pass rate, %",
     "word_pass_percent": "word-level pass rate, %",
     "intervention_percent": "interventions, % of tokens",
-    "removed_mass_percent": "probability removed by an intervention, %",
+    "removed_mass_percent": "probability removed by an intervention, mean, %",
     "tokens_per_second": "tokens/s",
     "length_tokens": "tokens of a reply",
     "empty_percent": "empty replies, %",
@@ -234,4 +234,6 @@ def _number(value: float) -> str:
         return "∞"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
+    if 0 < value < 0.005:
+        return "< 0.01"
     return f"{value:.1f}" if abs(value) >= 0.095 or value == 0 else f"{value:.2f}"

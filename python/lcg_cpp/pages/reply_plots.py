@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from .reply_data import Reply
 
 _N_MASS_BINS = 10
+_REMOVED = (
+    "What an intervention removed is the probability that the banned tokens had just before it, summed over those that"
+    " could have been sampled (the 20 most probable). The line above a chart has the mean of the interventions."
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,11 @@ class Share:
     def percent(self) -> float:
         """In per cent, 0 of none."""
         return 100 * self.part / self.whole if self.whole else 0.0
+
+    def rounded(self, digits: int) -> str:
+        """In per cent with so many digits after the point; what is not nothing does not look like it."""
+        least = 10.0**-digits
+        return f"< {least:.{digits}f}" if 0 < self.percent < least / 2 else f"{self.percent:.{digits}f}"
 
 
 @dataclass(frozen=True)
@@ -72,12 +81,14 @@ class Plot:
         axis: What the bars are.
         top: Height of the scale in per cent.
         charts: One for each method.
+        note: What the caption does not say; can be empty.
     """
 
     caption: str
     axis: str
     top: float
     charts: list[Bars]
+    note: str = ""
 
 
 def confusion(
@@ -179,17 +190,17 @@ def removed_mass(replies: Sequence[Reply], methods: Sequence[str]) -> Plot | Non
         charts.append(_bars(method, [str(a) if a % 20 == 0 else "" for a in edges], titles, shares, summary))
     if not charts:
         return None
-    return _plot("Share of the interventions, by the probability they removed", "removed, %", charts)
+    return _plot("Share of the interventions, by the probability they removed", "removed, %", charts, _REMOVED)
 
 
 def _bars(method: str, labels: list[str], titles: list[str], shares: list[Share], summary: str) -> Bars:
-    titles = [f"{title}: {share.part} of {share.whole}, {share.percent:.1f} %" for title, share in zip(titles, shares)]
+    titles = [f"{title}: {share.part} of {share.whole}, {share.rounded(1)} %" for title, share in zip(titles, shares)]
     return Bars(method, labels, titles, shares, summary)
 
 
-def _plot(caption: str, axis: str, charts: list[Bars]) -> Plot:
+def _plot(caption: str, axis: str, charts: list[Bars], note: str = "") -> Plot:
     highest = max(share.percent for chart in charts for share in chart.shares)
-    return Plot(caption, axis, _round_up(highest), charts)
+    return Plot(caption, axis, _round_up(highest), charts, note)
 
 
 def _round_up(value: float) -> float:
