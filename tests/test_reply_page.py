@@ -465,7 +465,7 @@ def test_the_legend_says_what_a_family_is(reader: Reader) -> None:
     assert reader.texts("#legend > span") == [
         "cj: Chinese and Japanese",
         "latin: Latin letters",
-        "symbols: no letters (digits, signs, spaces, …)",
+        "symbols: no letters (digits, punctuation, vowel signs, …)",
         "lowres: every other script (Arabic, Hangul, Cyrillic, …)",
         "greek",
         "here the gate intervened (choose it to see why)",

@@ -4,7 +4,7 @@ const PER_PAGE = 20;
 const MEANINGS = {
   cj: "Chinese and Japanese",
   latin: "Latin letters",
-  symbols: "no letters (digits, signs, spaces, …)",
+  symbols: "no letters (digits, punctuation, vowel signs, …)",
   lowres: "every other script (Arabic, Hangul, Cyrillic, …)",
 };
 const results = document.getElementById("replies");
