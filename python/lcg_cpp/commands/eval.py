@@ -231,9 +231,9 @@ def _report(args: argparse.Namespace, folder: Path, benchmark: Benchmark, evalua
     summary = write_summary(folder, evaluation, benchmark, model=args.model, gate=args.lcg)
     written = [REPLIES, SUMMARY]
     if args.page:
-        from ..pages.reply_page import reply_page  # noqa: PLC0415 (large)
+        from ..pages.reply_page import benchmark_label, reply_page  # noqa: PLC0415 (large)
 
-        title = f"{Path(args.model).name} on {benchmark.name}"
+        title = f"{Path(args.model).name} on {benchmark_label(benchmark.name)}"
         prompts = {prompt.id: prompt for prompt in benchmark.prompts}
         page = reply_page(evaluation.replies, summary, evaluation.families, title=title, prompts=prompts)
         write_whole(folder / PAGE, page.encode())

@@ -67,7 +67,9 @@ def write_trace(args: argparse.Namespace, llm: GatedLlama, reply: _Reply, prompt
         "seconds": reply.prompt_seconds + reply.seconds,
         "events": [event_record(event, families, vocab.tokens) for event in reply.events],
     }
-    facts = [("model", args.model), ("gate", "none" if gate is None else gate.path), ("seed", f"{seed}")]
+    # names only: pages are shown to others
+    name = "none" if gate is None else Path(gate.path).name
+    facts = [("model", Path(args.model).name), ("gate", name), ("seed", f"{seed}")]
     if gate is not None and args.lcg_mode == "observe":
         facts.append(("mode", "observe: the interventions are what the gate would have done, nothing was changed"))
     if args.system is not None:
