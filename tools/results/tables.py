@@ -8,7 +8,7 @@ from typing import Any
 from demo.cldr import LANGUAGES, LOW_RESOURCE
 from lcg_cpp.evaluation.measures import expected_families
 from lcg_cpp.evaluation.metrics import compare
-from lcg_cpp.families import NEUTRAL, text_scripts
+from lcg_cpp.families import FAMILIES, NEUTRAL, text_scripts
 
 from .generate import Outcome
 
@@ -55,8 +55,11 @@ def methods(outcome: Outcome, title: str = "method") -> str:
 
 def _times(ratio: Mapping[str, float | None]) -> str:
     """How many times less, from a share by the baseline's."""
-    value, low, high = (f"{1 / end:.0f}" if end else "∞" for end in (ratio["value"], ratio["high"], ratio["low"]))
-    return f"{value} ({low}–{high})"
+
+    def inverse(share: float | None) -> str:
+        return "0" if share is None else f"{1 / share:.0f}" if share else "∞"
+
+    return f"{inverse(ratio['value'])} ({inverse(ratio['high'])}–{inverse(ratio['low'])})"
 
 
 def reduction(outcome: Outcome, method: str) -> str:
@@ -121,7 +124,7 @@ def remaining(outcome: Outcome, method: str) -> str:
             wrong = [i for i, piece in enumerate(reply["pieces"]) if family in text_scripts(piece)]
             if wrong:
                 n += 1
-                n_start += not set(reply["families"][: wrong[0]]) - {NEUTRAL}
+                n_start += not set(reply["families"][: wrong[0]]) - {NEUTRAL, FAMILIES.index(family)}
                 listed = {name.strip().lower() for name in prompt.prompt.split("\n")[0].split(",")}
                 n_misread += bool(prompt.switch) and not words.isdisjoint(listed)
         rows.append([family, str(n), str(n_start), str(n_misread)])
