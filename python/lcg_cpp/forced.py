@@ -175,6 +175,30 @@ def last_families(
     return np.where(newest > outside, family[newest], NO_FAMILY)
 
 
+def predict_and_allow(
+    z: npt.NDArray[np.float32], last: npt.NDArray[np.int64], threshold: float, *, persistence: bool
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """The families that the gate predicts, P, and those that the rules allow, A (paper, section 3.3).
+
+    Args:
+        z: float32 (n, n_families), the gate's logits.
+        last: int64 (n,), family of the newest language token of the reply, NO_FAMILY if there is none.
+        threshold: Probability from which a family is predicted.
+        persistence: Whether the newest family stays allowed.
+
+    Returns:
+        Both bool (n, n_families).
+    """
+    with np.errstate(over="ignore"):  # 1 / (1 + inf) is the 0 that it must be
+        predicted = 1.0 / (1.0 + np.exp(-z.astype(np.float64))) >= threshold
+    predicted[np.arange(len(z)), z.argmax(1)] = True
+    allowed = predicted.copy()
+    has_last = last != NO_FAMILY
+    if persistence:
+        allowed[np.flatnonzero(has_last), last[has_last]] = True
+    return predicted, allowed
+
+
 def decide(
     candidates: Candidates,
     z: npt.NDArray[np.float32],
@@ -200,15 +224,8 @@ def decide(
             f"`confidence_temperature` is {options.confidence_temperature}, that of the candidates"
             f" {sampling.confidence_temperature}"
         )
-    n = len(z)
     threshold = 0.5 if options.threshold is None else options.threshold
-    with np.errstate(over="ignore"):  # 1 / (1 + inf) is the 0 that it must be
-        predicted = 1.0 / (1.0 + np.exp(-z.astype(np.float64))) >= threshold
-    predicted[np.arange(n), z.argmax(1)] = True
-    allowed = predicted.copy()
-    has_last = last != NO_FAMILY
-    if options.persistence:
-        allowed[np.flatnonzero(has_last), last[has_last]] = True
+    predicted, allowed = predict_and_allow(z, last, threshold, persistence=options.persistence)
     banned = families.maskable & ~allowed
     family = families.token_family[candidates.ids]
     survivors, confident = candidates.survivors(), candidates.confident()
@@ -217,7 +234,7 @@ def decide(
         found: npt.NDArray[np.bool_] = np.any(tokens & np.take_along_axis(wanted, family, 1), axis=1)
         return found
 
-    may_act = np.logical_or(has_last, options.first_token or not options.persistence)
+    may_act = np.logical_or(last != NO_FAMILY, options.first_token or not options.persistence)
     intervene = may_act & holds(survivors, banned) & holds(survivors | confident, ~banned)
     if options.confidence:
         intervene &= holds(confident, predicted)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..forced import NO_FAMILY
+from ..forced import NO_FAMILY, predict_and_allow
 from ..gate import GateOptions
 
 Bools = npt.NDArray[np.bool_]
@@ -73,18 +73,12 @@ class Answers:
             intp (n,): BANNED, or the first thing that keeps the token.
         """
         rows = np.arange(len(self))
-        with np.errstate(over="ignore"):  # 1 / (1 + inf) is the 0 that it must be
-            predicted = 1.0 / (1.0 + np.exp(-self.z.astype(np.float64))) >= threshold
-        predicted[rows, self.z.argmax(1)] = True
-        allowed = predicted.copy()
-        has_last = self.last != NO_FAMILY
-        if options.persistence:
-            allowed[rows[has_last], self.last[has_last]] = True
+        predicted, allowed = predict_and_allow(self.z, self.last, threshold, persistence=options.persistence)
         stays = ~np.asarray(maskable) | allowed
         keeps = (
             predicted[rows, self.family],
             stays[rows, self.family],
-            ~has_last & (options.persistence and not options.first_token),
+            (self.last == NO_FAMILY) & (options.persistence and not options.first_token),
             ~(self.confident & predicted).any(1) & options.confidence,
             ~((self.survivors | self.confident) & stays).any(1),
         )
