@@ -153,7 +153,8 @@ void stage::state::judge(token_data_array * tokens, const token_data_array & s, 
     if (!apply_ban(s, best.data(), n, banned, family, options.strength, kept)) {
         return;
     }
-    record(s, predicted, banned);
+    const bool same = temperature == facts.temperature;
+    record(s, predicted, banned, same ? sum : softmax_sum(row, n_row, best[0].logit, facts.temperature));
     if (options.mode == gate_mode::mask) {
         tokens->data   = kept.data();
         tokens->size   = kept.size();
@@ -180,12 +181,12 @@ gate_event * stage::state::new_event(const family_set & predicted, const family_
     return &event;
 }
 
-void stage::state::record(const token_data_array & s, const family_set & predicted, const family_set & banned) {
+void stage::state::record(
+    const token_data_array & s, const family_set & predicted, const family_set & banned, double sum) {
     const auto by_probability = [](const token_data & a, const token_data & b) {
         return a.p != b.p ? a.p > b.p : a.id < b.id;
     };
-    const double sum         = softmax_sum(row, n_row, best[0].logit, facts.temperature);
-    const auto   probability = [&](const token_data & token) {
+    const auto probability = [&](const token_data & token) {
         return std::exp(double(token.logit - best[0].logit) / double(facts.temperature)) / sum;
     };
     const std::lock_guard<std::mutex> guard(lock);
