@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +36,7 @@ from lcg_cpp.output_norms import label_norms, read_output_matrix
 from lcg_cpp.teacher import Teacher
 from lcg_cpp.training.learner import Learner, Ranks
 from lcg_cpp.training.options import TrainOptions
+from timed_log import log
 
 NORMS = ("none", "token", "relative")
 WIDTHS = (0, 4, 16, 64, None)
@@ -46,12 +46,6 @@ MOST_BANNED = 0.01  # a gate that bans more of the legitimate switches than this
 N_BEST = 5
 
 Labels = tuple[int, float, bool]
-_START = time.monotonic()
-
-
-def log(text: str) -> None:
-    """Prints a line with the time since the start."""
-    print(f"[{time.monotonic() - _START:6.0f} s] {text}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llama_cpp import llama_cpp as engine
 
-from gate_settings import evaluate, find_points, log, score
+from gate_settings import evaluate, find_points, score
 from lcg_cpp import Gate
 from lcg_cpp.engine import Engine
 from lcg_cpp.forced import Decisions, FamilyTable, decide
@@ -24,6 +24,7 @@ from lcg_cpp.gate_file import spec_for
 from lcg_cpp.llama import read_base_model
 from lcg_cpp.train import train
 from lcg_cpp.training.options import TrainOptions
+from timed_log import log
 
 
 def quantize(model: Path, kind: str, out: Path) -> None:

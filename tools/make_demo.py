@@ -13,7 +13,6 @@ import argparse
 import dataclasses
 import itertools
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,18 +28,13 @@ from lcg_cpp.demo import GATES, MODEL, PROMPTS, DemoPrompt
 from lcg_cpp.families import token_families
 from lcg_cpp.gate import PAPER_OPTIONS, GateOptions
 from lcg_cpp.llama import read_base_model
+from timed_log import elapsed, log
 
 N_PROMPTS = 400
 N_DEVELOPMENT_PROMPTS = 300
 N_POINTS = 3000
 N_TOKENIZER_TEXTS = 20_000
 N_CHECKED_TEXTS = 2_000
-_START = time.monotonic()
-
-
-def log(text: str) -> None:
-    """Prints a line with the time since the start."""
-    print(f"[{time.monotonic() - _START:6.0f} s] {text}", flush=True)
 
 
 def make_tokenizer(terms: list[Term], table: corpus.Contamination, seed: int, work: Path) -> Bpe:
@@ -182,7 +176,7 @@ def make_demo(out: Path, work: Path, seed: int, n_threads: int) -> None:
         measured=found,
         final=final,
         sizes={path.name: path.stat().st_size for path in sorted(out.glob("*.gguf"))},
-        seconds=time.monotonic() - _START + earlier,
+        seconds=elapsed() + earlier,
     )
     card.write(facts, out)
     log(f"done: {final}")

@@ -43,6 +43,7 @@ from lcg_cpp.families import token_families
 from lcg_cpp.llama import read_base_model
 from prose import corpus, evaluation
 from prose.names import LANGUAGES, load_terms
+from timed_log import log
 
 MODEL = ModelConfig(n_vocab=8192, n_embd=288, n_layer=6, n_head=9, n_ff=768, n_ctx=512)
 TRAINING = training.TrainConfig(n_texts=62_000, batch=48, curriculum=0.8, bf16=True)
@@ -62,12 +63,6 @@ DESCRIPTION = export.Description(
     text="Paragraphs in fourteen languages with CLDR names, deliberately contaminated; made by tools/make_prose.py",
     languages=tuple(LANGUAGES),
 )
-_START = time.monotonic()
-
-
-def log(text: str) -> None:
-    """Prints a line with the time since the start."""
-    print(f"[{time.monotonic() - _START:6.0f} s] {text}", flush=True)
 
 
 def training_examples(terms: Sequence[Term], table: corpus.Contamination, seed: int) -> Iterator[corpus.Example]:

@@ -19,7 +19,8 @@ import torch
 from lcg_cpp.whole_file import write_whole
 from results import agreement, tables
 from results.experiments import PAIRS, experiments
-from results.generate import Outcome, log, make_gates, run
+from results.generate import Outcome, make_gates, run
+from timed_log import log
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 _BLOCK = re.compile(r"(?P<begin><!-- results: (?P<name>[\w -]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +21,9 @@ from lcg_cpp.evaluation.metrics import compare, summarize
 from lcg_cpp.gate_file import OUTTYPES, spec_for, write_gate
 from lcg_cpp.llama import read_base_model
 from lcg_cpp.training.options import TrainOptions
+from timed_log import log
 
 from .experiments import SEED, Experiment, gates
-
-_START = time.monotonic()
-
-
-def log(text: str) -> None:
-    """Prints a line with the time since the start."""
-    print(f"[{time.monotonic() - _START:6.0f} s] {text}", flush=True)
 
 
 @dataclass(frozen=True)
