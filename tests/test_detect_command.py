@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from command_line import refusal
 from lcg_cpp.cli import main
 from lcg_cpp.commands import detect as command
 from lcg_cpp.demo import GATES, MODEL
@@ -30,19 +30,6 @@ def told(capsys: Capture, *arguments: str) -> dict[str, Any]:
     value = json.loads(capsys.readouterr().out)
     assert isinstance(value, dict)
     return value
-
-
-def refusal(capsys: Capture, *arguments: str) -> str:
-    """What a command says that must be refused in one line."""
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    assert (code, out) == (2, ""), err
-    match = re.fullmatch(r"lcg-cpp: error: (.+)\n", err)
-    assert match, err
-    return match[1]
 
 
 def write_rows(path: Path, *rows: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from command_line import refusal
 from lcg_cpp import GatedLlama
 from lcg_cpp.cli import main
 from lcg_cpp.commands import eval as command
@@ -40,19 +40,6 @@ def replies(folder: Path) -> list[Json]:
     """The replies in a folder, without what no two runs share."""
     found = [json.loads(line) for line in (folder / "replies.jsonl").read_text("utf-8").splitlines()]
     return [{**reply, "seconds": 0} for reply in found]
-
-
-def refusal(capsys: Capture, *arguments: str) -> str:
-    """What a command says that must be refused in one line."""
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    assert (code, out) == (2, ""), err
-    match = re.fullmatch(r"lcg-cpp: error: (.+)\n", err)
-    assert match, err
-    return match[1]
 
 
 # ---- what it leaves ----

@@ -19,6 +19,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from command_line import refusal  # noqa: E402
 from lcg_cpp import Gate  # noqa: E402
 from lcg_cpp.cli import main  # noqa: E402
 from lcg_cpp.commands import train as command  # noqa: E402
@@ -60,19 +61,6 @@ def small(tiny_model_path: Path, data: str) -> tuple[str, ...]:
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the report out: drawing takes ten times as long as learning."""
     monkeypatch.setattr("lcg_cpp.training.report.write_report", lambda *_: None)
-
-
-def refusal(capsys: Capture, *arguments: str) -> str:
-    """What a command says that must be refused in one line."""
-    try:
-        code = main(arguments)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    out, err = capsys.readouterr()
-    assert (code, out) == (2, ""), err
-    match = re.fullmatch(r"lcg-cpp: error: (.+)\n", err)
-    assert match, err
-    return match[1]
 
 
 # ---- options ----
