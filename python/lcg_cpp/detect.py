@@ -221,16 +221,12 @@ def check_gate(gate: Gate, base: BaseModel) -> None:
     Raises:
         GateError: It was made for another model, or has other confidence sets than the paper's.
     """
-    for what, wanted, found in (
+    facts: list[tuple[str, object, object]] = [
         ("architecture", gate.architecture, base.architecture),
         ("n_embd", gate.n_embd, base.n_embd),
         ("tokenizer hash", gate.tokenizer_hash, base.vocab.tokenizer_hash()),
-    ):
-        if wanted != found:
-            raise GateError(
-                f"{gate.path}: was made for {what} {wanted}, the model {base.path} has {found};"
-                " a gate fits only the model it was trained on"
-            )
+    ]
+    gate.check_model(base.path, facts)
     sets = tuple((top_k, np.float32(top_p)) for top_k, top_p in CONFIDENCE)
     if tuple((top_k, np.float32(top_p)) for top_k, top_p in gate.confidence) != sets:
         raise GateError(f"{gate.path}: has the confidence sets {gate.confidence}, expected {CONFIDENCE}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Union, cast
 
@@ -346,6 +346,23 @@ class Gate:
             candidates=left,
             logits=left_logits,
         )
+
+    def check_model(self, model: str, facts: Iterable[tuple[str, object, object]]) -> None:
+        """Compare what the gate was made for with a model.
+
+        Args:
+            model: The model's file, for the message.
+            facts: What is compared, the gate's value, the model's.
+
+        Raises:
+            GateError: They differ.
+        """
+        for what, wanted, found in facts:
+            if wanted != found:
+                raise GateError(
+                    f"{self.path}: was made for {what} {wanted}, the model {model} has {found};"
+                    " a gate fits only the model it was trained on"
+                )
 
     def core_rules(self, options: GateOptions) -> _core.Rules:
         """The rules of `options`, with this gate's threshold where they name none."""

@@ -374,12 +374,7 @@ class GatedLlama(Llama):
         ]
         if all(wanted == found for _, wanted, found in pairs):
             pairs.append(("tokenizer hash", gate.tokenizer_hash, self._tokenizer_hash))
-        for what, wanted, found in pairs:
-            if wanted != found:
-                raise GateError(
-                    f"{gate.path}: was made for {what} {wanted}, the model {self.model_path} has {found};"
-                    " a gate fits only the model it was trained on"
-                )
+        gate.check_model(self.model_path, pairs)
         pooling_type = self._ctx.pooling_type()
         if pooling_type != bindings.LLAMA_POOLING_TYPE_NONE:
             raise GateError(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import textwrap
-from pathlib import Path
 
 from ..analysis.page import analysis_page
 from ..analysis.report import conclusion, norms_section, position_blocks, texts_sections
@@ -17,8 +15,8 @@ from ..forced import N_BEST, Sampling
 from ..pages.report import Facts, Section, Table, new_figure
 from ..whole_file import write_whole
 from . import options
-from .errors import EXIT_INTERRUPTED, UsageError
-from .loading import load_base, require_file
+from .errors import EXIT_INTERRUPTED
+from .loading import check_output, load_base, quiet_log, require_file
 from .output import print_facts, print_heading, print_json, print_table
 from .progress import ask_to_stop, status_line
 
@@ -88,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     _check_output(args)
-    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints the log
+    quiet_log()
     load_base(args.model, "-m/--model")  # what is wrong with it is told as of this option
     engine = Engine(n_batch=args.n_batch, n_threads=args.threads, n_gpu_layers=args.n_gpu_layers or 0)
     with ask_to_stop("what was measured is told") as should_stop, status_line() as show:
@@ -117,11 +115,7 @@ def _check_output(args: argparse.Namespace) -> None:
     if args.output is None:
         return
     new_figure()
-    output = Path(args.output)
-    if output.is_dir() or not output.parent.is_dir():
-        raise UsageError(f"-o/--output: {output}: expected a file to write, in a folder that exists")
-    if output.exists() and any(output.samefile(source) for source in (args.model, *args.data) if Path(source).exists()):
-        raise UsageError(f"-o/--output: {output}: is the model or the texts, expected another file")
+    check_output(args.output, "-o/--output", (args.model, *args.data), "the model or the texts")
 
 
 def _status(report: TextReport, n_tokens: int) -> str:

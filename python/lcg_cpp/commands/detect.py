@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import sys
 import textwrap
@@ -12,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..benchmarks import load_benchmark
 from ..detect import Detection, DetectOptions, Progress, check_gate, detect, usable_prompts
 from ..detection.places import OWN, SPLICED
 from ..detection.scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share, as_dict, score
@@ -23,7 +21,7 @@ from ..gate import Gate, GateOptions
 from ..whole_file import write_whole
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
-from .loading import load_base, load_gate, require_file
+from .loading import check_output, load_base, load_gate, quiet_log, read_benchmark, require_file
 from .output import print_facts, print_heading, print_json, print_table
 from .progress import ask_to_stop, duration, status_line
 
@@ -116,11 +114,13 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     require_file(args.model, "-m/--model")
-    _check_output(args)
+    if args.output is not None:
+        sources = (args.model, args.lcg, args.benchmark)
+        check_output(args.output, "-o/--output", sources, "the model, the gate or the prompts")
     gate = load_gate(args.lcg, "--lcg", args.lcg_device)
-    benchmark = _benchmark(args)
+    benchmark = read_benchmark(args.benchmark, usable_prompts)
     _check_gate(args, gate)
-    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints the log
+    quiet_log()
     engine = Engine(n_batch=args.n_batch, n_threads=args.threads, n_gpu_layers=args.n_gpu_layers or 0)
     with ask_to_stop("what was measured is told") as should_stop, status_line() as show:
         try:
@@ -165,30 +165,6 @@ def _gate_options(args: argparse.Namespace) -> GateOptions:
         )
     except GateError as error:
         raise UsageError(str(error).replace("`", "`--lcg-", 1)) from error
-
-
-def _check_output(args: argparse.Namespace) -> None:
-    """Find out before long work whether the file can be written."""
-    if args.output is None:
-        return
-    output = Path(args.output)
-    if output.is_dir() or not output.parent.is_dir():
-        raise UsageError(f"-o/--output: {output}: expected a file to write, in a folder that exists")
-    sources = [Path(source) for source in (args.model, args.lcg, args.benchmark)]
-    if output.exists() and any(source.exists() and output.samefile(source) for source in sources):
-        raise UsageError(f"-o/--output: {output}: is the model, the gate or the prompts, expected another file")
-
-
-def _benchmark(args: argparse.Namespace) -> Benchmark:
-    try:
-        benchmark = load_benchmark(args.benchmark)
-        usable_prompts(benchmark.prompts)
-    except GateError as error:
-        raise UsageError(f"-d/--benchmark: {error}") from error
-    if benchmark.n_bad:
-        left_out = f"{args.benchmark}: left out {benchmark.n_bad:,} rows that cannot be used, the first: "
-        print(one_line(left_out + benchmark.bad[0]), file=sys.stderr, flush=True)
-    return benchmark
 
 
 def _check_gate(args: argparse.Namespace, gate: Gate) -> None:

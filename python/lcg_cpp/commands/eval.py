@@ -9,16 +9,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..benchmarks import Benchmark, load_benchmark
+from ..benchmarks import Benchmark
 from ..errors import GateError
 from ..evaluate import EvalOptions, Evaluation, Progress, evaluate
 from ..evaluation.folder import PAGE, REPLIES, SUMMARY, read_settings
+from ..evaluation.measures import check_prompts
 from ..evaluation.methods import METHODS, WARNING, Method, parse_methods
 from ..gate import GateOptions
 from ..whole_file import write_whole
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
-from .loading import load_gate, load_model, require_file
+from .loading import load_gate, load_model, read_benchmark, require_file
 from .output import print_heading, print_json, print_table
 from .progress import ask_to_stop, duration, status_line
 
@@ -139,7 +140,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"-o/--output: {folder}: is a file, expected a folder")
     require_file(args.model, "-m/--model")
     gates = _gates(args, methods)
-    benchmark = _benchmark(args)
+    benchmark = read_benchmark(args.benchmark, check_prompts, args.limit)
     if args.ctx_size is None:
         args.ctx_size = _context(folder, benchmark, settings)
     llm = load_model(args.model, None, GateOptions(), options.llama_arguments(args))
@@ -181,19 +182,6 @@ def _gates(args: argparse.Namespace, methods: Sequence[Method]) -> dict[str, Gat
     return {
         path: load_gate(path, "--lcg" if path == args.lcg else "--methods", args.lcg_device) for path in sorted(paths)
     }
-
-
-def _benchmark(args: argparse.Namespace) -> Benchmark:
-    from ..evaluation.measures import check_prompts  # noqa: PLC0415 (the extra `eval`)
-
-    try:
-        benchmark = load_benchmark(args.benchmark, limit=args.limit)
-        check_prompts(benchmark.prompts)
-    except GateError as error:
-        raise UsageError(f"-d/--benchmark: {error}") from error
-    if benchmark.n_bad:
-        _tell(f"{args.benchmark}: left out {benchmark.n_bad:,} rows that cannot be used, the first: {benchmark.bad[0]}")
-    return benchmark
 
 
 def _context(folder: Path, benchmark: Benchmark, settings: EvalOptions) -> int:

@@ -8,17 +8,20 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GateError
 from ..gate import Device, Gate, GateOptions, read_gate_file
 from ..llama import GatedLlama, read_base_model
-from .errors import UsageError
+from .errors import UsageError, one_line
 
 if TYPE_CHECKING:
     from ..base_model import BaseModel
+    from ..benchmarks import Benchmark, Prompt
 
 
 def require_file(path: str, option: str) -> None:
@@ -37,6 +40,49 @@ def require_file(path: str, option: str) -> None:
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UsageError(_named(option, f"{path}: {reason}, expected a file that can be read")) from error
+
+
+def check_output(path: str, option: str, sources: Iterable[str], what: str) -> None:
+    """Find out before long work whether a file can be written.
+
+    Args:
+        path: The file.
+        option: How it was given.
+        sources: What is read, as it was given: files, and names of what is none.
+        what: The sources in words.
+
+    Raises:
+        UsageError: It is a folder or in one that does not exist, or one of the sources.
+    """
+    output = Path(path)
+    if output.is_dir() or not output.parent.is_dir():
+        raise UsageError(f"{option}: {output}: expected a file to write, in a folder that exists")
+    if output.exists() and any(Path(source).exists() and output.samefile(source) for source in sources):
+        raise UsageError(f"{option}: {output}: is {what}, expected another file")
+
+
+def read_benchmark(name: str, check: Callable[[Sequence[Prompt]], object], limit: int | None = None) -> Benchmark:
+    """Load the prompts of -d/--benchmark, and tell how many rows were left out.
+
+    Args:
+        name: As it was given.
+        check: Refuses prompts that cannot be used.
+        limit: At most so many.
+
+    Raises:
+        UsageError: They cannot be loaded or used.
+    """
+    from ..benchmarks import load_benchmark  # noqa: PLC0415 (most commands need none)
+
+    try:
+        benchmark = load_benchmark(name, limit=limit)
+        check(benchmark.prompts)
+    except GateError as error:
+        raise UsageError(f"-d/--benchmark: {error}") from error
+    if benchmark.n_bad:
+        left_out = f"{name}: left out {benchmark.n_bad:,} rows that cannot be used, the first: {benchmark.bad[0]}"
+        print(one_line(left_out), file=sys.stderr, flush=True)
+    return benchmark
 
 
 def _named(option: str, message: str) -> str:
@@ -131,8 +177,13 @@ def load_model(path: str, gate: Gate | None, options: GateOptions, llama_argumen
                 load(verbose=True)  # once more, to hear why
             reason = f"{path}: llama.cpp cannot load it: {_last_error(log.getvalue()) or error}"
         raise UsageError(f"-m/--model: {reason}") from error
-    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints the log
+    quiet_log()
     return llm
+
+
+def quiet_log() -> None:
+    """Let llama.cpp's log go nowhere from now on."""
+    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints it
 
 
 def _gate_given_as_model(path: str) -> str | None:

@@ -13,10 +13,10 @@ from ..gate import GateEvent
 from ..llama import GatedLlama
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
-from .loading import load_gate, load_model, require_file
+from .loading import check_output, load_gate, load_model, require_file
 from .output import print_json
 from .reply_printer import ReplyPrinter
-from .trace import check_target, token_text, write_trace
+from .trace import token_text, write_trace
 
 _N_PREDICT = 256
 
@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("-n/--n-predict: is 0, expected a number of tokens from 1, or -1")
     require_file(args.model, "-m/--model")
     if args.trace is not None:
-        check_target(args)
+        sources = [source for source in (args.model, args.lcg, args.file) if source is not None]
+        check_output(args.trace, "--trace", sources, "the model, the gate or the prompt")
     prompt = _read_prompt(args)
     gate = None if args.no_lcg else load_gate(args.lcg, "--lcg", args.lcg_device)
     gate_options = options.gate_options(args, n_events=1)  # each is collected as it happens

@@ -10,26 +10,9 @@ from ..evaluation.record import ReplyText, event_record, visible_bytes
 from ..families import FAMILIES, token_families
 from ..llama import GatedLlama, describe_model
 from ..whole_file import write_whole
-from .errors import UsageError
 
 if TYPE_CHECKING:
     from .run import _Reply
-
-_OPTION = "--trace"
-
-
-def check_target(args: argparse.Namespace) -> None:
-    """Find out whether the page can be written before anything is generated.
-
-    Raises:
-        UsageError: It is a folder or in one that does not exist, or a file the reply is made from.
-    """
-    target = Path(args.trace)
-    if target.is_dir() or not target.parent.is_dir():
-        raise UsageError(f"{_OPTION}: {target}: expected a file to write, in a folder that exists")
-    sources = [Path(source) for source in (args.model, args.lcg, args.file) if source is not None]
-    if target.exists() and any(source.exists() and target.samefile(source) for source in sources):
-        raise UsageError(f"{_OPTION}: {target}: is the model, the gate or the prompt, expected another file")
 
 
 def write_trace(args: argparse.Namespace, llm: GatedLlama, reply: _Reply, prompt: str, seed: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from ..gate_file import gate_file_name
 from ..training.options import TrainOptions
 from . import options
 from .errors import UsageError
-from .loading import load_base, require_file
+from .loading import load_base, quiet_log, require_file
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +71,7 @@ def _with_llama(args: argparse.Namespace) -> tuple[str, Engine]:
         if value is not None:
             raise UsageError(f"{option}: is for Hugging Face checkpoints (--hf), expected none with -m/--model")
     require_file(args.model, "-m/--model")
-    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints the log
+    quiet_log()
     base = load_base(args.model, "-m/--model")
     output = args.output or gate_file_name(base.name, args.outtype or "f16")
     if os.path.exists(output) and os.path.samefile(output, args.model):
