@@ -17,7 +17,7 @@ from ..detection.scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share
 from ..engine import Engine
 from ..errors import GateError
 from ..forced import N_BEST, Sampling
-from ..gate import Gate, GateOptions
+from ..gate import Gate
 from ..whole_file import write_whole
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
@@ -88,17 +88,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--lcg-device", choices=("cpu", "gpu", "auto"), default="cpu", help="where it runs (default: cpu)"
     )
-    group.add_argument(
-        "--lcg-threshold", metavar="P", type=float, help="probability from which a family is allowed (default: its own)"
-    )
-    group.add_argument("--no-lcg-persistence", action="store_true", help="do not keep the current script allowed")
-    group.add_argument("--no-lcg-confidence", action="store_true", help="act whatever the model finds plausible")
-    options.add_confidence_temperature(group)
-    group.add_argument(
-        "--lcg-first-token",
-        action=argparse.BooleanOptionalAction,  # without a default, which Python 3.9 to 3.11 would tell once more
-        help="act on the first word of a reply too (default: on)",
-    )
+    options.add_rules(group)
 
 
 # ---- running ----
@@ -108,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     settings = DetectOptions(
         Sampling(args.temperature, args.top_k, args.top_p),
-        gate_options=_gate_options(args),
+        gate_options=options.gate_options(args),
         n_texts=args.n_texts,
         n_ctx=args.n_ctx,
         seed=args.seed,
@@ -149,22 +139,6 @@ def run(args: argparse.Namespace) -> int:
         if args.output is not None:
             print(f"wrote {args.output}")
     return 0 if detection.finished else EXIT_INTERRUPTED
-
-
-def _gate_options(args: argparse.Namespace) -> GateOptions:
-    given = {
-        "threshold": args.lcg_threshold,
-        "confidence_temperature": args.lcg_confidence_temperature,
-        "first_token": args.lcg_first_token,
-    }
-    try:
-        return GateOptions(
-            persistence=not args.no_lcg_persistence,
-            confidence=not args.no_lcg_confidence,
-            **{name: value for name, value in given.items() if value is not None},
-        )
-    except GateError as error:
-        raise UsageError(str(error).replace("`", "`--lcg-", 1)) from error
 
 
 def _check_gate(args: argparse.Namespace, gate: Gate) -> None:

@@ -166,6 +166,11 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="lower the logits of banned tokens by X; the default, inf, removes them",
     )
+    add_rules(group)
+
+
+def add_rules(group: argparse._ActionsContainer) -> None:
+    """Add the options of the decoding rules."""
     group.add_argument(
         "--lcg-threshold",
         metavar="P",
@@ -182,7 +187,12 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="act even where the model finds no predicted family plausible",
     )
-    add_confidence_temperature(group)
+    group.add_argument(
+        "--lcg-confidence-temperature",
+        metavar="T",
+        type=real(0.0),
+        help="take what the model finds plausible at no lower temperature than this (default: 0.7; paper: 0)",
+    )
     group.add_argument(
         "--lcg-first-token",
         action=argparse.BooleanOptionalAction,
@@ -203,15 +213,10 @@ def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
     from ..errors import GateError  # noqa: PLC0415 (only when a command runs)
     from ..gate import GateOptions  # noqa: PLC0415
 
-    given = {
-        "strength": args.lcg_strength,
-        "threshold": args.lcg_threshold,
-        "confidence_temperature": args.lcg_confidence_temperature,
-        "first_token": args.lcg_first_token,
-    }
+    fields = ("mode", "strength", "threshold", "confidence_temperature", "first_token")
+    given = {field: vars(args).get(f"lcg_{field}") for field in fields}  # not every command has all of them
     try:
         return GateOptions(
-            mode=args.lcg_mode,
             persistence=not args.no_lcg_persistence,
             confidence=not args.no_lcg_confidence,
             **{name: value for name, value in given.items() if value is not None},
@@ -219,13 +224,3 @@ def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
         )
     except GateError as error:  # its message begins with the field in backticks, which is the option without --lcg-
         raise UsageError(str(error).replace("`", "`--lcg-", 1)) from error
-
-
-def add_confidence_temperature(group: argparse._ActionsContainer) -> None:
-    """Add --lcg-confidence-temperature."""
-    group.add_argument(
-        "--lcg-confidence-temperature",
-        metavar="T",
-        type=real(0.0),
-        help="take what the model finds plausible at no lower temperature than this (default: 0.7; paper: 0)",
-    )
