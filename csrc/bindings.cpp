@@ -58,7 +58,7 @@ std::vector<std::string> host_functions() {
 
 void require_host() {
     if (host.ggml_init == nullptr) {
-        throw gate_error("the core is not connected to llama.cpp: import lcg_cpp.llama first");
+        throw gate_error("the core is not connected to llama.cpp: import lcg_cpp first");
     }
 }
 

@@ -19,19 +19,19 @@ import pytest
 
 import tiny_model
 from lcg_cpp import GateError
-from lcg_cpp.analysis.confusion import LabelSetting, Points, Tally, compare_norms
-from lcg_cpp.analysis.texts import AnalyzeOptions, TextAnalysis
-from lcg_cpp.analyze import analyze, context_text, norm_report, token_text
-from lcg_cpp.base_model import NORMAL, BaseModel, Vocab
+from lcg_cpp.analyze.analyze import analyze, context_text, norm_report, token_text
+from lcg_cpp.analyze.confusion import LabelSetting, Points, Tally, compare_norms
+from lcg_cpp.analyze.texts import AnalyzeOptions, TextAnalysis
 from lcg_cpp.commands import analyze as command
 from lcg_cpp.commands.errors import UsageError
 from lcg_cpp.data import Encoder, open_dataset
 from lcg_cpp.demo import MODEL, PROMPTS
-from lcg_cpp.engine import Engine
-from lcg_cpp.families import exempt_tokens, token_families
-from lcg_cpp.forced import NO_FAMILY, Candidates, FamilyTable, Sampling
-from lcg_cpp.output_norms import OutputMatrix, read_output_matrix
-from lcg_cpp.teacher import States, Teacher
+from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
+from lcg_cpp.engine.load import Engine
+from lcg_cpp.engine.output_norms import OutputMatrix, read_output_matrix
+from lcg_cpp.engine.teacher import States, Teacher
+from lcg_cpp.gate.families import exempt_tokens, token_families
+from lcg_cpp.gate.forced import NO_FAMILY, Candidates, FamilyTable, Sampling
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
 FAMILIES = FamilyTable(np.array([CJ, LATIN, SYMBOLS, LOWRES, LOWRES]), np.array([True, True, False, False]), SYMBOLS)

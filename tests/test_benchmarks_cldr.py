@@ -12,7 +12,7 @@ import pytest
 
 from lcg_cpp.benchmarks import Prompt, load_benchmark
 from lcg_cpp.benchmarks.load import CLDR_PROMPTS
-from lcg_cpp.families import text_scripts
+from lcg_cpp.gate.families import text_scripts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 

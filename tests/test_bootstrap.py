@@ -8,8 +8,8 @@ import random
 import numpy as np
 import pytest
 
-from lcg_cpp.evaluation import bootstrap
-from lcg_cpp.evaluation.bootstrap import holm, interval, ratio_interval, resampled_sums, two_sided_p, unanimous_bound
+from lcg_cpp.measure import bootstrap
+from lcg_cpp.measure.bootstrap import holm, interval, ratio_interval, resampled_sums, two_sided_p, unanimous_bound
 
 RAGGED = [[1.0, 0.0, 0.0], [0.0], [1.0, 1.0], [0.0, 0.0, 0.0, 1.0], [0.0, 0.0], [1.0], [0.0, 1.0, 0.0]]
 

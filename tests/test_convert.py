@@ -15,8 +15,8 @@ import gguf
 import numpy as np
 import pytest
 
-from lcg_cpp.base_model import NORMAL, BaseModel, Vocab
-from lcg_cpp.convert import convert, read_gate_weights
+from lcg_cpp.convert.convert import convert, read_gate_weights
+from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.errors import GateError
 
 N_EMBD, N_HIDDEN = 64, 32

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from lcg_cpp import GateError
-from lcg_cpp.base_model import CONTROL, NORMAL, BaseModel, Vocab
 from lcg_cpp.data import Encoder, Message, Sample
 from lcg_cpp.data.template import ChatTemplate, Refused
+from lcg_cpp.engine.base_model import CONTROL, NORMAL, BaseModel, Vocab
 
 CONTROLS = ("<bos>", "<eos>", "<|turn|>", "<|end|>")
 LETTERS = tuple(map(chr, range(1, 0x180)))
@@ -230,7 +230,7 @@ def test_one_token_gives_nothing_to_learn_from() -> None:
 
 @pytest.fixture(scope="module")
 def llm(tiny_model_path: Path) -> Iterator[Any]:
-    from lcg_cpp.llama import Llama
+    from lcg_cpp.run.llama import Llama
 
     llm = Llama(str(tiny_model_path), vocab_only=True, verbose=False)
     yield llm
@@ -238,7 +238,7 @@ def llm(tiny_model_path: Path) -> Iterator[Any]:
 
 
 def encoder_for(llm: Any, path: Path, n_ctx: int = 200) -> Encoder:
-    from lcg_cpp.llama import read_base_model
+    from lcg_cpp.engine.model import read_base_model
 
     def tokenize(text: str, *, special: bool = False, bos: bool = False) -> list[int]:
         return list(llm.tokenize(text.encode(), add_bos=bos, special=special))
@@ -275,7 +275,7 @@ def test_plain_text_has_the_tokens_of_a_completion(llm: Any, tiny_model_path: Pa
 
 
 def test_a_real_sentencepiece_vocabulary(vocab_dir: Path) -> None:
-    from lcg_cpp.llama import Llama
+    from lcg_cpp.run.llama import Llama
 
     path = next((vocab_dir / name for name in os.listdir(vocab_dir) if name == "ggml-vocab-llama-spm.gguf"), None)
     if path is None:

@@ -149,7 +149,7 @@ def test_unknown_languages_are_refused(languages: list[str], reason: str) -> Non
 
 @pytest.fixture(scope="module")
 def llm(tiny_model_path: Path) -> Iterator[Any]:
-    from lcg_cpp.llama import Llama
+    from lcg_cpp.run.llama import Llama
 
     llm = Llama(str(tiny_model_path), n_ctx=256, n_threads=1, n_threads_batch=1, verbose=False)
     yield llm

@@ -6,7 +6,7 @@ import pytest
 
 from lcg_cpp.demo import CARD, GATES, MODEL, load_prompts
 from lcg_cpp.demo.compare import Piece, Reply, load_model, reply_to, run_demo
-from lcg_cpp.families import text_scripts
+from lcg_cpp.gate.families import text_scripts
 
 
 @pytest.fixture(scope="module")

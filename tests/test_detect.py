@@ -16,11 +16,10 @@ import pytest
 
 import oracle
 from lcg_cpp import PAPER_OPTIONS, Gate, GateError, GateOptions
-from lcg_cpp.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.benchmarks import Prompt, load_benchmark
 from lcg_cpp.demo import GATES, MODEL
-from lcg_cpp.detect import Detection, DetectOptions, check_gate, detect, detect_on
-from lcg_cpp.detection.places import (
+from lcg_cpp.detect.detect import Detection, DetectOptions, check_gate, detect, detect_on
+from lcg_cpp.detect.places import (
     AFTER,
     BETWEEN,
     BLOCK,
@@ -42,11 +41,12 @@ from lcg_cpp.detection.places import (
     place_of,
     splice,
 )
-from lcg_cpp.detection.rules import BANNED, CONFIDENT, FIRST_TOKEN, NOTHING_LEFT, PERSISTENCE, PREDICTED, Answers
-from lcg_cpp.detection.scores import THRESHOLDS, as_dict, score
-from lcg_cpp.detection.texts import Probe, Question, Splicer
-from lcg_cpp.forced import NO_FAMILY, Candidates, FamilyTable, Sampling
-from lcg_cpp.teacher import Teacher
+from lcg_cpp.detect.rules import BANNED, CONFIDENT, FIRST_TOKEN, NOTHING_LEFT, PERSISTENCE, PREDICTED, Answers
+from lcg_cpp.detect.scores import THRESHOLDS, as_dict, score
+from lcg_cpp.detect.texts import Probe, Question, Splicer
+from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
+from lcg_cpp.engine.teacher import Teacher
+from lcg_cpp.gate.forced import NO_FAMILY, Candidates, FamilyTable, Sampling
 from oracle import Chain, Rules, Switches
 
 MakeGate = Callable[..., Gate]

@@ -15,7 +15,7 @@ from command_line import refusal
 from lcg_cpp.cli import main
 from lcg_cpp.commands import detect as command
 from lcg_cpp.demo import GATES, MODEL
-from lcg_cpp.detect import Detection, Progress, detect
+from lcg_cpp.detect.detect import Detection, Progress, detect
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 MODEL_AND_GATE = ("-m", str(MODEL), "--lcg", str(GATES["default"]), "-t", "1")

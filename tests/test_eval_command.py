@@ -18,7 +18,7 @@ from lcg_cpp import GatedLlama
 from lcg_cpp.cli import main
 from lcg_cpp.commands import eval as command
 from lcg_cpp.demo import GATES, MODEL
-from lcg_cpp.evaluate import Evaluation, Progress, evaluate
+from lcg_cpp.evaluate.evaluate import Evaluation, Progress, evaluate
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 DEMO = ("eval", "-m", str(MODEL), "-d", "demo", "-t", "1")

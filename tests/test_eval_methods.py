@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lcg_cpp import PAPER_OPTIONS, Gate, GateError, GateOptions
-from lcg_cpp.evaluation.methods import METHODS, SOFT_STRENGTH, Method, parse_methods, rules_gate
-from lcg_cpp.families import FAMILIES, token_families
-from lcg_cpp.llama import read_base_model
+from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.evaluate.methods import METHODS, SOFT_STRENGTH, Method, parse_methods, rules_gate
+from lcg_cpp.gate.families import FAMILIES, token_families
 from tiny_model import TinyVocab
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)

@@ -15,13 +15,13 @@ import pytest
 import tiny_model
 from lcg_cpp import PAPER_OPTIONS, Gate, GatedLlama, GateError, GateOptions
 from lcg_cpp.benchmarks import Benchmark, Prompt
-from lcg_cpp.evaluate import EvalOptions, Evaluation, Progress, evaluate
-from lcg_cpp.evaluation.folder import read_replies
-from lcg_cpp.evaluation.methods import SOFT_STRENGTH, WARNING, Method, parse_methods
-from lcg_cpp.evaluation.record import ReplyText, visible_bytes
-from lcg_cpp.evaluation.replies import Question, Replier, reply_seed
-from lcg_cpp.evaluation.summary import write_summary
-from lcg_cpp.llama import read_base_model
+from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.evaluate.evaluate import EvalOptions, Evaluation, Progress, evaluate
+from lcg_cpp.evaluate.folder import read_replies
+from lcg_cpp.evaluate.methods import SOFT_STRENGTH, WARNING, Method, parse_methods
+from lcg_cpp.evaluate.record import ReplyText, visible_bytes
+from lcg_cpp.evaluate.replies import Question, Replier, reply_seed
+from lcg_cpp.evaluate.summary import write_summary
 
 Json = dict[str, Any]
 

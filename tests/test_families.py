@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lcg_cpp.base_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BaseModel, Vocab
+from lcg_cpp.engine.base_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BaseModel, Vocab
 from lcg_cpp.errors import GateError
-from lcg_cpp.families import FAMILIES, exempt_tokens, family_report, text_scripts, token_families
+from lcg_cpp.gate.families import FAMILIES, exempt_tokens, family_report, text_scripts, token_families
 
 REAL_VOCABS = ("qwen2", "llama-bpe", "deepseek-llm", "llama-spm", "gemma-4")
 
@@ -405,7 +405,7 @@ def real_model(name: str) -> BaseModel:
     folder = os.environ.get("LCG_VOCAB_DIR")
     if not folder:
         pytest.skip("LCG_VOCAB_DIR is not set")
-    from lcg_cpp.llama import read_base_model
+    from lcg_cpp.engine.model import read_base_model
 
     return read_base_model(Path(folder) / f"ggml-vocab-{name}.gguf")
 

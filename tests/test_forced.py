@@ -14,8 +14,8 @@ import pytest
 
 import oracle
 from lcg_cpp import PAPER_OPTIONS, Gate, GateError, GateOptions
-from lcg_cpp.forced import NO_FAMILY, Candidates, FamilyTable, Sampling, decide, last_families
-from lcg_cpp.gate_file import GateSpec
+from lcg_cpp.gate.forced import NO_FAMILY, Candidates, FamilyTable, Sampling, decide, last_families
+from lcg_cpp.gate.gate_file import GateSpec
 from oracle import Chain, Rules, Switches
 
 MakeGate = Callable[..., Gate]

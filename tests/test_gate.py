@@ -19,8 +19,8 @@ import pytest
 
 import gguf_bytes as gb
 from lcg_cpp import Gate, GateError, GateOptions
-from lcg_cpp.gate import PAPER_OPTIONS
-from lcg_cpp.gate_file import GateSpec, write_gate
+from lcg_cpp.gate.gate_file import GateSpec, write_gate
+from lcg_cpp.gate.options import PAPER_OPTIONS
 
 N_EMBD = 64
 N_FAMILIES = 4

@@ -19,10 +19,10 @@ import pytest
 
 import gguf_bytes as gb
 from lcg_cpp import Gate, _core
+from lcg_cpp.engine.connect import connect_core
 from lcg_cpp.errors import GateError
-from lcg_cpp.gate import read_gate_file
-from lcg_cpp.gate_file import GateSpec, Source, write_gate
-from lcg_cpp.llama import connect_core
+from lcg_cpp.gate.gate import read_gate_file
+from lcg_cpp.gate.gate_file import GateSpec, Source, write_gate
 
 PATH = "some/gate.gguf"
 BASE_MODEL_HINT = " (is this a base model? it goes to -m/--model)"

@@ -15,10 +15,10 @@ import gguf
 import numpy as np
 import pytest
 
-from lcg_cpp import gate_file
-from lcg_cpp.base_model import BYTE, CONTROL, NORMAL, BaseModel, Vocab
+from lcg_cpp.engine.base_model import BYTE, CONTROL, NORMAL, BaseModel, Vocab
 from lcg_cpp.errors import GateError
-from lcg_cpp.gate_file import GateSpec, Source, gate_file_name, spec_for, write_gate
+from lcg_cpp.gate import gate_file
+from lcg_cpp.gate.gate_file import GateSpec, Source, gate_file_name, spec_for, write_gate
 
 N_EMBD, N_HIDDEN = 64, 32
 KINDS = gguf.GGUFValueType

@@ -940,7 +940,7 @@ def test_gate_of_another_model_is_refused_with_both_values(
         load(tiny_model_path, path)
     assert found[:8] in str(error.value)
     if wanted is None:
-        from lcg_cpp.llama import read_base_model
+        from lcg_cpp.engine.model import read_base_model
 
         wanted = read_base_model(tiny_model_path).vocab.tokenizer_hash()
     assert wanted[:8] in str(error.value)

@@ -36,8 +36,8 @@ from gguf_bytes import (
     scalar,
     text,
 )
+from lcg_cpp.engine.gguf_header import TensorInfo, read_header
 from lcg_cpp.errors import GateError
-from lcg_cpp.gguf_header import TensorInfo, read_header
 
 
 def sample() -> GgufFile:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lcg_cpp.forced import NO_FAMILY, Candidates, FamilyTable, Sampling
-from lcg_cpp.training.heldout import FamilyScore, HeldOut, Scores
+from lcg_cpp.gate.forced import NO_FAMILY, Candidates, FamilyTable, Sampling
+from lcg_cpp.train.heldout import FamilyScore, HeldOut, Scores
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
 NAMES = ("cj", "latin", "symbols", "lowres")

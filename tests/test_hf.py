@@ -20,20 +20,20 @@ transformers = pytest.importorskip("transformers")
 
 import hf_models  # noqa: E402
 from lcg_cpp import Gate, GateError, cli  # noqa: E402
-from lcg_cpp.checkpoints.gate_checkpoint import write_gate_checkpoint  # noqa: E402
-from lcg_cpp.checkpoints.hf_teacher import HfTeacher  # noqa: E402
-from lcg_cpp.checkpoints.hf_vocab import read_vocab, tokenizer_metadata  # noqa: E402
-from lcg_cpp.convert import convert, read_gate_weights  # noqa: E402
+from lcg_cpp.convert.convert import convert, read_gate_weights  # noqa: E402
+from lcg_cpp.convert.gate_checkpoint import write_gate_checkpoint  # noqa: E402
 from lcg_cpp.data import Encoder, Message, Sample  # noqa: E402
-from lcg_cpp.engine import Engine, HfEngine  # noqa: E402
-from lcg_cpp.families import RULES, token_families  # noqa: E402
-from lcg_cpp.gate_file import Source, spec_for  # noqa: E402
-from lcg_cpp.labels import family_labels  # noqa: E402
-from lcg_cpp.llama import read_base_model  # noqa: E402
-from lcg_cpp.output_norms import label_norms, read_output_matrix  # noqa: E402
-from lcg_cpp.teacher import Teacher  # noqa: E402
-from lcg_cpp.train import train  # noqa: E402
-from lcg_cpp.training.options import TrainOptions  # noqa: E402
+from lcg_cpp.engine.hf_teacher import HfTeacher  # noqa: E402
+from lcg_cpp.engine.hf_vocab import read_vocab, tokenizer_metadata  # noqa: E402
+from lcg_cpp.engine.load import Engine, HfEngine  # noqa: E402
+from lcg_cpp.engine.model import read_base_model  # noqa: E402
+from lcg_cpp.engine.output_norms import label_norms, read_output_matrix  # noqa: E402
+from lcg_cpp.engine.teacher import Teacher  # noqa: E402
+from lcg_cpp.gate.families import RULES, token_families  # noqa: E402
+from lcg_cpp.gate.gate_file import Source, spec_for  # noqa: E402
+from lcg_cpp.gate.labels import family_labels  # noqa: E402
+from lcg_cpp.train.options import TrainOptions  # noqa: E402
+from lcg_cpp.train.train import train  # noqa: E402
 from training_data import chat_rows, write_rows  # noqa: E402
 
 N_BATCH = 32
@@ -209,7 +209,7 @@ def test_failure_in_pytorch_is_one_line(folder: Path, monkeypatch: pytest.Monkey
 def test_norms_are_those_of_the_output_rows(
     hf: HfTeacher, folder: Path, gguf_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lcg_cpp.checkpoints.hf_teacher._ROWS", 7)
+    monkeypatch.setattr("lcg_cpp.engine.hf_teacher._ROWS", 7)
     matrix = hf.output_matrix()
     weight = transformers.LlamaForCausalLM.from_pretrained(folder).lm_head.weight.detach().numpy()
     assert matrix.norms.dtype == np.float32
@@ -374,7 +374,7 @@ def test_metadata_says_how_pieces_are_put_together(pieces: Any) -> None:
 
 
 def test_samples_become_the_same_pieces(pieces: Any, tmp_path: Path) -> None:
-    from lcg_cpp.llama import Llama
+    from lcg_cpp.run.llama import Llama
 
     tokenizer, base = pieces
     hf_models.llama(base.vocab.n_vocab + 3).save_pretrained(tmp_path)

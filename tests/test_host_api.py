@@ -16,8 +16,9 @@ import pytest
 from llama_cpp import llama_cpp as bindings
 
 import gguf_bytes as gb
-from lcg_cpp import Gate, _core, demo, llama
+from lcg_cpp import Gate, _core, demo
 from lcg_cpp.errors import GateError
+from lcg_cpp.run import llama
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADERS = Path(llama_cpp.__file__).resolve().parents[1] / "include"
@@ -268,7 +269,7 @@ for use in (lambda: _core.Gate(file, "cpu"), lambda: _core.read_vocab(0)):
     result = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "gate.gguf")], capture_output=True, text=True
     )
-    message = "the core is not connected to llama.cpp: import lcg_cpp.llama first"
+    message = "the core is not connected to llama.cpp: import lcg_cpp first"
     assert (result.returncode, result.stdout.splitlines()) == (0, [message] * 2), result.stderr
 
 
@@ -290,7 +291,7 @@ gate.cycle = [gate, builtins.stage]
 OUTLIVED = """
 import ctypes, gc, sys
 from lcg_cpp import GatedLlama
-from lcg_cpp.llama import connect_core
+from lcg_cpp.engine.connect import connect_core
 
 llm = GatedLlama(sys.argv[1], gate=sys.argv[2], n_ctx=64, verbose=False)
 next(llm.generate([5, 6, 7]))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 
 from lcg_cpp import GateError
-from lcg_cpp.labels import family_labels, top_tokens
+from lcg_cpp.gate.labels import family_labels, top_tokens
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]

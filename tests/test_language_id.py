@@ -7,9 +7,9 @@ import builtins
 import pytest
 
 from lcg_cpp.errors import GateError
-from lcg_cpp.evaluation import language_id
-from lcg_cpp.evaluation.language_id import base_language, identified_languages, identify, language_family
-from lcg_cpp.families import text_scripts
+from lcg_cpp.gate.families import text_scripts
+from lcg_cpp.measure import language_id
+from lcg_cpp.measure.language_id import base_language, identified_languages, identify, language_family
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch")
 
 import oracle  # noqa: E402
 from lcg_cpp import GateError  # noqa: E402
-from lcg_cpp.training.learner import Learner, Ranks, Weights  # noqa: E402
-from lcg_cpp.training.options import PAPER_TRAINING, PRESETS, TrainOptions  # noqa: E402
+from lcg_cpp.train.learner import Learner, Ranks, Weights  # noqa: E402
+from lcg_cpp.train.options import PAPER_TRAINING, PRESETS, TrainOptions  # noqa: E402
 
 N_EMBD, N_FAMILIES = 24, 4
 OPTIONS = TrainOptions(n_hidden=16, learning_rate=0.01, schedule="constant", warmup=0)

@@ -15,8 +15,9 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
-from lcg_cpp import GateError, output_norms
-from lcg_cpp.output_norms import label_norms, read_output_matrix
+from lcg_cpp import GateError
+from lcg_cpp.engine import output_norms
+from lcg_cpp.engine.output_norms import label_norms, read_output_matrix
 
 N_EMBD = 512
 N_VOCAB = 37

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 from demo.cldr import Term
 from lcg_cpp.demo.score import score_reply
-from lcg_cpp.families import text_scripts
+from lcg_cpp.gate.families import text_scripts
 from prose import corpus, evaluation
 from prose.corpus import Corpus
 from prose.names import DAYS, HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE, NUMBERS, SCRIPTS, load_terms

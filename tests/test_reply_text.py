@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lcg_cpp.evaluation.reply_text import (
+from lcg_cpp.measure.reply_text import (
     choice,
     count_held,
     count_marked,

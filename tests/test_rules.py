@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import oracle
 from lcg_cpp import Gate, GateError, GateOptions
-from lcg_cpp.gate import PAPER_OPTIONS, Decision
+from lcg_cpp.gate.options import PAPER_OPTIONS
+from lcg_cpp.gate.results import Decision
 from oracle import Rules, Switches
 
 MakeGate = Callable[..., Gate]

@@ -21,7 +21,7 @@ from llama_cpp import _internals as internals
 
 import oracle
 from lcg_cpp import Gate, GateOptions
-from lcg_cpp.llama import insert_stages
+from lcg_cpp.engine.chain import insert_stages
 from oracle import Chain, Rules, Switches
 
 MakeGate = Callable[..., Gate]

@@ -17,7 +17,7 @@ from llama_cpp import Llama
 
 import odd_models
 from lcg_cpp import GateError
-from lcg_cpp.teacher import Teacher
+from lcg_cpp.engine.teacher import Teacher
 
 N_BATCH = 32
 N_CTX = 96
@@ -191,7 +191,7 @@ def test_control_tokens_are_read_only_where_they_are_wanted(teacher: Teacher) ->
 
 def test_nothing_is_printed(tiny_model_path: Path) -> None:
     code = (
-        "import sys; from lcg_cpp.teacher import Teacher\n"
+        "import sys; from lcg_cpp.engine.teacher import Teacher\n"
         "with Teacher(sys.argv[1], n_ctx=32, n_batch=8, n_threads=1) as teacher:\n"
         "    list(teacher.states([[1, 2, 3]]))"
     )

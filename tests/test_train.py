@@ -23,16 +23,16 @@ import tiny_model  # noqa: E402
 import training_data  # noqa: E402
 from lcg_cpp import Gate, GateError  # noqa: E402
 from lcg_cpp.demo import MODEL as DEMO  # noqa: E402
-from lcg_cpp.engine import Engine  # noqa: E402
-from lcg_cpp.families import token_families  # noqa: E402
-from lcg_cpp.llama import read_base_model  # noqa: E402
-from lcg_cpp.teacher import Teacher  # noqa: E402
-from lcg_cpp.train import Trained, checkpoint_path, train  # noqa: E402
-from lcg_cpp.training import checkpoint as train_checkpoint  # noqa: E402
-from lcg_cpp.training import report as train_report  # noqa: E402
-from lcg_cpp.training.learner import Learner  # noqa: E402
-from lcg_cpp.training.options import PAPER_TRAINING, TrainOptions  # noqa: E402
-from lcg_cpp.training.run import Run, Texts  # noqa: E402
+from lcg_cpp.engine.load import Engine  # noqa: E402
+from lcg_cpp.engine.model import read_base_model  # noqa: E402
+from lcg_cpp.engine.teacher import Teacher  # noqa: E402
+from lcg_cpp.gate.families import token_families  # noqa: E402
+from lcg_cpp.train import report as train_report  # noqa: E402
+from lcg_cpp.train import saved_run as train_checkpoint  # noqa: E402
+from lcg_cpp.train.learner import Learner  # noqa: E402
+from lcg_cpp.train.options import PAPER_TRAINING, TrainOptions  # noqa: E402
+from lcg_cpp.train.run import Run, Texts  # noqa: E402
+from lcg_cpp.train.train import Trained, checkpoint_path, train  # noqa: E402
 from training_data import CLOSE, Finder, Text, chat_rows, evaluate, write_rows  # noqa: E402
 
 Floats = npt.NDArray[np.float32]

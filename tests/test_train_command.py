@@ -23,9 +23,9 @@ from command_line import refusal  # noqa: E402
 from lcg_cpp import Gate  # noqa: E402
 from lcg_cpp.cli import main  # noqa: E402
 from lcg_cpp.commands import train as command  # noqa: E402
-from lcg_cpp.training.heldout import FamilyScore, Scores  # noqa: E402
-from lcg_cpp.training.options import PAPER_TRAINING, TrainOptions  # noqa: E402
-from lcg_cpp.training.run import Measurement, Run  # noqa: E402
+from lcg_cpp.train.heldout import FamilyScore, Scores  # noqa: E402
+from lcg_cpp.train.options import PAPER_TRAINING, TrainOptions  # noqa: E402
+from lcg_cpp.train.run import Measurement, Run  # noqa: E402
 from training_data import chat_rows, write_rows  # noqa: E402
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="signals and terminals of POSIX")
@@ -60,7 +60,7 @@ def small(tiny_model_path: Path, data: str) -> tuple[str, ...]:
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the report out: drawing takes ten times as long as learning."""
-    monkeypatch.setattr("lcg_cpp.training.report.write_report", lambda *_: None)
+    monkeypatch.setattr("lcg_cpp.train.report.write_report", lambda *_: None)
 
 
 # ---- options ----

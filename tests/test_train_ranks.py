@@ -21,11 +21,11 @@ if not torch.distributed.is_available():
     pytest.skip("this PyTorch has no distributed package", allow_module_level=True)
 
 from lcg_cpp import Gate, GateError  # noqa: E402
-from lcg_cpp.engine import Engine  # noqa: E402
-from lcg_cpp.train import train  # noqa: E402
-from lcg_cpp.training import report as train_report  # noqa: E402
-from lcg_cpp.training.learner import Ranks  # noqa: E402
-from lcg_cpp.training.options import TrainOptions  # noqa: E402
+from lcg_cpp.engine.load import Engine  # noqa: E402
+from lcg_cpp.train import report as train_report  # noqa: E402
+from lcg_cpp.train.learner import Ranks  # noqa: E402
+from lcg_cpp.train.options import TrainOptions  # noqa: E402
+from lcg_cpp.train.train import train  # noqa: E402
 from training_data import chat_rows, write_rows  # noqa: E402
 
 # two texts a group and process, some rounds; 23 texts leave the second process without any in the last group
@@ -42,8 +42,8 @@ sys.path[:0] = json.loads(sys.argv[5])
 from lcg_cpp import GateError
 from lcg_cpp.engine import Engine
 from lcg_cpp.train import train
-from lcg_cpp.training import report
-from lcg_cpp.training.options import TrainOptions
+from lcg_cpp.train import report
+from lcg_cpp.train.options import TrainOptions
 
 report.write_report = lambda *_: None
 model, data, folder, options = sys.argv[1:5]
@@ -149,7 +149,7 @@ def torchrun(tmp_path_factory: pytest.TempPathFactory, tiny_model_path: Path, da
     """What the command reports where torchrun starts two of it, and the gate."""
     gate = tmp_path_factory.mktemp("torchrun") / "g.gguf"
     line = f"-m {tiny_model_path} -d {data} -o {gate} --outtype f32 --json {SMALL}"
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lcg_cpp.train")
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lcg_cpp", "train")
     done = subprocess.run(
         [sys.executable, *launch, *line.split()],
         capture_output=True,

@@ -9,8 +9,8 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
 from lcg_cpp.errors import GateError
-from lcg_cpp.evaluation import translation
-from lcg_cpp.evaluation.translation import N_BLEU, N_CHRF, corpus_bleu, corpus_chrf, segment_statistics, tokenizer
+from lcg_cpp.measure import translation
+from lcg_cpp.measure.translation import N_BLEU, N_CHRF, corpus_bleu, corpus_chrf, segment_statistics, tokenizer
 
 REFERENCES = [
     "The cat sat on the mat, and the dog looked at it.",

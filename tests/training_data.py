@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 import oracle
-from lcg_cpp.teacher import Teacher
+from lcg_cpp.engine.teacher import Teacher
 
 Floats = npt.NDArray[np.float32]
 

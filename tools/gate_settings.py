@@ -26,16 +26,16 @@ from lcg_cpp.data import Encoder, open_dataset
 from lcg_cpp.demo import DemoPrompt, load_prompts
 from lcg_cpp.demo.compare import Arm, load_model, run_prompts
 from lcg_cpp.demo.score import score_reply
-from lcg_cpp.families import FAMILIES, token_families
-from lcg_cpp.forced import Candidates, FamilyTable, decide, last_families
-from lcg_cpp.gate import PAPER_OPTIONS, GateOptions
-from lcg_cpp.gate_file import spec_for, write_gate
-from lcg_cpp.labels import family_labels
-from lcg_cpp.llama import read_base_model
-from lcg_cpp.output_norms import label_norms, read_output_matrix
-from lcg_cpp.teacher import Teacher
-from lcg_cpp.training.learner import Learner, Ranks
-from lcg_cpp.training.options import TrainOptions
+from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.engine.output_norms import label_norms, read_output_matrix
+from lcg_cpp.engine.teacher import Teacher
+from lcg_cpp.gate.families import FAMILIES, token_families
+from lcg_cpp.gate.forced import Candidates, FamilyTable, decide, last_families
+from lcg_cpp.gate.gate_file import spec_for, write_gate
+from lcg_cpp.gate.labels import family_labels
+from lcg_cpp.gate.options import PAPER_OPTIONS, GateOptions
+from lcg_cpp.train.learner import Learner, Ranks
+from lcg_cpp.train.options import TrainOptions
 from timed_log import log
 
 NORMS = ("none", "token", "relative")

@@ -17,13 +17,13 @@ from llama_cpp import llama_cpp as engine
 
 from gate_settings import evaluate, find_points, score
 from lcg_cpp import Gate
-from lcg_cpp.engine import Engine
-from lcg_cpp.forced import Decisions, FamilyTable, decide
-from lcg_cpp.gate import GateOptions
-from lcg_cpp.gate_file import spec_for
-from lcg_cpp.llama import read_base_model
-from lcg_cpp.train import train
-from lcg_cpp.training.options import TrainOptions
+from lcg_cpp.engine.load import Engine
+from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.gate.forced import Decisions, FamilyTable, decide
+from lcg_cpp.gate.gate_file import spec_for
+from lcg_cpp.gate.options import GateOptions
+from lcg_cpp.train.options import TrainOptions
+from lcg_cpp.train.train import train
 from timed_log import log
 
 

@@ -25,7 +25,7 @@ import lcg_cpp.data
 from cldr_prompts import wording
 from cldr_prompts.names import SCRIPTS, SOURCES, UNAMBIGUOUS_PLACES, Name, francs, language_name, names
 from demo.jsonl import write_rows
-from lcg_cpp.families import text_scripts
+from lcg_cpp.gate.families import text_scripts
 
 CLDR_VERSION = "47"
 _DATA = Path(__file__).with_name("cldr_prompts")

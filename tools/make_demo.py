@@ -25,9 +25,9 @@ from demo.jsonl import write_rows
 from demo.model import Model, ModelConfig
 from demo.tokenizer import Bpe, train_or_load
 from lcg_cpp.demo import GATES, MODEL, PROMPTS, DemoPrompt
-from lcg_cpp.families import token_families
-from lcg_cpp.gate import PAPER_OPTIONS, GateOptions
-from lcg_cpp.llama import read_base_model
+from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.gate.families import token_families
+from lcg_cpp.gate.options import PAPER_OPTIONS, GateOptions
 from timed_log import elapsed, log
 
 N_PROMPTS = 400

@@ -39,8 +39,8 @@ from demo.model import Model, ModelConfig
 from demo.tokenizer import Bpe, train_or_load
 from lcg_cpp.demo import DemoPrompt
 from lcg_cpp.demo.compare import MAX_TOKENS
-from lcg_cpp.families import token_families
-from lcg_cpp.llama import read_base_model
+from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.gate.families import token_families
 from prose import corpus, evaluation
 from prose.names import LANGUAGES, load_terms
 from timed_log import log

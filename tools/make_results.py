@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from lcg_cpp.whole_file import write_whole
+from lcg_cpp.files import write_whole
 from results import agreement, tables
 from results.experiments import PAIRS, experiments
 from results.generate import Outcome, make_gates, run

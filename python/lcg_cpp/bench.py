@@ -13,8 +13,11 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from .gate import PAPER_OPTIONS, Gate, GateOptions, GateStats, PathLike
-from .llama import GatedLlama, Llama
+from .files import PathLike
+from .gate.gate import Gate
+from .gate.options import PAPER_OPTIONS, GateOptions
+from .gate.results import GateStats
+from .run.llama import GatedLlama, Llama
 
 
 @dataclass(frozen=True)

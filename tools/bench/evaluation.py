@@ -21,14 +21,15 @@ import numpy as np
 from lcg_cpp.benchmarks import load_benchmark
 from lcg_cpp.demo import GATES, MODEL
 from lcg_cpp.demo.compare import load_model
-from lcg_cpp.evaluate import EvalOptions, evaluate, parse_methods
-from lcg_cpp.evaluation.folder import append_reply
-from lcg_cpp.evaluation.methods import Method, builtin_methods
-from lcg_cpp.evaluation.replies import Question, Replier
-from lcg_cpp.evaluation.summary import write_summary
-from lcg_cpp.gate import Gate, GateOptions
-from lcg_cpp.llama import GatedLlama
+from lcg_cpp.evaluate.evaluate import EvalOptions, evaluate, parse_methods
+from lcg_cpp.evaluate.folder import append_reply
+from lcg_cpp.evaluate.methods import Method, builtin_methods
+from lcg_cpp.evaluate.replies import Question, Replier
+from lcg_cpp.evaluate.summary import write_summary
+from lcg_cpp.gate.gate import Gate
+from lcg_cpp.gate.options import GateOptions
 from lcg_cpp.pages.reply_page import reply_page
+from lcg_cpp.run.llama import GatedLlama
 
 SAMPLING = EvalOptions().sampling()
 

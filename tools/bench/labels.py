@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lcg_cpp.families import FAMILIES
-from lcg_cpp.labels import family_labels
+from lcg_cpp.gate.families import FAMILIES
+from lcg_cpp.gate.labels import family_labels
 
 try:
     import torch
 
-    from lcg_cpp.training.learner import Learner, Ranks
-    from lcg_cpp.training.options import TrainOptions
+    from lcg_cpp.train.learner import Learner, Ranks
+    from lcg_cpp.train.options import TrainOptions
 except ImportError:
     raise SystemExit('PyTorch is not installed: pip install "lcg-cpp[train]"') from None
 

@@ -23,9 +23,9 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from lcg_cpp.families import MASKABLE, token_families
-from lcg_cpp.gate_file import spec_for, write_gate
-from lcg_cpp.llama import read_base_model
+from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.gate.families import MASKABLE, token_families
+from lcg_cpp.gate.gate_file import spec_for, write_gate
 
 Q8_0_BLOCK = 32
 

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from lcg_cpp.data import Encoded
-from lcg_cpp.families import FAMILIES, token_families
-from lcg_cpp.labels import family_labels
-from lcg_cpp.output_norms import label_norms, read_output_matrix
-from lcg_cpp.teacher import Teacher
-from lcg_cpp.training.learner import Learner, Ranks
-from lcg_cpp.training.options import PRESETS, TrainOptions
+from lcg_cpp.engine.output_norms import label_norms, read_output_matrix
+from lcg_cpp.engine.teacher import Teacher
+from lcg_cpp.gate.families import FAMILIES, token_families
+from lcg_cpp.gate.labels import family_labels
+from lcg_cpp.train.learner import Learner, Ranks
+from lcg_cpp.train.options import PRESETS, TrainOptions
 
 
 class Training:

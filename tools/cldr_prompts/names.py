@@ -12,7 +12,7 @@ from babel.localedata import locale_identifiers
 from babel.numbers import get_territory_currencies
 from babel.units import format_unit
 
-from lcg_cpp.families import text_scripts
+from lcg_cpp.gate.families import text_scripts
 
 # Languages replies are wanted in, one for each script; a script's family, where it is one that a gate may mask.
 SCRIPTS = {

@@ -12,7 +12,7 @@ import babel
 import numpy as np
 import torch
 
-from lcg_cpp.families import FAMILIES
+from lcg_cpp.gate.families import FAMILIES
 
 from . import corpus, gates, training
 from .cldr import HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE, Term

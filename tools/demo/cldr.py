@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from babel import Locale
 from babel.localedata import locale_identifiers
 
-from lcg_cpp.families import text_scripts
+from lcg_cpp.gate.families import text_scripts
 
 # Code -> name, in the order of the tables. The first five are the high-resource ones, in scripts a gate may mask.
 LANGUAGES = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from lcg_cpp.engine import Engine
-from lcg_cpp.train import train
-from lcg_cpp.training.options import PAPER_TRAINING, TrainOptions
-from lcg_cpp.training.run import Run
+from lcg_cpp.engine.load import Engine
+from lcg_cpp.train.options import PAPER_TRAINING, TrainOptions
+from lcg_cpp.train.run import Run
+from lcg_cpp.train.train import train
 
 # Only replies are learned from: a prompt is a list of names, and no model generates it.
 DEFAULT = TrainOptions(positions="reply")

@@ -9,7 +9,7 @@ from pathlib import Path
 from lcg_cpp.demo import DemoPrompt
 from lcg_cpp.demo.compare import Arm, load_model, run_prompts
 from lcg_cpp.demo.score import score_reply
-from lcg_cpp.gate import GateOptions
+from lcg_cpp.gate.options import GateOptions
 
 # a gate that loses more of the requested switches than this is no gate
 MIN_SWITCHES_KEPT = 0.98

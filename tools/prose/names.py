@@ -9,7 +9,7 @@ from babel.dates import format_skeleton
 from babel.units import format_unit
 
 from demo.cldr import Term, all_names, common_terms, well_known_languages
-from lcg_cpp.families import text_scripts
+from lcg_cpp.gate.families import text_scripts
 
 # Code -> name. The first five are the high-resource ones, in scripts a gate may mask.
 LANGUAGES = {

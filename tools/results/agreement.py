@@ -13,13 +13,14 @@ from gate_settings import evaluate
 from gate_transfer import flips
 from lcg_cpp.benchmarks import load_benchmark
 from lcg_cpp.demo import GATES, MODEL
-from lcg_cpp.detect import DetectOptions, detect_on
-from lcg_cpp.detection.scores import Share, score
-from lcg_cpp.forced import FamilyTable, decide
-from lcg_cpp.gate import PAPER_OPTIONS, Gate, GateOptions
-from lcg_cpp.gate_file import OUTTYPES, spec_for
-from lcg_cpp.llama import read_base_model
-from lcg_cpp.teacher import Teacher
+from lcg_cpp.detect.detect import DetectOptions, detect_on
+from lcg_cpp.detect.scores import Share, score
+from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.engine.teacher import Teacher
+from lcg_cpp.gate.forced import FamilyTable, decide
+from lcg_cpp.gate.gate import Gate
+from lcg_cpp.gate.gate_file import OUTTYPES, spec_for
+from lcg_cpp.gate.options import PAPER_OPTIONS, GateOptions
 
 from .experiments import SEED, contaminated_terms
 from .tables import table

@@ -10,10 +10,10 @@ from demo import corpus
 from demo.cldr import LANGUAGES, LOW_RESOURCE, Term, load_terms
 from demo.gates import DEFAULT, PAPER, UNADJUSTED
 from lcg_cpp.demo import GATES, DemoPrompt
-from lcg_cpp.evaluation.methods import Method, builtin_methods
-from lcg_cpp.gate import LEAST_CONFIDENCE_TEMPERATURE, PAPER_OPTIONS, GateOptions
-from lcg_cpp.gate_file import OUTTYPES
-from lcg_cpp.training.options import TrainOptions
+from lcg_cpp.evaluate.methods import Method, builtin_methods
+from lcg_cpp.gate.gate_file import OUTTYPES
+from lcg_cpp.gate.options import LEAST_CONFIDENCE_TEMPERATURE, PAPER_OPTIONS, GateOptions
+from lcg_cpp.train.options import TrainOptions
 
 SEED = 0  # the demo's
 SHIPPED = str(GATES["default"])

@@ -16,11 +16,11 @@ from demo.jsonl import write_rows
 from lcg_cpp.benchmarks import Prompt, load_benchmark
 from lcg_cpp.demo import MODEL
 from lcg_cpp.demo.compare import load_model
-from lcg_cpp.evaluate import EvalOptions, evaluate
-from lcg_cpp.evaluation.metrics import compare, summarize
-from lcg_cpp.gate_file import OUTTYPES, spec_for, write_gate
-from lcg_cpp.llama import read_base_model
-from lcg_cpp.training.options import TrainOptions
+from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.evaluate.evaluate import EvalOptions, evaluate
+from lcg_cpp.gate.gate_file import OUTTYPES, spec_for, write_gate
+from lcg_cpp.measure.metrics import compare, summarize
+from lcg_cpp.train.options import TrainOptions
 from timed_log import log
 
 from .experiments import SEED, Experiment, gates

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from demo.cldr import LANGUAGES, LOW_RESOURCE
-from lcg_cpp.evaluation.measures import expected_families
-from lcg_cpp.evaluation.metrics import compare
-from lcg_cpp.families import FAMILIES, NEUTRAL, text_scripts
+from lcg_cpp.gate.families import FAMILIES, NEUTRAL, text_scripts
+from lcg_cpp.measure.measures import expected_families
+from lcg_cpp.measure.metrics import compare
 
 from .generate import Outcome
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..data.files import open_files
 from ..data.rows import BadRow
-from ..families import text_scripts
+from ..gate.families import text_scripts
 from .languages import code_of
 from .prompt import CONFUSABLE, Benchmark, Prompt
 from .rows import Row, Rows, optional_text, text, text_lists, texts

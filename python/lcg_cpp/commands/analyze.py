@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import textwrap
 
-from ..analysis.page import analysis_page
-from ..analysis.report import conclusion, norms_section, position_blocks, texts_sections
-from ..analysis.texts import AnalyzeOptions, TextReport
-from ..analyze import Analysis, analyze, as_dict
-from ..engine import Engine
-from ..families import RULES
-from ..forced import N_BEST, Sampling
+from ..analyze.analyze import Analysis, analyze, as_dict
+from ..analyze.page import analysis_page
+from ..analyze.report import conclusion, norms_section, position_blocks, texts_sections
+from ..analyze.texts import AnalyzeOptions, TextReport
+from ..engine.load import Engine
+from ..files import write_whole
+from ..gate.families import RULES
+from ..gate.forced import N_BEST, Sampling
 from ..pages.report import Facts, Section, Table, new_figure
-from ..whole_file import write_whole
 from . import options
 from .errors import EXIT_INTERRUPTED
 from .loading import check_output, load_base, quiet_log, require_file

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from ..bench import BenchOptions, BenchResult, Side, run_bench
-from ..gate import GateOptions
+from ..gate.options import GateOptions
 from . import options
 from .loading import load_gate, load_model, quiet_engine
 from .output import print_facts, print_json, print_table

@@ -6,9 +6,9 @@ import argparse
 import os
 import shlex
 
-from ..convert import convert
-from ..families import RULES
-from ..gate_file import OUTTYPES, gate_file_name
+from ..convert.convert import convert
+from ..gate.families import RULES
+from ..gate.gate_file import OUTTYPES, gate_file_name
 from . import options
 from .errors import UsageError
 from .loading import file_size, load_base

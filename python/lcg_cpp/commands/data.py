@@ -11,7 +11,7 @@ from ..data.prompts import PromptSeries, prompt_languages
 from ..data.recipe import SOURCES, SourceRows, read_source, write_mix
 from ..data.synth import Answer, Corpus, answer, is_confused
 from ..errors import GateError
-from ..gate import GateOptions
+from ..gate.options import GateOptions
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import load_base, load_model

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..detect import Detection, DetectOptions, Progress, check_gate, detect, usable_prompts
-from ..detection.places import OWN, SPLICED
-from ..detection.scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share, as_dict, score
-from ..engine import Engine
+from ..detect.detect import Detection, DetectOptions, Progress, check_gate, detect, usable_prompts
+from ..detect.places import OWN, SPLICED
+from ..detect.scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share, as_dict, score
+from ..engine.load import Engine
 from ..errors import GateError
-from ..forced import N_BEST, Sampling
-from ..gate import Gate
-from ..whole_file import write_whole
+from ..files import write_whole
+from ..gate.forced import N_BEST, Sampling
+from ..gate.gate import Gate
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import check_output, load_base, load_gate, quiet_log, read_benchmark, require_file

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..benchmarks import Benchmark
 from ..errors import GateError
-from ..evaluate import EvalOptions, Evaluation, Progress, evaluate
-from ..evaluation.folder import PAGE, REPLIES, SUMMARY, read_settings
-from ..evaluation.measures import check_prompts
-from ..evaluation.methods import METHODS, WARNING, Method, parse_methods
-from ..gate import GateOptions
-from ..whole_file import write_whole
+from ..evaluate.evaluate import EvalOptions, Evaluation, Progress, evaluate
+from ..evaluate.folder import PAGE, REPLIES, SUMMARY, read_settings
+from ..evaluate.methods import METHODS, WARNING, Method, parse_methods
+from ..files import write_whole
+from ..gate.options import GateOptions
+from ..measure.measures import check_prompts
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import load_gate, load_model, read_benchmark, require_file
@@ -24,7 +24,7 @@ from .output import print_heading, print_json, print_table
 from .progress import ask_to_stop, duration, status_line
 
 if TYPE_CHECKING:
-    from ..gate import Gate
+    from ..gate.gate import Gate
 
 _TEMPLATE_TOKENS = 256  # what chat templates add to a prompt at most
 _LEAST_CONTEXT = 512
@@ -214,7 +214,7 @@ def status(progress: Progress) -> str:
 
 
 def _report(args: argparse.Namespace, folder: Path, benchmark: Benchmark, evaluation: Evaluation) -> None:
-    from ..evaluation.summary import write_summary  # noqa: PLC0415 (the extra `eval`)
+    from ..evaluate.summary import write_summary  # noqa: PLC0415 (the extra `eval`)
 
     summary = write_summary(folder, evaluation, benchmark, model=args.model, gate=args.lcg)
     written = [REPLIES, SUMMARY]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..families import FAMILIES, RULES, FamilyReport, family_report
+from ..gate.families import FAMILIES, RULES, FamilyReport, family_report
 from . import options
 from .loading import load_base
 from .output import print_heading, print_json, print_table

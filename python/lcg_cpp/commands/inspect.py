@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..gate import Gate
+from ..gate.gate import Gate
 from . import options
 from .loading import file_size, load_gate
 from .output import print_facts, print_heading, print_json, print_table, quantity, short

@@ -14,14 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine.model import read_base_model
 from ..errors import GateError
-from ..gate import Device, Gate, GateOptions, read_gate_file
-from ..llama import GatedLlama, read_base_model
+from ..gate.gate import Gate, read_gate_file
+from ..gate.options import Device, GateOptions
+from ..run.llama import GatedLlama
 from .errors import UsageError, one_line
 
 if TYPE_CHECKING:
-    from ..base_model import BaseModel
     from ..benchmarks import Benchmark, Prompt
+    from ..engine.base_model import BaseModel
 
 
 def require_file(path: str, option: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import UsageError
 
 if TYPE_CHECKING:
-    from ..gate import GateOptions
+    from ..gate.options import GateOptions
 
 RANDOM_SEED = -1
 _MAX_SEED = 2**32 - 2  # llama.cpp takes 2^32 - 1 for "random"
@@ -82,7 +82,7 @@ def add_gpu_layers(parser: argparse._ActionsContainer) -> None:
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add the options of how llama.cpp runs the model; those not given keep `Llama()`'s own defaults."""
-    from ..llama import GatedLlama  # noqa: PLC0415 (only for the command that was asked for)
+    from ..run.llama import GatedLlama  # noqa: PLC0415 (only for the command that was asked for)
 
     default = _defaults(GatedLlama.__mro__[1])
     group = parser.add_argument_group("model (defaults are those of llama-cpp-python's Llama())")
@@ -118,7 +118,7 @@ def llama_arguments(args: argparse.Namespace) -> dict[str, Any]:
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sampling chain; those not given keep llama-cpp-python's own defaults."""
-    from ..llama import GatedLlama  # noqa: PLC0415 (only for the command that was asked for)
+    from ..run.llama import GatedLlama  # noqa: PLC0415 (only for the command that was asked for)
 
     plain, chat = _defaults(GatedLlama.create_completion), _defaults(GatedLlama.create_chat_completion)
     group = parser.add_argument_group("sampling (defaults are those of llama-cpp-python)")
@@ -211,7 +211,7 @@ def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
         UsageError: A value is out of range.
     """
     from ..errors import GateError  # noqa: PLC0415 (only when a command runs)
-    from ..gate import GateOptions  # noqa: PLC0415
+    from ..gate.options import GateOptions  # noqa: PLC0415
 
     fields = ("mode", "strength", "threshold", "confidence_temperature", "first_token")
     given = {field: vars(args).get(f"lcg_{field}") for field in fields}  # not every command has all of them

@@ -5,8 +5,8 @@ from __future__ import annotations
 import codecs
 import sys
 
-from ..gate import GateEvent
-from ..llama import GatedLlama
+from ..gate.results import GateEvent
+from ..run.llama import GatedLlama
 from .errors import one_line
 from .output import console, styled
 from .trace import token_text

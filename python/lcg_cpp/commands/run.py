@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..gate import GateEvent
-from ..llama import GatedLlama
+from ..gate.results import GateEvent
+from ..run.llama import GatedLlama
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
 from .loading import check_output, load_gate, load_model, require_file

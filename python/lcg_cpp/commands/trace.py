@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..evaluation.record import ReplyText, event_record, visible_bytes
-from ..families import FAMILIES, token_families
-from ..llama import GatedLlama, describe_model
-from ..whole_file import write_whole
+from ..engine.model import describe_model
+from ..evaluate.record import ReplyText, event_record, visible_bytes
+from ..files import write_whole
+from ..gate.families import FAMILIES, token_families
+from ..run.llama import GatedLlama
 
 if TYPE_CHECKING:
     from .run import _Reply

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..errors import GateError
-from ..families import RULES
-from ..gate_file import OUTTYPES
-from ..train import require_extra, train
-from ..training.options import NORMS, POSITIONS, PRESETS, SCHEDULES, TrainOptions
+from ..gate.families import RULES
+from ..gate.gate_file import OUTTYPES
+from ..train.options import NORMS, POSITIONS, PRESETS, SCHEDULES, TrainOptions
+from ..train.train import require_extra, train
 from . import options, train_engine
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import file_size
@@ -26,8 +26,8 @@ from .progress import PLAIN_SECONDS, ask_to_stop, duration
 if TYPE_CHECKING:
     from rich.live import Live
 
-    from ..train import Trained
-    from ..training.run import Run
+    from ..train.run import Run
+    from ..train.train import Trained
 
 
 def _width(text: str) -> int:

@@ -6,9 +6,9 @@ import argparse
 import os
 from pathlib import Path
 
-from ..engine import DTYPES, Engine, HfEngine
-from ..gate_file import gate_file_name
-from ..training.options import TrainOptions
+from ..engine.load import DTYPES, Engine, HfEngine
+from ..gate.gate_file import gate_file_name
+from ..train.options import TrainOptions
 from . import options
 from .errors import UsageError
 from .loading import load_base, quiet_log, require_file

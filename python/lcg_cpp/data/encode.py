@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..base_model import CONTROL, BaseModel
+from ..engine.base_model import CONTROL, BaseModel
 from .rows import Message, Sample
 from .template import ChatTemplate, Refused
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from ..errors import GateError
-from ..whole_file import replacing
+from ..files import replacing
 from .files import open_files
 from .languages import flores_names
 from .rows import BadRow, Message, sample_from_row, text_of

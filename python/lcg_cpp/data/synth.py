@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GateError
-from ..families import text_scripts
+from ..gate.families import text_scripts
 
 if TYPE_CHECKING:
-    from ..llama import Llama
+    from ..run.llama import Llama
     from .prompts import Prompt, PromptSeries
 
 _CJ_LANGUAGES = ("zh", "ja")

@@ -12,9 +12,9 @@ from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from ..families import text_scripts
-from ..gate import PAPER_OPTIONS, GateOptions
-from ..llama import GatedLlama
+from ..gate.families import text_scripts
+from ..gate.options import PAPER_OPTIONS, GateOptions
+from ..run.llama import GatedLlama
 from . import GATES, MODEL, DemoPrompt, load_prompts
 from .score import Score, score_reply, summarize
 

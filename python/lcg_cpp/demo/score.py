@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..evaluation.reply_text import count_marked, normalize
-from ..families import text_scripts
+from ..gate.families import text_scripts
+from ..measure.reply_text import count_marked, normalize
 from . import DemoPrompt
 
 _SWITCH_SCRIPTS = {None: frozenset[str](), "english": frozenset({"latin"}), "chinese": frozenset({"cj"})}

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from ..data.files import HUB
-from ..evaluation.measures import expected_families
-from ..evaluation.reply_text import without_choices
-from ..families import FAMILIES, text_scripts
+from ..gate.families import FAMILIES, text_scripts
+from ..measure.measures import expected_families
+from ..measure.reply_text import without_choices
 from .reply_data import Reply, ordered, pack
 from .reply_plots import confusion, positions, removed_mass
 from .report import Facts, Section, Table, render

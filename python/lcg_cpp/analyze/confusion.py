@@ -1,0 +1,300 @@
+"""Confusion points: where a model would leave the script of the text it is given, and what its labels make of it.
+
+Pure functions of logits and tokens. At a position the model predicts the token that the text goes on with; what it
+would have sampled there instead is compared with that token. Let
+
+- g be the family of the text's own token (the right family). Positions where it is neutral say nothing: left out;
+- S be the survivors: what the request's top-k and top-p leave;
+- `last` be the family of the newest language token of the same reply, which a gate never bans;
+- B be the maskable families other than `last` with a token in S: what a gate could ban here.
+
+The position is a *confusion point* if B holds a family other than g (a wrong family), and a *switch point* if B holds
+g: there the text changes its script, the model would follow, and a ban would be a mistake. It can be both.
+
+A text can often go on in two ways (a name in its own script or in Latin), so confusion points are an upper bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+import numpy.typing as npt
+
+from ..gate.forced import N_BEST, NO_FAMILY, Candidates, FamilyTable
+from ..gate.labels import top_tokens
+
+BEYOND = 0  # the rank of a right token that is not among the N_BEST most probable ones
+Norms = Optional[npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """What there is to say of n positions.
+
+    Attributes:
+        right: intp (n,), g; the neutral family where the position says nothing.
+        wrong: bool (n, n_families), the families of B other than g.
+        switch: bool (n,), whether B holds g.
+        chance: float64 (n,), probability that the request samples a token of a wrong family (temperature applied,
+            among the survivors).
+        wrong_is_top: bool (n,), whether the most probable token is of a wrong family: greedy decoding takes it.
+        rank: intp (n,), rank of the most probable token of family g among all tokens, from 1; `BEYOND` if it is not
+            among the N_BEST most probable.
+    """
+
+    right: npt.NDArray[np.intp]
+    wrong: npt.NDArray[np.bool_]
+    switch: npt.NDArray[np.bool_]
+    chance: npt.NDArray[np.float64]
+    wrong_is_top: npt.NDArray[np.bool_]
+    rank: npt.NDArray[np.intp]
+
+    @property
+    def confused(self) -> npt.NDArray[np.bool_]:
+        """Which of them are confusion points, bool (n,)."""
+        found: npt.NDArray[np.bool_] = np.logical_or.reduce(self.wrong, axis=1)
+        return found
+
+    @classmethod
+    def of(
+        cls,
+        candidates: Candidates,
+        last: npt.NDArray[np.int64],
+        following: npt.NDArray[np.integer[Any]],
+        families: FamilyTable,
+    ) -> Points:
+        """Compares n positions with their text.
+
+        Args:
+            candidates: The most probable tokens, and the request.
+            last: int64 (n,), family of the newest language token of the reply, NO_FAMILY if there is none.
+            following: (n,), the text's own next tokens.
+            families: The families of the tokens.
+        """
+        rows = np.arange(len(candidates))
+        family = families.token_family[candidates.ids]  # (n, N_BEST)
+        right = families.token_family[following]
+        survivors = candidates.survivors()
+        could_ban = np.zeros((len(rows), len(families.maskable)), np.bool_)
+        for f in np.flatnonzero(families.maskable):
+            could_ban[:, f] = (survivors & (family == f)).any(1)
+        could_ban[rows[last != NO_FAMILY], last[last != NO_FAMILY]] = False
+        could_ban[right == families.neutral] = False
+        wrong = could_ban.copy()
+        wrong[rows, right] = False
+        is_wrong = np.take_along_axis(wrong, family, 1)
+        above = (candidates.logits - candidates.logits[:, :1]).astype(np.float64)  # at most 0
+        weights = survivors * np.exp(above / candidates.sampling.temperature)
+        is_right = (family == right[:, None]) & np.isfinite(candidates.logits)
+        return cls(
+            right=right,
+            wrong=wrong,
+            switch=could_ban[rows, right],
+            chance=(weights * is_wrong).sum(1) / weights.sum(1),
+            wrong_is_top=is_wrong[:, 0],
+            rank=np.where(is_right.any(1), is_right.argmax(1) + 1, BEYOND),
+        )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One token in the table of a position.
+
+    Attributes:
+        token: Its id.
+        family: Its family, as used while decoding.
+        probabilities: For each norm, its probability among all tokens, at temperature 1 as when labels are made.
+        in_label: For each norm, whether it is in the set that makes the label.
+    """
+
+    token: int
+    family: int
+    probabilities: tuple[float, ...]
+    in_label: tuple[bool, ...]
+
+
+def compare_norms(
+    logits: npt.NDArray[np.float32],
+    norms: Sequence[Norms],
+    own: int,
+    families: FamilyTable,
+    *,
+    label: tuple[int, float],
+    softcap: float = 0.0,
+    n_shown: int = 5,
+) -> tuple[Shown, ...]:
+    """What dividing by the output norms does to the most probable tokens (paper, Figure 2).
+
+    Args:
+        logits: float32 (n_vocab,), of one position.
+        norms: What each token's logit is divided by, float32 (n_vocab,), None for nothing; the first one orders.
+        own: The text's own token.
+        families: The families of the tokens.
+        label: The top-k (0 is no limit) and the top-p, below 1, that make the label.
+        softcap: c of a model whose logits are c * tanh(x / c); 0 if they are not capped.
+        n_shown: Tokens to show of each norm.
+
+    Returns:
+        The union of the most probable tokens of each norm, and the text's own, most probable first.
+    """
+    raw = logits.astype(np.float64)
+    if softcap > 0:
+        bound = float(np.nextafter(np.float32(1), np.float32(0)))  # a logit can be rounded to the cap itself
+        raw = np.where(np.isfinite(raw), softcap * np.arctanh(np.clip(raw / softcap, -bound, bound)), raw)
+    n_vocab = len(raw)
+    top_k = label[0] or n_vocab
+    by_norm = []
+    shown = {own}
+    for divisor in norms:
+        adjusted = (raw if divisor is None else raw / divisor).astype(np.float32)
+        best, kept, log_sum = (part[0] for part in top_tokens(adjusted[None], min(max(top_k, n_shown), n_vocab)))
+        p = np.exp(kept - log_sum)
+        held = (np.arange(len(p)) < top_k) & (p.cumsum() - p < label[1])
+        by_norm.append((adjusted, log_sum, set(best[held].tolist())))
+        shown |= set(best[:n_shown].tolist())
+    first = by_norm[0][0]
+    return tuple(
+        Shown(
+            token=token,
+            family=int(families.token_family[token]),
+            probabilities=tuple(float(np.exp(adjusted[token] - log_sum)) for adjusted, log_sum, _ in by_norm),
+            in_label=tuple(token in members for _, _, members in by_norm),
+        )
+        for token in sorted(shown, key=lambda token: (-first[token], token))
+    )
+
+
+@dataclass(frozen=True)
+class LabelSetting:
+    """One way to make labels.
+
+    Attributes:
+        norm: What logits are divided by: `none`, `token` or `relative`, see `output_norms.label_norms`.
+        top_k: At most so many tokens make the label.
+        top_p: And only until they hold this much probability.
+    """
+
+    norm: str
+    top_k: int
+    top_p: float
+
+
+@dataclass
+class LabelOutcome:
+    """What labels made in one way say at confusion and switch points: a gate learns to say the same.
+
+    Attributes:
+        repaired: Confusion points whose label holds none of the wrong families.
+        wrong: Sum over confusion points of the wrong families' share of the label's probability.
+        kept: Switch points whose label holds the family that the text changes to.
+    """
+
+    repaired: int = 0
+    wrong: float = 0.0
+    kept: int = 0
+
+
+@dataclass(frozen=True)
+class Position:
+    """A confusion point in full.
+
+    Attributes:
+        dataset: Name of the dataset.
+        row: Which of its usable rows, from 0.
+        index: Which token of the rendered text is predicted, from 0.
+        before: The tokens before it, the newest ones.
+        own: The text's own token.
+        right: Its family.
+        wrong: The wrong families.
+        chance: Probability that the request samples a token of a wrong family.
+        repaired: For each norm, whether its label holds none of the wrong families.
+        candidates: Its most probable tokens, before and after the division.
+    """
+
+    dataset: str
+    row: int
+    index: int
+    before: tuple[int, ...]
+    own: int
+    right: int
+    wrong: tuple[int, ...]
+    chance: float
+    repaired: tuple[bool, ...]
+    candidates: tuple[Shown, ...]
+
+
+N_CHANCES = 10  # bins of `TextReport.chances`
+
+
+class Tally:
+    """Counts over positions; nothing is kept of a position.
+
+    Attributes:
+        positions: Positions seen.
+        language: int64 (n_families,), those whose right family is a language, by it.
+        confused: int64 (n_families,), confusion points, by right family.
+        intruders: int64 (n_families, n_families), how often the second family was wrong where the first one is right.
+        at_start: Confusion points before the first language token of a reply.
+        wrong_is_top: Confusion points whose most probable token is of a wrong family.
+        ranks: int64 (N_BEST + 1,), confusion points by rank of the first right token; at `BEYOND` the others.
+        chance: Sum of `Points.chance`: how many wrong tokens the request would sample.
+        chance_is_top: The part of `chance` that is at points counted in `wrong_is_top`.
+        chance_ranks: float64 (N_BEST + 1,), `chance` by rank as in `ranks`.
+        chances: int64 (N_CHANCES,), confusion points by `Points.chance`, in steps of 1 / N_CHANCES.
+        switches: Switch points.
+        labels: Each way of making labels -> its outcome.
+    """
+
+    def __init__(self, families: FamilyTable, settings: Sequence[LabelSetting]) -> None:
+        n = len(families.maskable)
+        self.positions = self.at_start = self.wrong_is_top = self.switches = 0
+        self.chance = self.chance_is_top = 0.0
+        self.language, self.confused = np.zeros((2, n), np.int64)
+        self.intruders = np.zeros((n, n), np.int64)
+        self.ranks = np.zeros(N_BEST + 1, np.int64)
+        self.chance_ranks = np.zeros(N_BEST + 1)
+        self.chances = np.zeros(N_CHANCES, np.int64)
+        self.labels = {setting: LabelOutcome() for setting in settings}
+        self._neutral = families.neutral
+
+    def add(self, points: Points, last: npt.NDArray[np.int64]) -> None:
+        """Counts positions; `last` as for `Points.of`."""
+        n = len(self.language)
+        at = points.confused
+        right = points.right[at]
+        self.positions += len(points.right)
+        self.language += np.bincount(points.right[points.right != self._neutral], minlength=n)
+        self.confused += np.bincount(right, minlength=n)
+        np.add.at(self.intruders, right, points.wrong[at])
+        self.at_start += int(np.count_nonzero(last[at] == NO_FAMILY))
+        self.wrong_is_top += int(np.count_nonzero(points.wrong_is_top))
+        self.ranks += np.bincount(points.rank[at], minlength=N_BEST + 1)
+        chance = points.chance[at]
+        self.chance += float(chance.sum())
+        self.chance_is_top += float(points.chance[points.wrong_is_top].sum())
+        self.chance_ranks += np.bincount(points.rank[at], chance, minlength=N_BEST + 1)
+        bins = np.minimum((chance * N_CHANCES).astype(np.intp), N_CHANCES - 1)
+        self.chances += np.bincount(bins, minlength=N_CHANCES)
+        self.switches += int(np.count_nonzero(points.switch))
+
+    def add_label(self, setting: LabelSetting, label: npt.NDArray[np.float32], points: Points, row: int) -> bool:
+        """Counts the label of one position.
+
+        Args:
+            setting: How it was made.
+            label: float32 (n_families,), each family's share of its probability (a soft label).
+            points: Positions.
+            row: Which of them it is of.
+
+        Returns:
+            Whether it holds none of the wrong families.
+        """
+        wrong = float(label[points.wrong[row]].sum())
+        outcome = self.labels[setting]
+        outcome.wrong += wrong
+        outcome.repaired += bool(points.wrong[row].any() and wrong == 0)
+        outcome.kept += bool(points.switch[row] and label[points.right[row]] > 0)
+        return wrong == 0

@@ -1,0 +1,109 @@
+"""An analysis as one page with plots."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+
+from ..gate.families import FAMILIES
+from ..gate.forced import N_BEST
+from ..pages.report import Facts, Figure, Section, figure_svg, new_figure, page
+from .analyze import LARGEST, Analysis, NormReport
+from .confusion import BEYOND, N_CHANCES, Tally
+from .report import conclusion, norms_section, number, position_blocks, texts_sections
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+
+_COLOURS = dict(zip(FAMILIES, ("#d1495b", "#2e86ab", "#888888", "#3d9970")))
+_LINES = dict(zip(FAMILIES, ("-", "--", ":", "-.")))
+
+
+def analysis_page(analysis: Analysis) -> str:
+    """All of it as one HTML page.
+
+    Args:
+        analysis: What was measured.
+
+    Raises:
+        GateError: matplotlib is missing.
+    """
+    base, report = analysis.base, analysis.texts
+    facts = [
+        ("model", f"{base.name} ({', '.join(filter(None, (base.architecture, base.file_type)))})"),
+        ("token families", f"rules {analysis.options.rules}"),
+    ]
+    sections = [_with(norms_section(analysis), _norm_plots(analysis.norms)), *texts_sections(analysis)]
+    if report is not None:
+        facts.append(("in short", conclusion(report.tally)))
+        if report.tally.confused.any():
+            sections[2] = _with(sections[2], _rank_plots(report.tally))
+            sections.append(_worst_section(analysis))
+    return page(f"Script confusion of {base.name}", [Section("", [Facts(facts)]), *sections])
+
+
+def _with(section: Section, figure: Figure) -> Section:
+    return dataclasses.replace(section, blocks=[*section.blocks, figure])
+
+
+def _worst_section(analysis: Analysis) -> Section:
+    assert analysis.texts is not None
+    intro = (
+        "The confusion points with the largest probability of a wrong token: the most probable tokens at temperature 1,"
+        " before the division (none) and after it (token, relative)."
+    )
+    blocks = [
+        block
+        for position in analysis.texts.worst
+        for block in position_blocks(position, analysis.base.vocab, family=_coloured)
+    ]
+    return Section("The worst positions", [intro, *blocks])
+
+
+def _coloured(family: str) -> str:
+    style = f"border-left: .6em solid {_COLOURS[family]}; padding-left: .4em"
+    return Markup('<span style="{}">{}</span>').format(style, family)
+
+
+def _norm_plots(norms: NormReport) -> Figure:
+    figure = new_figure(7.0, 2.9)
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    names = [name for name in FAMILIES if norms.families[name].tokens]
+    for name in names:
+        share = np.array(norms.families[name].histogram) / norms.families[name].tokens
+        left.stairs(share, norms.edges, color=_COLOURS[name], linestyle=_LINES[name], linewidth=1.2, label=name)
+    left.axvline(norms.largest_from, color="black", linewidth=0.6)
+    left.set_yscale("function", functions=(np.sqrt, np.square))  # one bin can hold half of a family
+    left.set(xlabel="norm", ylabel="share of the family's tokens", ylim=(0, None))
+    left.legend(frameon=False, fontsize="small")
+    right.bar(names, [norms.families[name].largest * 100 for name in names], color=[_COLOURS[name] for name in names])
+    right.axhline(LARGEST * 100, color="black", linewidth=0.6)
+    right.set(ylabel="% among the largest 5%")
+    right.tick_params(axis="x", labelrotation=20)
+    _without_frame(left, right)
+    caption = (
+        f"Norms by family (line: the 5% largest begin at {number(norms.largest_from)}), and the share of each family"
+        " among these (line: 5%, no preference)."
+    )
+    return Figure(figure_svg(figure), caption)
+
+
+def _rank_plots(tally: Tally) -> Figure:
+    figure = new_figure(7.0, 2.6)
+    left, right = figure.subplots(1, 2)
+    left.bar([*range(1, N_BEST + 1), N_BEST + 2], [*tally.ranks[1:], tally.ranks[BEYOND]], color="#888888")
+    left.set_xticks([1, 5, 10, 15, N_BEST + 2], ["1", "5", "10", "15", f">{N_BEST}"])
+    left.set(xlabel="rank of the first right token", ylabel="confusion points")
+    right.stairs(tally.chances, np.linspace(0, 1, N_CHANCES + 1), fill=True, color="#888888")
+    right.set(xlabel="probability of a wrong token", ylabel="confusion points", xlim=(0, 1))
+    _without_frame(left, right)
+    caption = "Confusion points by rank of the first right token, and by their probability of a wrong one."
+    return Figure(figure_svg(figure), caption)
+
+
+def _without_frame(*all_axes: matplotlib.axes.Axes) -> None:
+    for axes in all_axes:
+        axes.spines[["top", "right"]].set_visible(False)

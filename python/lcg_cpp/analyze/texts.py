@@ -1,0 +1,287 @@
+"""Evaluating a model on texts, teacher forced, and counting its confusion points; nothing is kept of a position."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data import Dataset, Encoded, Encoder
+from ..engine.output_norms import OutputMatrix, label_norms
+from ..errors import GateError
+from ..gate.families import FAMILIES, RULES, token_families
+from ..gate.forced import Candidates, FamilyTable, Sampling, last_families
+from ..gate.gate_file import spec_for
+from ..gate.labels import family_labels
+from ..train.options import PRESETS
+from .confusion import LabelSetting, Points, Position, Tally, compare_norms
+
+if TYPE_CHECKING:
+    from ..engine.load import Model
+    from ..engine.teacher import States
+
+NORMS = ("none", "token", "relative")  # what labels can be divided by
+LABELS = {name: (options.top_k, options.top_p) for name, options in sorted(PRESETS.items(), reverse=True)}
+
+_GROUP_TEXTS = 16
+_GROUP_TOKENS = 512
+_BEFORE = 48  # tokens of context kept of a position
+
+
+@dataclass(frozen=True)
+class AnalyzeOptions:
+    """What is measured.
+
+    Attributes:
+        sampling: The request whose survivors are looked at; top-k at most 20.
+        rules: Rule set of the token families.
+        n_ctx: Most tokens of a text, if the model takes that many; what is longer is cut.
+        n_tokens: Tokens to evaluate; it ends after the text that reaches this many.
+        n_worst: Confusion points shown in full: those with the largest probability of a wrong token.
+        seed: Seed of the order in which texts are taken.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    rules: str = RULES[0]
+    n_ctx: int = 2048
+    n_tokens: int = 20_000
+    n_worst: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sampling.temperature < math.inf:
+            raise GateError(f"`temperature` is {self.sampling.temperature}, expected a positive number")
+        if not 0.0 < self.sampling.top_p <= 1.0:
+            raise GateError(f"`top_p` is {self.sampling.top_p}, expected more than 0 and at most 1")
+        for name, low in (("n_ctx", 2), ("n_tokens", 1), ("n_worst", 0), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise GateError(f"`{name}` is {getattr(self, name)}, expected at least {low}")
+
+
+class TextReport:
+    """What was measured on texts, so far.
+
+    Attributes:
+        tally: The counts.
+        worst: The confusion points with the largest probability of a wrong token, largest first.
+        texts: Texts evaluated.
+        skipped: Why texts were left out, and how many.
+        bad_rows: Rows of the data that cannot be used.
+        bad: What is wrong with the first of them.
+        tokens: Tokens evaluated.
+        seconds: Time spent.
+        finished: False if it was stopped.
+    """
+
+    def __init__(self, tally: Tally, datasets: Sequence[Dataset], skipped: Counter[str]) -> None:
+        self.tally = tally
+        self.worst: list[Position] = []
+        self.texts = self.tokens = 0
+        self.skipped = skipped
+        self.bad_rows = sum(dataset.n_bad for dataset in datasets)
+        self.bad = [reason for dataset in datasets for reason in dataset.bad]
+        self.seconds = 0.0
+        self.finished = False
+
+
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """A text to evaluate, and where it is from."""
+
+    dataset: str
+    row: int
+    encoded: Encoded
+
+
+class TextAnalysis:
+    """Evaluates texts and counts.
+
+    Attributes:
+        report: What was measured so far.
+    """
+
+    def __init__(
+        self, model: Model, datasets: Sequence[Dataset], matrix: OutputMatrix, options: AnalyzeOptions
+    ) -> None:
+        """Sets up the counts.
+
+        Args:
+            model: The base model.
+            datasets: The texts.
+            matrix: Its output norms.
+            options: What is measured.
+
+        Raises:
+            GateError: The model's chat template is no template, or its output rows are all zero.
+        """
+        self._model = model
+        self._datasets = datasets
+        self._options = options
+        self._softcap = matrix.softcap
+        self._families = FamilyTable.of(spec_for(model.base, n_hidden=0, rules=options.rules))
+        self._label_families = token_families(model.base.vocab, options.rules)
+        self._start = 0.0
+        self._norms = {norm: label_norms(matrix.norms, norm) for norm in NORMS}
+        settings = [LabelSetting(norm, *label) for label in LABELS.values() for norm in NORMS]
+        self._n_ctx = min(options.n_ctx, model.n_ctx)
+        self._encoder = Encoder(model.tokenize, model.base, self._n_ctx)
+        self.report = TextReport(Tally(self._families, settings), datasets, self._encoder.skipped)
+
+    def run(self, should_stop: Callable[[], bool], on_progress: Callable[[TextReport], None]) -> None:
+        """Evaluates texts in a seeded random order until `n_tokens` are reached.
+
+        Args:
+            should_stop: Asked after every evaluation.
+            on_progress: Called after every few texts.
+
+        Raises:
+            GateError: No text has a reply, or the model gives no numbers.
+        """
+        report, self._start = self.report, time.monotonic()
+        for texts in self._groups():
+            if should_stop() or not self._evaluate(texts, should_stop):
+                return
+            report.texts += len(texts)
+            on_progress(report)
+        if report.texts == 0:
+            reason, _ = report.skipped.most_common(1)[0]
+            raise GateError(f"none of {sum(report.skipped.values())} texts has a reply to measure on: {reason}")
+        report.finished = True
+
+    def _groups(self) -> Iterator[list[_Text]]:
+        """Texts, a few at a time: short ones are evaluated together."""
+        ends = np.cumsum([len(dataset) for dataset in self._datasets]).tolist()
+        group: list[_Text] = []
+        n_group = 0
+        for number in np.random.default_rng(self._options.seed).permutation(ends[-1]).tolist():
+            i = bisect.bisect_right(ends, number)
+            dataset = self._datasets[i]
+            row = number - ends[i] + len(dataset)
+            encoded = self._encoder.encode(dataset[row])
+            if encoded is None:
+                continue
+            if not any(encoded.is_reply[1:]):
+                self.report.skipped[f"has no reply within {self._n_ctx} tokens"] += 1
+                continue
+            group.append(_Text(dataset.name, row, encoded))
+            n_group += len(encoded.tokens)
+            enough = self.report.tokens + n_group >= self._options.n_tokens
+            if enough or n_group >= _GROUP_TOKENS or len(group) == _GROUP_TEXTS:
+                yield group
+                group, n_group = [], 0
+            if enough:
+                return
+        if group:
+            yield group
+
+    def _evaluate(self, texts: Sequence[_Text], should_stop: Callable[[], bool]) -> bool:
+        """Evaluates and counts a few texts; False if it was stopped."""
+        encoded = [text.encoded for text in texts]
+        starts = np.cumsum([0, *(len(text.tokens) for text in encoded)])
+        tokens = np.concatenate([text.tokens for text in encoded])
+        is_reply = [np.array(text.is_reply, np.bool_) for text in encoded]
+        last = np.concatenate(
+            [last_families(np.array(t.tokens), reply, self._families) for t, reply in zip(encoded, is_reply)]
+        )
+        predicts = np.concatenate([np.append(reply[1:], False) for reply in is_reply])
+        for states in self._model.states([text.tokens for text in encoded]):
+            self.report.tokens += len(states.text)
+            self.report.seconds = time.monotonic() - self._start
+            at = starts[states.text] + states.position  # of each row, in the arrays above
+            rows = np.flatnonzero(predicts[at])
+            if len(rows):
+                at = at[rows]
+                self._count(texts, states, rows, last[at], tokens[at + 1])
+            if should_stop():
+                return False
+        return True
+
+    def _count(
+        self,
+        texts: Sequence[_Text],
+        states: States,
+        rows: npt.NDArray[np.intp],
+        last: npt.NDArray[np.int64],
+        following: npt.NDArray[np.int64],
+    ) -> None:
+        """Counts rows of one evaluation."""
+        begin = int(rows[0])
+        span = Candidates.of(states.logits[begin : rows[-1] + 1], self._options.sampling)
+        candidates = span[rows - begin]
+        points = Points.of(candidates, last, following, self._families)
+        self.report.tally.add(points, last)
+        for i in np.flatnonzero(points.confused | points.switch).tolist():
+            logits = states.logits[rows[i] : rows[i] + 1]
+            repaired = self._count_labels(points, i, logits)
+            if points.chance[i] > self._least_chance():
+                text = texts[states.text[rows[i]]]
+                index = int(states.position[rows[i]]) + 1
+                self._keep(self._position(text, index, points, i, logits[0], repaired))
+
+    def _count_labels(self, points: Points, i: int, logits: npt.NDArray[np.float32]) -> dict[LabelSetting, bool]:
+        """Makes the labels of a position, logits float32 (1, n_vocab); whether each repairs it."""
+        tally = self.report.tally
+        repaired = {}
+        for setting in tally.labels:
+            label = family_labels(
+                logits,
+                self._norms[setting.norm],
+                self._label_families,
+                setting.top_k,
+                setting.top_p,
+                n_families=len(FAMILIES),
+                soft=True,
+                softcap=self._softcap,
+                n_threads=1,
+            )[0]
+            repaired[setting] = tally.add_label(setting, label, points, i)
+        return repaired
+
+    def _least_chance(self) -> float:
+        """What a position must exceed to be one of the worst."""
+        if not self._options.n_worst:
+            return math.inf
+        return 0.0 if len(self.report.worst) < self._options.n_worst else self.report.worst[-1].chance
+
+    def _keep(self, position: Position) -> None:
+        worst = self.report.worst
+        worst.append(position)
+        worst.sort(key=lambda position: -position.chance)
+        del worst[self._options.n_worst :]
+
+    def _position(
+        self,
+        text: _Text,
+        index: int,
+        points: Points,
+        i: int,
+        logits: npt.NDArray[np.float32],
+        repaired: dict[LabelSetting, bool],
+    ) -> Position:
+        tokens, label = text.encoded.tokens, LABELS["paper"]
+        return Position(
+            dataset=text.dataset,
+            row=text.row,
+            index=index,
+            before=tuple(tokens[max(0, index - _BEFORE) : index]),
+            own=tokens[index],
+            right=int(points.right[i]),
+            wrong=tuple(np.flatnonzero(points.wrong[i]).tolist()),
+            chance=float(points.chance[i]),
+            repaired=tuple(repaired[LabelSetting(norm, *label)] for norm in NORMS),
+            candidates=compare_norms(
+                logits,
+                [self._norms[norm] for norm in NORMS],
+                tokens[index],
+                self._families,
+                label=label,
+                softcap=self._softcap,
+            ),
+        )

@@ -1,0 +1,163 @@
+"""Gates as safetensors files under the keys of the method's reference: what `convert` takes, and PyTorch too.
+
+How a gate was made stands in the file's metadata, under names that begin with `lcg.`:
+
+| name | value |
+|---|---|
+| lcg.name, lcg.version, lcg.license | as in a gate file; absent if empty |
+| lcg.base_model | names of the models it was made for |
+| lcg.families | names in the order of the outputs |
+| lcg.rules | rule set it was trained with |
+| lcg.datasets | JSON array of what it was trained on, of each the fields of `gate_file.Source` that are not empty |
+| lcg.train | JSON object of `adapter.lcg.train.*` |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import GateError
+from ..files import PathLike, write_whole
+from ..gate.gate_file import GateSpec, Source, TrainValue
+
+# Name in a checkpoint of the reference's trainer -> name in a gate file.
+CHECKPOINT_KEYS = {
+    "code_switch_pre.weight": "lcg.fc1.weight",
+    "code_switch_pre.bias": "lcg.fc1.bias",
+    "code_switch_head.weight": "lcg.fc2.weight",
+    "code_switch_head.bias": "lcg.fc2.bias",
+}
+
+_KEY = re.compile(r"[a-z0-9_.]{1,64}")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can hold them, UTF-8 cannot
+_MAX_UINT64 = 2**64 - 1
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
+
+
+# ---- writing ----
+
+
+def write_gate_checkpoint(path: PathLike, spec: GateSpec, weights: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    """Write a gate, whole or not at all. The same arguments give the same bytes.
+
+    Args:
+        path: The safetensors file to write.
+        spec: What is known of the gate; its names and how it was made go into the file's metadata.
+        weights: float32 matrices as `write_gate` takes them; a linear gate has no `lcg.fc1.weight`.
+
+    Raises:
+        OSError: The file cannot be written; nothing of it is left behind.
+    """
+    tensors = {key: weights[name] for key, name in CHECKPOINT_KEYS.items() if name in weights}
+    write_whole(path, _serialize(tensors, _metadata(spec)))
+
+
+def _metadata(spec: GateSpec) -> dict[str, str]:
+    datasets = [{key: text for key, text in dataclasses.asdict(source).items() if text} for source in spec.datasets]
+    values = {
+        "format": "pt",  # without it transformers loads nothing
+        "lcg.name": spec.name,
+        "lcg.version": spec.version,
+        "lcg.license": spec.license,
+        "lcg.base_model": ", ".join(source.name for source in spec.base_models),
+        "lcg.families": ", ".join(spec.families),
+        "lcg.rules": spec.rules,
+        "lcg.datasets": json.dumps(datasets, ensure_ascii=False) if datasets else "",
+        "lcg.train": json.dumps(spec.train, ensure_ascii=False, allow_nan=False) if spec.train else "",
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def _serialize(tensors: Mapping[str, npt.NDArray[np.float32]], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file: u64 header length, JSON header, data. The package writes metadata in a random order."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for key, tensor in tensors.items():
+        header[key] = {"dtype": "F32", "shape": tensor.shape, "data_offsets": [end, end + tensor.nbytes]}
+        end += tensor.nbytes
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
+    return b"".join(
+        [struct.pack("<Q", len(text)), text, *(tensor.astype("<f4").tobytes() for tensor in tensors.values())]
+    )
+
+
+# ---- reading ----
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a checkpoint says of its gate; empty where it says nothing. The fields are those of `GateSpec`."""
+
+    name: str = ""
+    version: str = ""
+    license: str = ""
+    rules: str = ""
+    datasets: tuple[Source, ...] = ()
+    train: Mapping[str, TrainValue] = field(default_factory=dict)
+
+
+def read_provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
+    """Read how a gate was made.
+
+    Args:
+        path: The checkpoint, for messages.
+        metadata: Of the file; names that are not ours are ignored.
+
+    Raises:
+        GateError: A value is not as `write_gate_checkpoint` writes it.
+    """
+    texts = {name: metadata.get(f"lcg.{name}", "") for name in ("name", "version", "license", "rules")}
+    for name, text in texts.items():
+        if _SURROGATE.search(text):
+            raise _bad(path, name, text, "a text")
+    datasets = _parsed(path, metadata, "datasets", [])
+    if not isinstance(datasets, list) or not all(map(_is_source, datasets)):
+        raise _bad(path, "datasets", datasets, "an array of objects with a name")
+    train = _parsed(path, metadata, "train", {})
+    if not isinstance(train, dict):
+        raise _bad(path, "train", train, "an object")
+    for key, value in train.items():
+        if not _KEY.fullmatch(key) or not _is_train_value(value):
+            raise _bad(path, "train", {key: value}, "bools, natural numbers, floats and texts")
+    return Provenance(**texts, datasets=tuple(Source(**source) for source in datasets), train=train)
+
+
+def _parsed(path: Path, metadata: Mapping[str, str], name: str, default: Any) -> Any:
+    text = metadata.get(f"lcg.{name}")
+    if text is None:
+        return default
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _bad(path, name, text, "JSON") from error
+
+
+def _is_source(value: Any) -> bool:
+    if not isinstance(value, dict) or "name" not in value:
+        return False
+    return {part.name for part in dataclasses.fields(Source)}.issuperset(value) and all(map(_is_text, value.values()))
+
+
+def _is_train_value(value: Any) -> bool:
+    if isinstance(value, float):
+        return abs(value) <= _MAX_FLOAT32  # false for NaN
+    return 0 <= value <= _MAX_UINT64 if isinstance(value, int) else _is_text(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and not _SURROGATE.search(value)
+
+
+def _bad(path: Path, name: str, found: Any, wanted: str) -> GateError:
+    return GateError(f"{path}: metadata `lcg.{name}` is {repr(found)[:80]}, expected {wanted}")

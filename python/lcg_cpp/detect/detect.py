@@ -1,0 +1,299 @@
+"""A gate as a detector: of tokens that are known to be wrong or right, which would it remove?
+
+Nothing is generated. Replies that are known to be clean, and the same with slips and switches of script spliced in (see
+`detection.texts`), are evaluated teacher forced, and at known places it is asked: if the sampler were about to choose
+this token, would the gate remove it? So the rules see the survivors S and this token besides, as the model itself would
+seldom choose a wrong one. Where S holds a token of the family anyway (it is in reach), the answer is what the gate
+really does there.
+
+Of a token only the family matters, and of a wrong word only the first token is asked about: persistence then allows the
+rest, by design.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engine.load import Engine, Model
+from ..engine.teacher import Teacher
+from ..errors import GateError
+from ..files import PathLike
+from ..gate.forced import Candidates, FamilyTable, Sampling
+from ..gate.gate import Gate
+from ..gate.gate_file import CONFIDENCE
+from ..gate.options import GateOptions
+from ..measure.measures import expected_families
+from .places import GROUPS
+from .rules import Answers
+from .texts import Probe, Question, Splicer
+
+if TYPE_CHECKING:
+    from ..benchmarks import Prompt
+    from ..engine.base_model import BaseModel
+    from ..engine.teacher import States
+
+_GROUP_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class DetectOptions:
+    """What is measured.
+
+    Attributes:
+        sampling: The request whose survivors are looked at; top-k at most 20.
+        gate_options: Threshold and rules; `mode` and `strength` have no meaning here.
+        n_texts: Replies to evaluate, drawn at random.
+        n_ctx: Most tokens of a text; longer ones are left out.
+        seed: Of the drawing and of what is spliced in.
+    """
+
+    sampling: Sampling = field(default_factory=Sampling)
+    gate_options: GateOptions = field(default_factory=GateOptions)
+    n_texts: int = 30
+    n_ctx: int = 2048
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sampling.temperature < np.inf:
+            raise GateError(f"`temperature` is {self.sampling.temperature}, expected a positive number")
+        if not 0.0 < self.sampling.top_p <= 1.0:
+            raise GateError(f"`top_p` is {self.sampling.top_p}, expected more than 0 and at most 1")
+        for name, low in (("n_texts", 1), ("n_ctx", 2), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise GateError(f"`{name}` is {getattr(self, name)}, expected at least {low}")
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """What was measured so far; `detection.scores.score` sums it up.
+
+    Attributes:
+        base: The model.
+        gate: The gate.
+        options: How.
+        answers: To all questions.
+        n_texts: Replies used.
+        n_given: Prompts that have a reference.
+        n_wanted: Replies that will be used, if none is left out.
+        own_tokens: int64 (n_texts,), tokens of each clean reply.
+        skipped: Why prompts were left out, and how many.
+        tokens: Tokens evaluated.
+        seconds: Time spent.
+        finished: False if it was stopped.
+    """
+
+    base: BaseModel
+    gate: Gate
+    options: DetectOptions
+    answers: Answers
+    n_given: int
+    n_wanted: int
+    own_tokens: npt.NDArray[np.int64]
+    skipped: Counter[str]
+    tokens: int
+    seconds: float
+    finished: bool
+
+    @property
+    def n_texts(self) -> int:
+        """Replies used."""
+        return len(self.own_tokens)
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a family is predicted."""
+        chosen = self.options.gate_options.threshold
+        return self.gate.threshold if chosen is None else chosen
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far it is: replies used or left out, of how many; tokens evaluated; seconds."""
+
+    texts: int
+    total: int
+    tokens: int
+    seconds: float
+
+
+def detect(
+    model: PathLike,
+    gate: Gate,
+    prompts: Sequence[Prompt],
+    options: DetectOptions | None = None,
+    *,
+    engine: Engine | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Detection:
+    """Measure a gate as a detector of wrong tokens.
+
+    Args:
+        model: A GGUF file.
+        gate: A gate that was made for it.
+        prompts: What was asked; those without a reference say nothing.
+        options: What is measured.
+        engine: Settings of llama.cpp.
+        should_stop: Asked after every evaluation; what was measured until then is the result.
+        on_progress: Called after every few replies.
+
+    Raises:
+        GateError: Model, gate or prompts cannot be used, or it was stopped before anything was measured.
+        OSError: A file cannot be read.
+    """
+    options, engine = options or DetectOptions(), engine or Engine()
+    usable_prompts(prompts)
+    with Teacher(model, n_ctx=options.n_ctx, **dataclasses.asdict(engine)) as teacher:
+        return detect_on(teacher, gate, prompts, options, should_stop=should_stop, on_progress=on_progress)
+
+
+def detect_on(
+    model: Model,
+    gate: Gate,
+    prompts: Sequence[Prompt],
+    options: DetectOptions,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Detection:
+    """The same on a model that is loaded; see `detect`."""
+    check_gate(gate, model.base)
+    given = usable_prompts(prompts)
+    drawn = random.Random(options.seed).sample(given, min(options.n_texts, len(given)))
+    families = FamilyTable(gate.token_families.astype(np.intp), np.array(gate.maskable), gate.neutral)
+    splicer = Splicer(model, families, gate.families, min(options.n_ctx, model.n_ctx), options.seed)
+    sampling = dataclasses.replace(options.sampling, confidence_temperature=options.gate_options.confidence_temperature)
+    asking = _Asking(model, gate, sampling)
+    start, finished = time.monotonic(), True
+    own_tokens: list[int] = []
+    for n_done, texts in _groups(splicer, drawn):
+        probes = [(len(own_tokens) + i, probe) for i, found in enumerate(texts) for probe in found]
+        if should_stop() or not asking.ask(probes, should_stop):
+            finished = False
+            break
+        own_tokens += [sum(probe.n_own for probe in found) for found in texts]
+        on_progress(Progress(n_done, len(drawn), asking.tokens, time.monotonic() - start))
+    if not own_tokens:
+        reason = splicer.skipped.most_common(1)[0][0] if finished else "it was stopped"
+        raise GateError(f"none of {len(drawn)} replies was measured: {reason}")
+    return Detection(
+        base=model.base,
+        gate=gate,
+        options=options,
+        answers=Answers.join(asking.parts),
+        n_given=len(given),
+        n_wanted=len(drawn),
+        own_tokens=np.array(own_tokens, np.int64),
+        skipped=splicer.skipped,
+        tokens=asking.tokens,
+        seconds=time.monotonic() - start,
+        finished=finished,
+    )
+
+
+def usable_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts whose right reply is known.
+
+    Raises:
+        GateError: There are none, or a prompt's language is unknown, or babel is not installed.
+    """
+    given = [prompt for prompt in prompts if prompt.reference.strip()]
+    if not given:
+        raise GateError(f"none of {len(prompts):,} prompts has a `reference`, expected some whose right reply is known")
+    for prompt in given:
+        try:
+            expected_families(prompt)
+        except GateError as error:
+            raise GateError(f"prompt `{prompt.id}`: {error}") from error
+    return given
+
+
+def check_gate(gate: Gate, base: BaseModel) -> None:
+    """Compare what the gate was made for with the model, and what it decides by with what is computed here.
+
+    Raises:
+        GateError: It was made for another model, or has other confidence sets than the paper's.
+    """
+    facts: list[tuple[str, object, object]] = [
+        ("architecture", gate.architecture, base.architecture),
+        ("n_embd", gate.n_embd, base.n_embd),
+        ("tokenizer hash", gate.tokenizer_hash, base.vocab.tokenizer_hash()),
+    ]
+    gate.check_model(base.path, facts)
+    sets = tuple((top_k, np.float32(top_p)) for top_k, top_p in CONFIDENCE)
+    if tuple((top_k, np.float32(top_p)) for top_k, top_p in gate.confidence) != sets:
+        raise GateError(f"{gate.path}: has the confidence sets {gate.confidence}, expected {CONFIDENCE}")
+
+
+def _groups(splicer: Splicer, prompts: Sequence[Prompt]) -> Iterator[tuple[int, list[list[Probe]]]]:
+    """The texts of a few prompts at a time, short ones are evaluated together; and how many prompts are done then."""
+    group: list[list[Probe]] = []
+    for n_done, prompt in enumerate(prompts, 1):
+        probes = splicer.probes(prompt, n_done)
+        if probes:
+            group.append(probes)
+        n_tokens = sum(len(probe.tokens) for probes in group for probe in probes)
+        if group and (n_tokens >= _GROUP_TOKENS or n_done == len(prompts)):
+            yield n_done, group
+            group = []
+
+
+class _Asking:
+    """Evaluates texts and keeps what the rules look at.
+
+    Attributes:
+        parts: The answers.
+        tokens: Tokens evaluated.
+    """
+
+    def __init__(self, model: Model, gate: Gate, sampling: Sampling) -> None:
+        self._model, self._gate, self._sampling = model, gate, sampling
+        self.parts: list[Answers] = []
+        self.tokens = 0
+
+    def ask(self, probes: Sequence[tuple[int, Probe]], should_stop: Callable[[], bool]) -> bool:
+        """Ask about some texts, each with the number of its reply; False if it was stopped, and nothing is kept."""
+        asked: dict[tuple[int, int], list[Question]] = defaultdict(list)  # by text and the row that predicts the token
+        for number, (_, probe) in enumerate(probes):
+            for question in probe.questions:
+                asked[number, question.index - 1].append(question)
+        parts = []
+        for states in self._model.states([probe.tokens for _, probe in probes]):
+            self.tokens += len(states.text)
+            places = zip(states.text.tolist(), states.position.tolist())
+            found = [(row, question) for row, at in enumerate(places) for question in asked.get(at, ())]
+            if found:
+                rows, questions = zip(*found)
+                texts = [probes[number][0] for number in states.text[list(rows)].tolist()]
+                parts.append(self._answers(states, rows, texts, questions))
+            if should_stop():
+                return False
+        self.parts += parts
+        return True
+
+    def _answers(
+        self, states: States, rows: Sequence[int], texts: Sequence[int], questions: Sequence[Question]
+    ) -> Answers:
+        """What the rules look at in some rows of an evaluation, one for each question, ascending."""
+        begin, of_row = rows[0], np.array(rows) - rows[0]
+        candidates = Candidates.of(states.logits[begin : rows[-1] + 1], self._sampling)
+        family = self._gate.token_families[candidates.ids]  # (n, N_BEST)
+        is_family = family[:, :, None] == np.arange(len(self._gate.families))
+        return Answers(
+            text=np.array(texts, np.intp),
+            group=np.array([GROUPS.index(question.group) for question in questions], np.intp),
+            family=np.array([question.family for question in questions], np.intp),
+            last=np.array([question.last for question in questions], np.int64),
+            z=self._gate.predict(states.hidden[begin : rows[-1] + 1])[of_row],
+            survivors=(is_family & candidates.survivors()[:, :, None]).any(1)[of_row],
+            confident=(is_family & candidates.confident()[:, :, None]).any(1)[of_row],
+        )

@@ -1,0 +1,85 @@
+"""The decoding rules on one more survivor: what keeps a token that is about to be chosen, if anything does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..gate.forced import NO_FAMILY, predict_and_allow
+from ..gate.options import GateOptions
+
+Bools = npt.NDArray[np.bool_]
+
+BANNED, PREDICTED, PERSISTENCE, FIRST_TOKEN, CONFIDENT, NOTHING_LEFT = range(6)
+REASONS = (  # why a token is not removed, by the verdicts above but `BANNED`
+    "the gate allows its family",
+    "persistence: its family is that of the last word",
+    "first token: the gate does not act before the first word",
+    "confidence: the model finds nothing plausible that the gate allows",
+    "nothing else could be chosen",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """All that the rules look at where n questions were asked.
+
+    Attributes:
+        text: intp (n,), the reply, counted from 0.
+        group: intp (n,), index into `GROUPS`.
+        family: intp (n,), family of the token that is asked about.
+        last: int64 (n,), family of the newest language token before it, NO_FAMILY if there is none.
+        z: float32 (n, n_families), the gate's logits.
+        survivors: bool (n, n_families), the families of the tokens in S.
+        confident: bool (n, n_families), the families of the tokens in H.
+    """
+
+    text: npt.NDArray[np.intp]
+    group: npt.NDArray[np.intp]
+    family: npt.NDArray[np.intp]
+    last: npt.NDArray[np.int64]
+    z: npt.NDArray[np.float32]
+    survivors: Bools
+    confident: Bools
+
+    @classmethod
+    def join(cls, parts: Sequence[Answers]) -> Answers:
+        """Puts several one after another."""
+        names = [column.name for column in dataclasses.fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def __len__(self) -> int:
+        return len(self.family)
+
+    @property
+    def in_reach(self) -> Bools:
+        """Whether S holds a token of the family anyway, bool (n,)."""
+        held: Bools = self.survivors[np.arange(len(self)), self.family]
+        return held
+
+    def verdicts(self, maskable: Sequence[bool], options: GateOptions, threshold: float) -> npt.NDArray[np.intp]:
+        """Apply the decoding rules (paper, section 3.3) with the token among the survivors.
+
+        Args:
+            maskable: For each family, whether it may be banned; those that are asked about may.
+            options: Which rules hold.
+            threshold: Probability from which a family is predicted.
+
+        Returns:
+            intp (n,): BANNED, or the first thing that keeps the token.
+        """
+        rows = np.arange(len(self))
+        predicted, allowed = predict_and_allow(self.z, self.last, threshold, persistence=options.persistence)
+        stays = ~np.asarray(maskable) | allowed
+        keeps = (
+            predicted[rows, self.family],
+            stays[rows, self.family],
+            (self.last == NO_FAMILY) & (options.persistence and not options.first_token),
+            ~(self.confident & predicted).any(1) & options.confidence,
+            ~((self.survivors | self.confident) & stays).any(1),
+        )
+        return np.select(keeps, range(PREDICTED, NOTHING_LEFT + 1), BANNED)

@@ -1,0 +1,173 @@
+"""Where the tensors of a GGUF file are, without its vocabulary in memory.
+
+PyPI's `gguf.GGUFReader` makes two NumPy arrays of every token and every merge: half a gigabyte and seconds for 151,936
+tokens, and some damaged files make it loop forever. What is asked here is a few numbers and the place of one tensor, so
+arrays are stepped over, and every step is checked against the end of the file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Union
+
+from gguf import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType
+
+from ..errors import GateError
+
+Scalar = Union[bool, int, float, str]
+
+_VERSIONS = (2, 3)
+_SMALLEST = 24  # magic, version, number of tensors, number of keys
+_FORMATS: dict[int, str] = {
+    GGUFValueType.UINT8: "B",
+    GGUFValueType.INT8: "b",
+    GGUFValueType.UINT16: "H",
+    GGUFValueType.INT16: "h",
+    GGUFValueType.UINT32: "I",
+    GGUFValueType.INT32: "i",
+    GGUFValueType.FLOAT32: "f",
+    GGUFValueType.BOOL: "?",
+    GGUFValueType.UINT64: "Q",
+    GGUFValueType.INT64: "q",
+    GGUFValueType.FLOAT64: "d",
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a file.
+
+    Attributes:
+        type: Its `ggml_type`.
+        shape: Its dimensions as ggml counts them: the length of a row first.
+        offset: Where its data begins, in bytes from the start of the file.
+    """
+
+    type: int
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a GGUF file says of itself.
+
+    Attributes:
+        path: The file.
+        size: Its length in bytes.
+        values: The metadata that are single values; arrays are left out.
+        tensors: Its tensors by name.
+    """
+
+    path: Path
+    size: int
+    values: dict[str, Scalar]
+    tensors: dict[str, TensorInfo]
+
+
+def read_header(path: Path) -> Header:
+    """Reads the metadata of a GGUF file (version 2 or 3) and the places of its tensors.
+
+    Time is linear in the number of tokens, memory does not depend on it.
+
+    Raises:
+        GateError: The file is no GGUF file, or damaged.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < _SMALLEST:
+            raise GateError(f"{path}: the file has {size} bytes, a GGUF file has at least {_SMALLEST}")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _Walk(path, data).header()
+
+
+class _Walk:
+    """A position in the bytes of a header."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self._path = path
+        self._data = data
+        self._size = len(data)
+        self._position = 0
+
+    def header(self) -> Header:
+        magic, version = self._number("I"), self._number("I")
+        if magic != GGUF_MAGIC:
+            self._fail(f"not a GGUF file, it starts with {self._data[:4]!r}")
+        if version not in _VERSIONS:
+            self._fail(f"GGUF version {version}, expected {' or '.join(map(str, _VERSIONS))}")
+        n_tensors, n_values = self._number("Q"), self._number("Q")
+        values: dict[str, Scalar] = {}
+        for _ in range(n_values):
+            key = self._string()
+            value = self._value(self._number("I"), key)
+            if value is not None:
+                values[key] = value
+        tensors = dict(self._tensor() for _ in range(n_tensors))
+        alignment = values.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 1:
+            self._fail(f"`general.alignment` is {alignment}, expected a number of at least 1")
+        data_start = -(-self._position // alignment) * alignment
+        placed = {name: TensorInfo(t.type, t.shape, data_start + t.offset) for name, t in tensors.items()}
+        return Header(self._path, self._size, values, placed)
+
+    def _tensor(self) -> tuple[str, TensorInfo]:
+        """The next description of a tensor; its offset is still from the start of the data."""
+        name = self._string()
+        n_dims = self._number("I")
+        if n_dims > 4:
+            self._fail(f"tensor `{name}` has {n_dims} dimensions, at most 4 are allowed")
+        shape = tuple(self._number("Q") for _ in range(n_dims))
+        return name, TensorInfo(self._number("I"), shape, self._number("Q"))
+
+    def _value(self, value_type: int, key: str) -> Scalar | None:
+        """The next value; an array is stepped over and is None."""
+        if value_type == GGUFValueType.ARRAY:
+            self._skip_array(key)
+            return None
+        if value_type == GGUFValueType.STRING:
+            return self._string()
+        return self._scalar(self._format(value_type, key))
+
+    def _skip_array(self, key: str) -> None:
+        element_type, length = self._number("I"), self._number("Q")
+        if element_type == GGUFValueType.STRING:
+            for _ in range(length):  # no more often than the file has bytes: each step needs eight
+                self._skip(self._number("Q"))
+        else:
+            self._skip(length * struct.calcsize("<" + self._format(element_type, key)))
+
+    def _format(self, value_type: int, key: str) -> str:
+        if value_type not in _FORMATS:
+            self._fail(f"`{key}` has the unknown type {value_type}")
+        return _FORMATS[value_type]
+
+    def _string(self) -> str:
+        length = self._number("Q")
+        start = self._position
+        self._skip(length)
+        return self._data[start : start + length].decode(errors="replace")
+
+    def _number(self, number_format: str) -> int:
+        number = self._scalar(number_format)
+        assert isinstance(number, int)
+        return number
+
+    def _scalar(self, number_format: str) -> Scalar:
+        start = self._position
+        self._skip(struct.calcsize("<" + number_format))
+        value: Scalar = struct.unpack_from("<" + number_format, self._data, start)[0]
+        return value
+
+    def _skip(self, n: int) -> None:
+        if n > self._size - self._position:
+            self._fail("the file ends inside its header")
+        self._position += n
+
+    def _fail(self, message: str) -> NoReturn:
+        raise GateError(f"{self._path}: {message}")

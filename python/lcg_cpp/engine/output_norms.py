@@ -1,0 +1,190 @@
+"""The norms of a base model's output rows, and its logit soft-capping: what step 1 of the training labels divides by.
+
+The logit of token v is e_v . h, so a long row e_v makes a token look probable whatever h says; the method divides it
+out (paper section 3.2). Most models multiply by `output.weight`; where that is missing the token embeddings serve.
+
+What llama.cpp does to the product before anyone samples from it:
+
+- soft-capping, c * tanh(x / c) (Gemma 2, 3n and 4, Grok 2): it bends every logit differently, so it has to be undone
+  before the division. `OutputMatrix.softcap` is c.
+- a scale for all logits (Cohere, Granite, Grok, MiniCPM): part of the distribution that the model was trained to give,
+  and a temperature as far as the division is concerned. It stays.
+- a bias (Phi-2, some Qwen2): part of the logit. It stays, and is divided with it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from ..errors import GateError
+from .gguf_header import Header, read_header
+
+NORMS = ("token", "relative", "none")
+
+_OUTPUT, _EMBEDDINGS = "output.weight", "token_embd.weight"
+_OUTPUT_SCALE = "output.scale"
+_SLICE_BYTES = 2 << 20  # of float32, for the processor's cache; a whole matrix can be 2.5 GB and more
+# llama.cpp caps the logits of these architectures even where the file has no such key.
+_DEFAULT_SOFTCAP = {"gemma2": 30.0, "gemma3n": 30.0, "gemma4": 30.0, "muse-glimmer": 30.0}
+
+
+@dataclass(frozen=True, eq=False)
+class OutputMatrix:
+    """The rows that turn a hidden state into logits.
+
+    Attributes:
+        norms: float32 (n_vocab,), the L2 norm of each row; 0 for a row of zeros.
+        softcap: c, where the model's logits are c * tanh(x / c); 0 if they are not capped.
+        tensor: The tensor they come from, `output.weight` or `token_embd.weight` (tied).
+        tensor_type: What it is stored as, e.g. `Q6_K`.
+    """
+
+    norms: npt.NDArray[np.float32]
+    softcap: float
+    tensor: str
+    tensor_type: str
+
+
+def read_output_matrix(path: str | PathLike[str]) -> OutputMatrix:
+    """Reads the norms of the output rows from a model, a few megabytes of the matrix at a time.
+
+    Args:
+        path: A GGUF model; of a split one, the first file (`-00001-of-0000N.gguf`).
+
+    Returns:
+        The norms and the soft-capping.
+
+    Raises:
+        GateError: The file is damaged, holds no output matrix, or stores it in a type that the installed `gguf` package
+            cannot decode.
+        OSError: The file, or one of the files of a split model, cannot be read.
+    """
+    files = _open_model(Path(path))
+    for name in (_OUTPUT, _EMBEDDINGS):
+        for file in files:
+            if name in file.tensors:
+                return _read_matrix(files, file, name)
+    raise GateError(f"{path}: neither `{_OUTPUT}` nor `{_EMBEDDINGS}` is among the tensors")
+
+
+def label_norms(norms: npt.NDArray[np.float32], norm: str) -> npt.NDArray[np.float32] | None:
+    """Returns what each token's logit is divided by when labels are made.
+
+    A row of zeros (padding of the vocabulary) gives the logit 0 for every state; 0 / 0 would poison the whole
+    distribution. Divided by any positive number it stays 0, so the mean of the other norms stands in.
+
+    Args:
+        norms: float32 (n_vocab,), the norms of the output rows.
+        norm: `token` divides by the norm (paper section 3.2), `relative` by the norm over the mean norm, so that the
+            logits keep their size on average, `none` by nothing (the paper's ablation).
+
+    Returns:
+        float32 (n_vocab,), all positive; None for `none`.
+
+    Raises:
+        GateError: `norm` is unknown, or all rows are zero.
+    """
+    if norm not in NORMS:
+        raise GateError(f"`norm` is {norm!r}, expected {', '.join(NORMS)}")
+    if norm == "none":
+        return None
+    is_row = norms > 0
+    if not is_row.any():
+        raise GateError("`norms` are all zero, expected the norms of an output matrix")
+    mean = norms[is_row].mean(dtype=np.float64)
+    divisors = np.where(is_row, norms, mean)
+    return (divisors / mean if norm == "relative" else divisors).astype(np.float32)
+
+
+def _open_model(path: Path) -> list[Header]:
+    """The headers of all files of a model."""
+    first = read_header(path)
+    n_files = first.values.get("split.count", 1)
+    if not isinstance(n_files, int) or n_files <= 1:
+        return [first]
+    suffix = f"-00001-of-{n_files:05}.gguf"
+    if not path.name.endswith(suffix):
+        raise GateError(f"{path}: split into {n_files} files, expected the first, named *{suffix}")
+    prefix = path.name[: -len(suffix)]
+    others = (path.with_name(f"{prefix}-{number:05}-of-{n_files:05}.gguf") for number in range(2, n_files + 1))
+    return [first, *map(read_header, others)]
+
+
+def _read_matrix(files: list[Header], file: Header, name: str) -> OutputMatrix:
+    tensor_type = _decodable_type(file, name)
+    norms = _row_norms(_map_rows(file, name, tensor_type), tensor_type)
+    if tensor_type.name == "NVFP4" and name == _OUTPUT:  # by its name: the type is newer than gguf 0.17
+        norms *= abs(_output_scale(files))
+    bad = np.flatnonzero(~np.isfinite(norms))
+    if len(bad):
+        raise GateError(f"{file.path}: row {bad[0]} of tensor `{name}` holds NaN or Inf, expected finite numbers")
+    return OutputMatrix(norms.astype(np.float32), _softcap(files[0]), name, tensor_type.name)
+
+
+def _decodable_type(file: Header, name: str) -> GGMLQuantizationType:
+    number = file.tensors[name].type
+    try:
+        tensor_type = GGMLQuantizationType(number)
+        dequantize(np.zeros((1, GGML_QUANT_SIZES[tensor_type][1]), np.uint8), tensor_type)
+    except (ValueError, NotImplementedError) as error:  # the type is newer than the package, or it only knows its name
+        type_name = {known.value: known.name for known in GGMLQuantizationType}.get(number, f"of type {number}")
+        option = "--output-tensor-type" if name == _OUTPUT else "--token-embedding-type"
+        raise GateError(
+            f"{file.path}: tensor `{name}` is {type_name}, which gguf {importlib.metadata.version('gguf')} cannot "
+            f"decode: pip install -U gguf, or store it as Q8_0 (llama-quantize {option} q8_0)"
+        ) from error
+    return tensor_type
+
+
+def _map_rows(file: Header, name: str, tensor_type: GGMLQuantizationType) -> npt.NDArray[np.uint8]:
+    """The stored matrix, uint8 (n_vocab, bytes of a row), mapped and not read."""
+    tensor = file.tensors[name]
+    block, block_bytes = GGML_QUANT_SIZES[tensor_type]
+    if len(tensor.shape) != 2 or 0 in tensor.shape or tensor.shape[0] % block:
+        raise GateError(
+            f"{file.path}: tensor `{name}` has shape {tensor.shape}, expected rows of whole blocks of {block}"
+        )
+    n_embd, n_vocab = tensor.shape
+    row_bytes = n_embd // block * block_bytes
+    end = tensor.offset + n_vocab * row_bytes
+    if end > file.size:
+        raise GateError(f"{file.path}: tensor `{name}` ends at byte {end}, the file has {file.size}")
+    return np.memmap(file.path, np.uint8, "r", tensor.offset, (n_vocab, row_bytes))
+
+
+def _row_norms(rows: npt.NDArray[np.uint8], tensor_type: GGMLQuantizationType) -> npt.NDArray[np.float64]:
+    """The L2 norm of each row, float64 (n_vocab,)."""
+    block, block_bytes = GGML_QUANT_SIZES[tensor_type]
+    n_embd = rows.shape[1] // block_bytes * block
+    n_rows = max(1, _SLICE_BYTES // (4 * n_embd))
+    norms = np.empty(len(rows))
+    for start in range(0, len(rows), n_rows):
+        part = dequantize(rows[start : start + n_rows], tensor_type).astype(np.float64)
+        norms[start : start + n_rows] = np.sqrt(np.einsum("ij,ij->i", part, part))
+    return norms
+
+
+def _output_scale(files: list[Header]) -> float:
+    """The number that llama.cpp multiplies the product of a NVFP4 output matrix by."""
+    for file in files:
+        if _OUTPUT_SCALE in file.tensors:
+            return float(np.memmap(file.path, np.float32, "r", file.tensors[_OUTPUT_SCALE].offset, (1,))[0])
+    return 1.0
+
+
+def _softcap(file: Header) -> float:
+    architecture = file.values.get("general.architecture", "")
+    key = f"{architecture}.final_logit_softcapping"
+    softcap = file.values.get(key, _DEFAULT_SOFTCAP.get(str(architecture), 0.0))
+    if not isinstance(softcap, (int, float)) or not 0 <= softcap < math.inf:
+        raise GateError(f"{file.path}: `{key}` is {softcap!r}, expected a finite number of at least 0")
+    return float(softcap)

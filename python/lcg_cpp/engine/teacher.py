@@ -1,0 +1,255 @@
+"""The frozen base model as the teacher: logits and hidden states of all tokens of given texts, from llama.cpp."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llama_cpp import _internals as internals
+from llama_cpp import llama_cpp as bindings
+from llama_cpp._logger import set_verbose
+
+from ..errors import GateError
+from ..files import PathLike
+from .base_model import BaseModel
+from .connect import function_addresses
+from .model import describe_model
+
+_MAX_SEQUENCES = 32  # texts in one batch; models with a recurrent state keep that many of them
+_CONNECT_SECONDS = 5.0
+_MAX_PORT = 65535
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """What one evaluation gave: a row for each token, in the order of the texts. Views, valid until the next one.
+
+    Attributes:
+        text: int32 (n,), which of the given texts a row belongs to.
+        position: int32 (n,), which of its tokens; the row predicts the token after it.
+        hidden: float32 (n, n_embd), the last hidden state after the final norm.
+        logits: float32 (n, n_vocab).
+    """
+
+    text: npt.NDArray[np.int32]
+    position: npt.NDArray[np.int32]
+    hidden: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+
+
+class Teacher:
+    """A base model that is only read.
+
+    Attributes:
+        base: What a gate must know of it.
+        n_embd: Width of the hidden state.
+        n_vocab: Number of tokens.
+        n_ctx: Most tokens of a text: what was asked for, or what the model was trained for if that is less.
+    """
+
+    def __init__(
+        self,
+        model_path: PathLike,
+        *,
+        n_ctx: int = 2048,
+        n_batch: int = 256,
+        n_threads: int = 0,
+        n_gpu_layers: int = 0,
+        rpc: Sequence[str] = (),
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model_path: A GGUF file.
+            n_ctx: Most tokens of a text.
+            n_batch: Tokens evaluated at once; their logits take 4 * n_batch * n_vocab bytes.
+            n_threads: CPU threads; 0 takes all.
+            n_gpu_layers: Layers on the GPU or on RPC servers; -1 is all.
+            rpc: `host:port` of llama.cpp's RPC servers that share the model's weights.
+
+        Raises:
+            GateError: llama.cpp cannot load the model, it has no decoder alone, or an RPC server cannot be used.
+            OSError: The file cannot be read.
+        """
+        name = os.fspath(model_path)
+        with open(name, "rb"):  # a missing file is an OSError, not llama.cpp's "failed to load"
+            pass
+        self._n_batch = n_batch
+        self._n_sequences = min(_MAX_SEQUENCES, n_batch)  # llama.cpp ends the process where there are more
+        self._stack = contextlib.ExitStack()
+        set_verbose(False)  # as Llama(verbose=False) does
+        bindings.llama_backend_init()
+        add_rpc_servers(rpc)
+        try:
+            self._model = self._load_model(name, n_gpu_layers)
+            self._stack.callback(self._model.close)
+            self.n_ctx = min(n_ctx, self._model.n_ctx_train())
+            self._context = self._make_context(name, n_threads or os.cpu_count() or 1)
+        except BaseException:
+            self._stack.close()
+            raise
+        self._batch = internals.LlamaBatch(n_tokens=n_batch, embd=0, n_seq_max=1, verbose=False)
+        self._stack.callback(self._batch.close)
+        self.n_embd = bindings.llama_model_n_embd_out(self._model.model)
+        self.n_vocab = self._model.n_vocab()
+        self.base: BaseModel = describe_model(self._model, self.n_embd)
+
+    def _load_model(self, name: str, n_gpu_layers: int) -> internals.LlamaModel:
+        params = bindings.llama_model_default_params()
+        params.n_gpu_layers = n_gpu_layers
+        try:
+            model = internals.LlamaModel(path_model=name, params=params, verbose=False)
+        except ValueError as error:
+            raise GateError(f"{name}: llama.cpp cannot load it, is it a GGUF model?") from error
+        if bindings.llama_model_has_encoder(model.model) or not bindings.llama_model_has_decoder(model.model):
+            model.close()
+            raise GateError(f"{name}: has an encoder, expected a model with a decoder only")
+        return model
+
+    def _make_context(self, name: str, n_threads: int) -> internals.LlamaContext:
+        params = bindings.llama_context_default_params()
+        params.n_ctx = max(self.n_ctx, self._n_batch)
+        params.n_batch = params.n_ubatch = self._n_batch
+        params.n_seq_max = self._n_sequences
+        params.kv_unified = True  # all texts of a batch share n_ctx, instead of a part of it for each
+        params.n_threads = params.n_threads_batch = n_threads
+        params.embeddings = True
+        params.flash_attn_type = bindings.LLAMA_FLASH_ATTN_TYPE_DISABLED  # as Llama() does
+        try:
+            context = internals.LlamaContext(model=self._model, params=params, verbose=False)
+        except ValueError as error:
+            raise GateError(
+                f"{name}: llama.cpp cannot make a context of {params.n_ctx} tokens; a smaller context takes less memory"
+            ) from error
+        # an encoder alone, such as BERT, has no memory, and rows of zeros for logits
+        if context.memory is None or context.pooling_type() != bindings.LLAMA_POOLING_TYPE_NONE:
+            context.close()
+            raise GateError(f"{name}: makes embeddings of texts, expected a model that generates text")
+        return context
+
+    def __enter__(self) -> Teacher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the model."""
+        self._stack.close()
+
+    def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
+        """Tokens of a text.
+
+        Args:
+            text: The text.
+            special: Read the names of control tokens as these tokens.
+            bos: Put the beginning-of-text token in front, if the model wants one.
+        """
+        tokens: list[int] = self._model.tokenize(text.encode(), add_bos=bos, special=special)
+        return tokens
+
+    def states(self, texts: Sequence[Sequence[int]]) -> Iterator[States]:
+        """Evaluate texts, each on its own, several short ones at once.
+
+        Args:
+            texts: Token ids of each text, 1 to `n_ctx` of them.
+
+        Yields:
+            One evaluation's rows; every token of every text is in exactly one, in order.
+
+        Raises:
+            GateError: A text is empty or too long, or llama.cpp fails.
+        """
+        for i, text in enumerate(texts):
+            if not 1 <= len(text) <= self.n_ctx:
+                raise GateError(f"text {i} has {len(text)} tokens, expected 1 to {self.n_ctx}")
+        for first, end in self._windows(texts):
+            bindings.llama_memory_clear(self._context.memory, True)
+            rows = [(i, p) for i in range(first, end) for p in range(len(texts[i]))]
+            for begin in range(0, len(rows), self._n_batch):
+                yield self._evaluate(texts, rows[begin : begin + self._n_batch], first)
+
+    def _windows(self, texts: Sequence[Sequence[int]]) -> Iterator[tuple[int, int]]:
+        """Runs of texts that fit into one batch; a longer text is a run of its own."""
+        first, n_tokens = 0, 0
+        for i, text in enumerate(texts):
+            if i > first and (n_tokens + len(text) > self._n_batch or i - first == self._n_sequences):
+                yield first, i
+                first, n_tokens = i, 0
+            n_tokens += len(text)
+        if first < len(texts):
+            yield first, len(texts)
+
+    def _evaluate(self, texts: Sequence[Sequence[int]], rows: list[tuple[int, int]], first: int) -> States:
+        batch = self._batch.batch
+        batch.n_tokens = n = len(rows)
+        for row, (i, position) in enumerate(rows):
+            batch.token[row] = texts[i][position]
+            batch.pos[row] = position
+            batch.n_seq_id[row] = 1
+            batch.seq_id[row][0] = i - first
+            batch.logits[row] = True
+        code = bindings.llama_decode(self._context.ctx, batch)
+        if code != 0:
+            raise GateError(f"{self.base.path}: llama.cpp failed to evaluate {n} tokens (`llama_decode` gave {code})")
+        text, position = np.array(rows, np.int32).T
+        hidden = _view(bindings.llama_get_embeddings(self._context.ctx), n, self.n_embd)
+        logits = _view(bindings.llama_get_logits(self._context.ctx), n, self.n_vocab)
+        return States(text, position, hidden, logits)
+
+
+def _view(pointer: Any, n_rows: int, n_columns: int) -> npt.NDArray[np.float32]:
+    return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (n_rows, n_columns))
+
+
+def add_rpc_servers(servers: Sequence[str]) -> None:
+    """Make the devices of llama.cpp's RPC servers known, as its own `--rpc` does.
+
+    Args:
+        servers: `host:port` of each.
+
+    Raises:
+        GateError: A server does not answer, or this llama-cpp-python was built without the RPC backend.
+    """
+    if not servers:
+        return
+    for server in servers:
+        _check_server(server)
+    names = ("ggml_backend_reg_by_name", "ggml_backend_reg_get_proc_address", "ggml_backend_register")
+    addresses = function_addresses(names)
+    pointer = ctypes.c_void_p
+    find = ctypes.CFUNCTYPE(pointer, ctypes.c_char_p)(addresses[names[0]])
+    function_of = ctypes.CFUNCTYPE(pointer, pointer, ctypes.c_char_p)(addresses[names[1]])
+    register = ctypes.CFUNCTYPE(None, pointer)(addresses[names[2]])
+    backend = find(b"RPC")
+    if not backend:
+        raise GateError(
+            "llama-cpp-python was built without the RPC backend; build it with it:"
+            ' CMAKE_ARGS="-DGGML_RPC=on" pip install --force-reinstall --no-cache-dir llama-cpp-python'
+        )
+    add = ctypes.CFUNCTYPE(pointer, ctypes.c_char_p)(function_of(backend, b"ggml_backend_rpc_add_server"))
+    for server in servers:
+        register(add(server.encode()))
+
+
+def _check_server(server: str) -> None:
+    """Connect once: where llama.cpp cannot, it ends the process."""
+    host, _, port = server.rpartition(":")
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > _MAX_PORT:
+        raise GateError(f"RPC server {server!r}: expected host:port")
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, UnicodeError) as error:  # a host that cannot be a name
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise GateError(f"RPC server {server}: {reason}, expected llama.cpp's rpc-server there") from error

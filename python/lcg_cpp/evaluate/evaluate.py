@@ -1,0 +1,239 @@
+"""Methods side by side: the same prompts with the same seeds, one reply after the other, prompt by prompt.
+
+replies.jsonl has one object a line:
+
+| field | what it is |
+|---|---|
+| method, seed, id | which reply this is; `id` is the prompt's |
+| prompt, language, subset, reference | of the prompt |
+| reply | the text |
+| tokens, pieces, families | of each generated token its id, the text it completes and the index of its family |
+| n_prompt | tokens of the prompt |
+| finish | `stop`, or `length` if the reply was cut |
+| seconds | the reply took, the prompt's evaluation included |
+| events | the gate's interventions |
+
+The pieces of a reply make up its text: a character that several tokens share is with the token that completes it, and
+what is behind a text that ends the reply is left out. The token that ends a reply is not told, but an event can be at
+its position. Events have the fields of `GateEvent`; `removed` and `candidates` (the first of what was left) hold
+[text, index of the family, probability], most probable first.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GateError
+from ..gate.gate import Gate
+from ..run.llama import GatedLlama
+from .folder import REPLIES, Json, append_reply, check_replies, join_settings, method_settings, read_replies
+from .methods import METHODS, Method, parse_methods
+from .replies import Question, Replier, reply_seed
+
+if TYPE_CHECKING:
+    from ..benchmarks import Benchmark, Prompt
+
+__all__ = ["METHODS", "EvalOptions", "Evaluation", "Method", "Progress", "evaluate", "parse_methods"]
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How replies are generated; the sampling is the paper's by default.
+
+    Attributes:
+        n_seeds: Replies of each method to each prompt.
+        max_tokens: Most tokens of a reply; None: what the prompt says.
+        temperature: 0 always takes the most probable token.
+        top_k: 0 keeps all.
+        top_p: 1 keeps all.
+        min_p: 0 keeps all.
+        thinking: False asks the chat template to leave a model's thinking out (`enable_thinking`).
+    """
+
+    n_seeds: int = 1
+    max_tokens: int | None = None
+    temperature: float = 0.7
+    top_k: int = 20
+    top_p: float = 0.8
+    min_p: float = 0.0
+    thinking: bool = True
+
+    def __post_init__(self) -> None:
+        if self.n_seeds < 1:
+            raise GateError(f"`n_seeds` is {self.n_seeds}, expected at least 1")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise GateError(f"`max_tokens` is {self.max_tokens}, expected at least 1")
+        if not self.temperature >= 0:
+            raise GateError(f"`temperature` is {self.temperature}, expected at least 0")
+
+    def sampling(self) -> dict[str, Any]:
+        """As arguments of `Llama.generate`."""
+        return {"temp": self.temperature, "top_k": self.top_k, "top_p": self.top_p, "min_p": self.min_p}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an evaluation is.
+
+    Attributes:
+        done: Replies that are there.
+        total: Replies that are wanted.
+        new: Replies generated since it was begun or continued.
+        tokens: Tokens of those.
+        seconds: Since then.
+    """
+
+    done: int
+    total: int
+    new: int
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is in the folder.
+
+    Attributes:
+        replies: All of them, as in replies.jsonl.
+        families: Names of the families.
+        finished: Whether every reply that was asked for is there.
+        settings: How they were made.
+    """
+
+    replies: Sequence[Json]
+    families: tuple[str, ...]
+    finished: bool
+    settings: Json
+
+
+def evaluate(
+    llm: GatedLlama,
+    benchmark: Benchmark,
+    methods: Sequence[Method],
+    folder: str | os.PathLike[str],
+    options: EvalOptions = EvalOptions(),
+    *,
+    gates: Mapping[str, Gate] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> Evaluation:
+    """Let a model answer the prompts of a benchmark by every method; what is in the folder already is not done again.
+
+    Every reply is generated from an empty context with a seed that only depends on the prompt and the number of the
+    seed, so the replies are the same whichever methods, prompts and seeds are asked for, in one run or in several.
+
+    Args:
+        llm: The model; its gate is changed.
+        benchmark: The prompts.
+        methods: What is compared.
+        folder: Where replies.jsonl and settings.json are written; replies are on disk as soon as they are there.
+        options: How replies are generated.
+        gates: By path, gates of the methods that are loaded already.
+        should_stop: Asked after every token.
+        on_progress: Called after every reply.
+
+    Raises:
+        GateError: A gate does not fit the model, a prompt does not fit the context, or the folder holds replies that
+            were made otherwise.
+        OSError: A file cannot be read or written.
+    """
+    path = Path(folder)
+    paths = {method.gate for method in methods if method.gate is not None}
+    loaded = {name: (gates or {}).get(name) or Gate.load(name) for name in sorted(paths)}
+    replier = Replier(llm, methods, loaded, options.sampling(), thinking=options.thinking)
+    settings = _settings(llm, replier.n_ctx, benchmark, methods, options)
+    questions = _questions(replier, benchmark.prompts, methods, options.max_tokens)
+    settings = join_settings(path, settings)
+    replies = read_replies(path)
+    check_replies(path, replies, {prompt.id: prompt.prompt for prompt in benchmark.prompts})
+    done = {(reply["method"], reply["seed"], reply["id"]) for reply in replies}
+    jobs = [job for job in _jobs(benchmark.prompts, methods, options.n_seeds) if job.key not in done]
+    finished = True
+    begin, n_tokens = time.monotonic(), 0
+    with (path / REPLIES).open("ab") as file:
+        for n_new, job in enumerate(jobs, 1):
+            question = questions[job.prompt.id, job.method.warning]
+            if n_new == 1:  # the first reply of a process is slow
+                replier.reply(job.method, replace(question, max_tokens=1), 0, should_stop)
+            said = replier.reply(job.method, question, reply_seed(job.seed, job.prompt.id), should_stop)
+            if said is None:
+                finished = False
+                break
+            reply = {**job.fields(), **said}
+            append_reply(file, reply)
+            replies.append(reply)
+            n_tokens += len(said["tokens"])
+            total = len(replies) + len(jobs) - n_new
+            on_progress(Progress(len(replies), total, n_new, n_tokens, time.monotonic() - begin))
+    return Evaluation(replies, replier.families, finished, settings)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One reply that is wanted."""
+
+    seed: int
+    prompt: Prompt
+    method: Method
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        return self.method.name, self.seed, self.prompt.id
+
+    def fields(self) -> Json:
+        """What replies.jsonl says of it."""
+        prompt = self.prompt
+        return {
+            "method": self.method.name,
+            "seed": self.seed,
+            "id": prompt.id,
+            "prompt": prompt.prompt,
+            "language": prompt.language,
+            "subset": prompt.subset,
+            "reference": prompt.reference,
+        }
+
+
+def _jobs(prompts: Sequence[Prompt], methods: Sequence[Method], n_seeds: int) -> Iterator[_Job]:
+    """Methods inside: a machine that is busy for a while slows all of them alike."""
+    for seed in range(n_seeds):
+        for prompt in prompts:
+            for method in methods:
+                yield _Job(seed, prompt, method)
+
+
+def _questions(
+    replier: Replier, prompts: Sequence[Prompt], methods: Sequence[Method], max_tokens: int | None
+) -> dict[tuple[str, bool], Question]:
+    """All prompts as tokens, without and with the warning: one that cannot be asked is found before any reply."""
+    return {
+        (prompt.id, warning): replier.question(prompt, warning=warning, max_tokens=max_tokens)
+        for warning in sorted({method.warning for method in methods})
+        for prompt in prompts
+    }
+
+
+def _settings(
+    llm: GatedLlama, n_ctx: int, benchmark: Benchmark, methods: Sequence[Method], options: EvalOptions
+) -> Json:
+    """What the replies depend on."""
+    return {
+        "model": {"file": os.path.basename(llm.model_path), "bytes": os.stat(llm.model_path).st_size},
+        "benchmark": benchmark.name,
+        "sampling": options.sampling(),
+        "max_tokens": options.max_tokens,
+        "thinking": options.thinking,
+        "engine": {
+            "n_ctx": n_ctx,
+            "n_batch": llm.n_batch,
+            "n_threads": llm.n_threads,
+            "n_gpu_layers": llm.model_params.n_gpu_layers,
+        },
+        "methods": {method.name: method_settings(method) for method in methods},
+    }

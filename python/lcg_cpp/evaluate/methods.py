@@ -1,0 +1,225 @@
+"""The ways to generate that an evaluation compares.
+
+| method | what it is |
+|---|---|
+| none | the model alone |
+| greedy | always the most probable token |
+| ban | tokens of maskable families have a logit bias of -inf from the first token on, as people do today |
+| prompt | `WARNING` in front of the prompt, as in the paper's in-context baseline |
+| rules-only | the paper's rules around a gate that knows nothing, see `rules_gate` |
+| gate-only | the gate without the persistence and the confidence rule (the paper's "no rule") |
+| lcg | the gate and the rules |
+| lcg-soft | the same, but banned tokens only lose `SOFT_STRENGTH` logits |
+
+Families are those of the gate while decoding: what it exempts (`A` to `G`, letters of multiple choice) is not banned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..engine.base_model import BaseModel
+from ..errors import GateError
+from ..gate.gate import Gate
+from ..gate.gate_file import GateSpec, spec_for, write_gate
+from ..gate.options import PAPER_OPTIONS, GateOptions
+
+SOFT_STRENGTH = 3.0  # a banned token keeps 1/73 of its weight at temperature 0.7
+
+# The paper's warning (appendix D) says what language confusion is, shows a sentence with it and the same without, and
+# asks to avoid it; so does this one, in other words.
+WARNING = (
+    "Language confusion means that a text slips into another language or script where it should not. Do not let that"
+    ' happen. For example, "Сегодня мы читали новые books в библиотеке." is wrong, and "Сегодня мы читали новые книги в'
+    ' библиотеке." is right. Write your whole reply without language confusion.\n\n'
+)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to generate.
+
+    Attributes:
+        name: What it is called in the results.
+        options: How a gate acts; None: there is none.
+        gate: The gate's file; None with `options`: `rules_gate`.
+        temperature: 0 is greedy; None is the evaluation's.
+        ban: Whether the tokens of all maskable families are forbidden throughout.
+        warning: Whether `WARNING` stands in front of the prompt.
+    """
+
+    name: str
+    options: GateOptions | None = None
+    gate: str | None = None
+    temperature: float | None = None
+    ban: bool = False
+    warning: bool = False
+
+    def __post_init__(self) -> None:
+        if self.gate is not None and self.options is None:
+            raise GateError(f"method `{self.name}` has a gate and no `options`, expected both")
+        if self.ban and self.options is not None:
+            raise GateError(f"method `{self.name}` bans all maskable families, a gate has nothing left to do")
+        if self.temperature is not None and not self.temperature >= 0:
+            raise GateError(f"method `{self.name}`: `temperature` is {self.temperature}, expected at least 0")
+
+
+def builtin_methods(gate: str | None) -> dict[str, Method]:
+    """The methods that have a name of their own.
+
+    Args:
+        gate: The gate's file; None leaves out those that need one.
+    """
+    methods = [
+        Method("none"),
+        Method("greedy", temperature=0.0),
+        Method("ban", ban=True),
+        Method("prompt", warning=True),
+        Method("rules-only", PAPER_OPTIONS),
+    ]
+    if gate is not None:
+        methods += [
+            Method("gate-only", GateOptions(persistence=False, confidence=False), gate),
+            Method("lcg", GateOptions(), gate),
+            Method("lcg-soft", GateOptions(strength=SOFT_STRENGTH), gate),
+        ]
+    return {method.name: method for method in methods}
+
+
+METHODS = tuple(builtin_methods(""))
+
+
+# ---- methods as text ----
+
+
+def _switch(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError
+    return text == "on"
+
+
+# option -> how its value is read, and what it must be
+_CHANGES: dict[str, tuple[Callable[[str], Any], str]] = {
+    "threshold": (float, "a probability"),
+    "strength": (float, "a number of logits, or inf"),
+    "persistence": (_switch, "on or off"),
+    "confidence": (_switch, "on or off"),
+    "confidence_temperature": (float, "a number from 0"),
+    "first_token": (_switch, "on or off"),
+    "temperature": (float, "a number from 0"),
+}
+_METHOD = re.compile(rf"(?P<base>.*?)(?P<changes>(?:\+(?:{'|'.join(_CHANGES)})=[^+]*)*)", re.DOTALL)
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+def parse_methods(text: str, gate: str | None) -> tuple[Method, ...]:
+    """Read a list of methods.
+
+    Args:
+        text: Methods with commas in between. Each is a built-in one or a gate file, `NAME=` in front of it (which a
+            file needs), options behind it: `none`, `unadjusted=other-gate.gguf`, `early=lcg+first_token=off`,
+            `lcg+threshold=0.3+temperature=1`. `all` is every built-in one that can be.
+        gate: The gate file of the built-in methods.
+
+    Raises:
+        GateError: It cannot be read, or two methods have one name.
+    """
+    builtin = builtin_methods(gate)
+    methods: list[Method] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        methods += builtin.values() if part == "all" else [_parse_method(part, builtin)]
+    names = [method.name for method in methods]
+    for name in names:
+        if names.count(name) > 1:
+            raise GateError(f"two methods are called `{name}`, expected NAME=METHOD with another name for one of them")
+    if not methods:
+        raise GateError(f"no method is named, expected some of {', '.join(METHODS)}, or NAME=GATE.gguf")
+    return tuple(methods)
+
+
+def _parse_method(text: str, builtin: dict[str, Method]) -> Method:
+    match = _METHOD.fullmatch(text)
+    assert match is not None  # the base takes what is no change
+    name, is_named, base = match["base"].partition("=")
+    if not is_named or not _NAME.fullmatch(name):
+        name, is_named, base = text, "", match["base"]
+    if base in builtin:
+        method = dataclasses.replace(builtin[base], name=name)
+    elif base in METHODS:
+        raise GateError(f"method `{base}` needs a gate file (--lcg)")
+    elif is_named:
+        method = Method(name, GateOptions(), base)
+    else:
+        raise GateError(
+            f"method `{text}` is unknown, expected some of {', '.join(METHODS)}, or NAME=GATE.gguf, each with options"
+            f" such as +threshold=0.3 ({', '.join(_CHANGES)})"
+        )
+    for change in filter(None, match["changes"].split("+")):
+        option, _, value = change.partition("=")
+        method = _changed(method, option, value)
+    return method
+
+
+def _changed(method: Method, option: str, value: str) -> Method:
+    read, expected = _CHANGES[option]
+    try:
+        setting = read(value)
+    except ValueError as error:
+        raise GateError(f"method `{method.name}`: `{option}` is {value!r}, expected {expected}") from error
+    if option == "temperature":
+        return dataclasses.replace(method, temperature=setting)
+    if method.options is None:
+        raise GateError(f"method `{method.name}` has no gate, `{option}` has no meaning")
+    try:
+        return dataclasses.replace(method, options=dataclasses.replace(method.options, **{option: setting}))
+    except GateError as error:
+        raise GateError(f"method `{method.name}`: {error}") from error
+
+
+# ---- the rules alone ----
+
+
+def rules_gate(base: BaseModel, gate: Gate | None = None) -> Gate:
+    """Make a gate that knows nothing: whatever the state, it predicts the families that may not be masked, all of them.
+
+    What is left of the method is its rules, which ask: how much of the effect needs a gate at all? With the usual
+    families P = {symbols, lowres} at every step. So after a language token, `cj` and `latin` are banned but for the
+    family of that token, where one of their tokens could be sampled and the model's own confidence set H holds a token
+    of `symbols` or `lowres`. Before the first language token it never acts.
+
+    Args:
+        base: The model.
+        gate: Whose families are taken; None: those of the rule set `default`.
+    """
+    spec = spec_for(base, n_hidden=0, name="rules without a gate") if gate is None else _spec_like(gate)
+    weights = {
+        "lcg.fc2.weight": np.zeros((spec.n_families, spec.n_embd), np.float32),
+        "lcg.fc2.bias": np.where(spec.maskable, -8.0, 8.0).astype(np.float32),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "rules-only.gguf")
+        write_gate(path, spec, weights, "f32")
+        return Gate.load(path)
+
+
+def _spec_like(gate: Gate) -> GateSpec:
+    return GateSpec(
+        architecture=gate.architecture,
+        n_embd=gate.n_embd,
+        n_hidden=0,
+        token_family=gate.token_families.copy(),  # exemptions are applied
+        tokenizer_hash=gate.tokenizer_hash,
+        families=gate.families,
+        maskable=gate.maskable,
+        neutral=gate.neutral,
+        confidence=gate.confidence,
+        rules=gate.rules,
+    )

@@ -1,0 +1,59 @@
+"""Writing a file whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Union
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path beside a file, to be written to; what is there at the end takes the file's place.
+
+    Args:
+        path: The file. What it held stays until the end, and if anything fails.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        OSError: Something could not be written; it names `path`, and nothing is left behind.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".lcg-{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+        temporary.replace(target)
+    except OSError as error:
+        # NumPy reports a full disk without a number, and no message would name the file the caller asked for
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(target)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write bytes; they are on the disk when this returns.
+
+    Args:
+        path: The file.
+        data: What it shall hold.
+
+    Raises:
+        OSError: They cannot be written; what the file held before is still there.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        sync(file)
+
+
+def sync(file: BinaryIO) -> None:
+    """Bring what was written to the disk: a replaced file must not be empty after a power cut."""
+    file.flush()
+    os.fsync(file.fileno())

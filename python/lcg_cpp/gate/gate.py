@@ -1,0 +1,253 @@
+"""A gate, loaded."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from ..engine.connect import connect_core
+from ..errors import GateError
+from ..files import PathLike
+from .options import Device, GateOptions
+from .results import Decision, Reason
+
+MAX_FILE_SIZE = 2 << 30  # bytes; the largest real gate, F32 at 8,192 dimensions, has 270 MB
+
+
+def read_gate_file(path: PathLike) -> _core.GateFile:
+    """Read and validate a gate file without loading it onto a device.
+
+    Raises:
+        GateError: The file is not a valid gate file; the message says what is wrong.
+        OSError: The file cannot be read.
+    """
+    name = os.fsdecode(path)
+    status = os.stat(name)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # opening a folder says so itself
+        raise GateError(f"{name}: is a device or a pipe, expected a file")
+    if status.st_size > MAX_FILE_SIZE:
+        raise GateError(
+            f"{name}: has {status.st_size / 1e9:.1f} GB, a gate file has at most {MAX_FILE_SIZE / 1e9:.1f} GB"
+            " (is this a base model? it goes to -m/--model)"
+        )
+    with open(name, "rb") as file:
+        return _core.parse_gate_file(file.read(), name)
+
+
+class Gate:
+    """A Language Confusion Gate, loaded. Immutable: any number of models and threads may share one."""
+
+    def __init__(self, path: PathLike, *, device: Device = "cpu") -> None:
+        """See `Gate.load`."""
+        connect_core()
+        self.path = os.fsdecode(path)
+        file = read_gate_file(path)
+        self.metadata: dict[str, object] = file.metadata
+        self.tensors: dict[str, tuple[str, tuple[int, ...]]] = file.tensors
+        self._requested_device: Device = device
+        self._core = _core.Gate(file, device)
+        self.families: tuple[str, ...] = tuple(self._core.families)
+        self._token_families = self._core.token_families
+        self._token_families.flags.writeable = False
+
+    @classmethod
+    def load(cls, path: PathLike, device: Device = "cpu") -> Gate:
+        """Load a gate file.
+
+        Args:
+            path: A gate file (GGUF v3).
+            device: Where the MLP runs: `cpu`, `gpu` (the GPU backend of the installed llama-cpp-python), or `auto`
+                (a GPU that supports the gate's tensor types, or else the CPU).
+
+        Raises:
+            GateError: The file is not a valid gate file, or the device is not there.
+            OSError: The file cannot be read.
+        """
+        return cls(path, device=device)
+
+    def __repr__(self) -> str:
+        return (
+            f"Gate({self.path!r}, architecture={self.architecture!r}, n_embd={self.n_embd}, "
+            f"n_hidden={self.n_hidden}, n_vocab={self.n_vocab}, device={self.device!r})"
+        )
+
+    @property
+    def device(self) -> str:
+        """The ggml device that holds the weights, e.g. `CPU` or `Metal`."""
+        return self._core.device
+
+    @property
+    def architecture(self) -> str:
+        """Architecture of the base model, e.g. `qwen3`."""
+        return self._core.architecture
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the hidden state."""
+        return self._core.n_embd
+
+    @property
+    def n_hidden(self) -> int:
+        """Width of the hidden layer; 0 is a linear gate."""
+        return self._core.n_hidden
+
+    @property
+    def n_vocab(self) -> int:
+        """Size of the base model's vocabulary."""
+        return self._core.n_vocab
+
+    @property
+    def maskable(self) -> tuple[bool, ...]:
+        """For each family, whether it may be masked."""
+        return tuple(self._core.maskable)
+
+    @property
+    def neutral(self) -> int:
+        """Index of the family that is no language (symbols)."""
+        return self._core.neutral
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a family counts as predicted."""
+        return self._core.threshold
+
+    @property
+    def confidence(self) -> tuple[tuple[int, float], ...]:
+        """(top-k, top-p) of the sets whose union is what the model itself is confident about."""
+        return tuple(self._core.confidence)
+
+    @property
+    def rules(self) -> str:
+        """Name of the rule set that gave the tokens their families: `default` or `paper`."""
+        return self._core.rules
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 over the base model's tokens."""
+        return self._core.tokenizer_hash
+
+    @property
+    def exempt_tokens(self) -> tuple[int, ...]:
+        """Tokens that count as neutral while decoding."""
+        return tuple(self._core.exempt_tokens)
+
+    @property
+    def token_families(self) -> npt.NDArray[np.uint8]:
+        """uint8 (n_vocab,): the family of each token as used while decoding (exemptions applied); read-only."""
+        return self._token_families
+
+    def names(self, indices: Sequence[int]) -> tuple[str, ...]:
+        """Names of families by index."""
+        return tuple(self.families[i] for i in indices)
+
+    def predict(self, hidden: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Evaluate the MLP: z = W2 · relu(W1 · h + b1) + b2.
+
+        Args:
+            hidden: float32 (n, n_embd), hidden states after the final norm.
+
+        Returns:
+            float32 (n, n_families), logits; the sigmoid of each is the probability that its family may come next.
+
+        Raises:
+            GateError: `hidden` has another shape.
+        """
+        return self._core.predict(np.asarray(hidden, dtype=np.float32))
+
+    def decide(
+        self,
+        ids: npt.ArrayLike,
+        logits: npt.ArrayLike,
+        survivors: npt.ArrayLike,
+        z: npt.ArrayLike,
+        *,
+        last: int | None,
+        temperature: float = 1.0,
+        options: GateOptions | None = None,
+    ) -> Decision:
+        """Apply the decoding rules (paper, section 3.3) to explicit data, for anyone who wants to see why.
+
+        Args:
+            ids: int32 (n,), all candidates C, each once.
+            logits: float32 (n,), their logits before temperature; -inf for what a grammar forbids.
+            survivors: int32 (m,), the ids of C that the user's own truncation (top-k, top-p …) leaves.
+            z: float32 (n_families,), the gate's output at this step.
+            last: Family index of the most recent generated language token, None at the start of a reply.
+            temperature: The request's temperature, above 0 (1 for greedy).
+            options: Rules, threshold and strength; `mode`, `n_events` and `eager` have no meaning here.
+
+        Raises:
+            GateError: An argument does not fit the gate or the others.
+        """
+        chosen = options if options is not None else GateOptions()
+        if not 0 < temperature < math.inf:
+            raise GateError(f"`temperature` is {temperature}, expected more than 0 (1 for greedy)")
+        if last is not None and not 0 <= last < len(self.families):
+            raise GateError(f"`last` is {last}, expected None or a family that is not neutral")
+        reason, predicted, allowed, banned, (left, left_logits) = self._core.decide(
+            np.asarray(ids, dtype=np.int32),
+            np.asarray(logits, dtype=np.float32),
+            np.asarray(survivors, dtype=np.int32),
+            np.asarray(z, dtype=np.float32),
+            last,
+            temperature,
+            self.core_rules(chosen),
+            chosen.strength,
+        )
+        return Decision(
+            intervene=reason == "intervene",
+            reason=cast(Reason, reason),
+            predicted=self.names(predicted),
+            allowed=self.names(allowed),
+            banned=self.names(banned),
+            candidates=left,
+            logits=left_logits,
+        )
+
+    def check_model(self, model: str, facts: Iterable[tuple[str, object, object]]) -> None:
+        """Compare what the gate was made for with a model.
+
+        Args:
+            model: The model's file, for the message.
+            facts: What is compared, the gate's value, the model's.
+
+        Raises:
+            GateError: They differ.
+        """
+        for what, wanted, found in facts:
+            if wanted != found:
+                raise GateError(
+                    f"{self.path}: was made for {what} {wanted}, the model {model} has {found};"
+                    " a gate fits only the model it was trained on"
+                )
+
+    def core_rules(self, options: GateOptions) -> _core.Rules:
+        """The rules of `options`, with this gate's threshold where they name none."""
+        return _core.Rules(
+            threshold=self.threshold if options.threshold is None else options.threshold,
+            persistence=options.persistence,
+            confidence=options.confidence,
+            first_token=options.first_token and options.mode != "observe",
+            confidence_temperature=options.confidence_temperature,
+        )
+
+    def new_stage(self, options: GateOptions) -> _core.Stage:
+        """State for one sampling chain at a time."""
+        return _core.Stage(self._core, self.core_stage_options(options))
+
+    def core_stage_options(self, options: GateOptions) -> _core.StageOptions:
+        """`options` as the core takes them."""
+        return _core.StageOptions(
+            mode=options.mode,
+            rules=self.core_rules(options),
+            strength=options.strength,
+            n_events=options.n_events,
+            eager=options.eager,
+        )

@@ -1,0 +1,390 @@
+"""Writing gate files: what a gate is, apart from its weights (`GateSpec`), and the GGUF file that holds both.
+
+The strict reader of these files is C++ (csrc/gate_file.cpp); what it refuses is refused here before a byte is written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from ..engine.base_model import BaseModel
+from ..errors import GateError
+from ..files import replacing, sync
+from .families import FAMILIES, MASKABLE, NEUTRAL, RULES, exempt_tokens, token_families
+
+VERSION = 1
+OUTTYPES = ("f32", "f16", "bf16", "q8_0")
+CONFIDENCE = ((5, 0.999), (20, 0.95))  # the two sets of H, paper section 3.3
+
+_Q8_0_BLOCK = 32
+_MAX_WIDTH = 1 << 16
+_MAX_VOCAB = 1 << 22
+_MAX_CONFIDENCE_SETS = 8
+_MAX_CONFIDENCE_K = 1024
+
+TrainValue = Union[bool, int, float, str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or a dataset that a gate was made from; the fields are those of the GGUF specification."""
+
+    name: str
+    organization: str = ""
+    version: str = ""
+    repo_url: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class GateSpec:
+    """Everything that goes into a gate file but the weights.
+
+    Attributes:
+        architecture: The base model's, e.g. `qwen3`; must match when the gate is used.
+        n_embd: Width of the base model's last hidden state.
+        n_hidden: Width of the gate's hidden layer; 0 is a linear gate.
+        token_family: uint8 (n_vocab,), indices into `families`, exemptions not applied.
+        tokenizer_hash: `Vocab.tokenizer_hash()` of the base model; must match when the gate is used.
+        families: Names, in index order.
+        maskable: For each family, whether its tokens may be removed.
+        neutral: Index of the family that is no language.
+        threshold: Probability from which a family counts as predicted, between 0 and 1.
+        confidence: (top_k, top_p) of each set whose union is the confidence set H.
+        exempt_tokens: Ids that count as neutral while decoding.
+        rules: The rule set that made `token_family`.
+        name: Human-readable name of the gate.
+        version: Version of the gate, e.g. `v1.0`.
+        license: SPDX expression.
+        base_models: What the gate was made for.
+        datasets: What it was trained on.
+        train: How it was made, written as `adapter.lcg.train.<key>`: tokens seen, label settings, loss, …
+    """
+
+    architecture: str
+    n_embd: int
+    n_hidden: int
+    token_family: npt.NDArray[np.uint8]
+    tokenizer_hash: str
+    families: tuple[str, ...] = FAMILIES
+    maskable: tuple[bool, ...] = MASKABLE
+    neutral: int = NEUTRAL
+    threshold: float = 0.5
+    confidence: tuple[tuple[int, float], ...] = CONFIDENCE
+    exempt_tokens: tuple[int, ...] = ()
+    rules: str = RULES[0]
+    name: str = ""
+    version: str = ""
+    license: str = ""
+    base_models: tuple[Source, ...] = ()
+    datasets: tuple[Source, ...] = ()
+    train: Mapping[str, TrainValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what in ("architecture", "tokenizer_hash", "rules"):
+            if not getattr(self, what):
+                raise GateError(f"`{what}` is empty")
+        _check_range("n_embd", self.n_embd, 1, _MAX_WIDTH)
+        _check_range("n_hidden", self.n_hidden, 0, _MAX_WIDTH)
+        self._check_families()
+        self._check_token_family()
+        # checked as the reader will see it: 0.99999999 is 1 in 32 bits
+        if not 0.0 < float(np.float32(self.threshold)) < 1.0:
+            raise GateError(f"`threshold` is {self.threshold}, expected a probability between 0 and 1")
+        _check_range("number of `confidence` sets", len(self.confidence), 1, _MAX_CONFIDENCE_SETS)
+        for top_k, top_p in self.confidence:
+            _check_range("`confidence` top_k", top_k, 1, _MAX_CONFIDENCE_K)
+            if not 0.0 < float(np.float32(top_p)) <= 1.0:
+                raise GateError(f"`confidence` top_p is {top_p}, expected more than 0 and at most 1")
+        for token in self.exempt_tokens:
+            _check_range("`exempt_tokens` id", token, 0, self.n_vocab - 1)
+        for key, value in self.train.items():
+            if not isinstance(value, (int, float, str)) or value == "" or (isinstance(value, int) and value < 0):
+                raise GateError(f"`train` {key} is {value!r}, expected a bool, a natural number, a float or a text")
+
+    def _check_families(self) -> None:
+        n = len(self.families)
+        _check_range("number of `families`", n, 2, 127)
+        if len(set(self.families)) != n:
+            raise GateError(f"`families` are {self.families}, expected every name once")
+        if len(self.maskable) != n:
+            raise GateError(f"`maskable` has {len(self.maskable)} elements, expected {n}, one for each family")
+        _check_range("neutral", self.neutral, 0, n - 1)
+        if self.maskable[self.neutral]:
+            raise GateError(f"`maskable` is true for the neutral family `{self.families[self.neutral]}`")
+
+    def _check_token_family(self) -> None:
+        table = self.token_family
+        if table.dtype != np.uint8 or table.ndim != 1:
+            raise GateError(f"`token_family` is {table.dtype} {table.shape}, expected uint8 (n_vocab,)")
+        _check_range("length of `token_family`", len(table), 1, _MAX_VOCAB)
+        if int(table.max()) >= len(self.families):
+            token = int(np.argmax(table >= len(self.families)))
+            raise GateError(
+                f"`token_family` gives token {token} the family {table[token]}, expected 0 to {len(self.families) - 1}"
+            )
+
+    @property
+    def n_vocab(self) -> int:
+        """The number of tokens in the table."""
+        return len(self.token_family)
+
+    @property
+    def n_families(self) -> int:
+        """The number of families."""
+        return len(self.families)
+
+
+def spec_for(
+    base: BaseModel,
+    *,
+    n_hidden: int,
+    rules: str = "default",
+    threshold: float = 0.5,
+    name: str = "",
+    version: str = "",
+    license: str = "",
+    datasets: tuple[Source, ...] = (),
+    train: Mapping[str, TrainValue] | None = None,
+) -> GateSpec:
+    """Describes a gate for a base model: families, token table, tokenizer hash and exemptions come from its vocabulary.
+
+    Args:
+        base: The base model.
+        n_hidden: Width of the gate's hidden layer; 0 is a linear gate.
+        rules: Rule set of the token table, `default` or `paper`.
+        threshold: Probability from which a family counts as predicted.
+        name: Name of the gate; "LCG for <base name>" if empty.
+        version: Version of the gate.
+        license: SPDX expression of the gate's licence.
+        datasets: What it was trained on.
+        train: How it was made.
+
+    Returns:
+        The specification.
+    """
+    metadata = base.metadata
+    source = Source(
+        name=base.name,
+        organization=metadata.get("general.organization", ""),
+        version=metadata.get("general.version", ""),
+        repo_url=metadata.get("general.repo_url", ""),
+    )
+    return GateSpec(
+        architecture=base.architecture,
+        n_embd=base.n_embd,
+        n_hidden=n_hidden,
+        token_family=token_families(base.vocab, rules),
+        tokenizer_hash=base.vocab.tokenizer_hash(),
+        threshold=threshold,
+        exempt_tokens=exempt_tokens(base.vocab),
+        rules=rules,
+        name=name or f"LCG for {base.name}",
+        version=version,
+        license=license,
+        base_models=(source,),
+        datasets=datasets,
+        train=dict(train or {}),
+    )
+
+
+def gate_file_name(base_name: str, outtype: str = "f16", version: str = "") -> str:
+    """The name a gate file should have: `lcg-<base name>[-<version>]-<TYPE>.gguf`.
+
+    Args:
+        base_name: Name of the base model; what does not belong into a file name becomes a dash.
+        outtype: One of `OUTTYPES`.
+        version: Version of the gate.
+
+    Returns:
+        The file name.
+    """
+    _check_outtype(outtype)
+    parts = [re.sub(r"[^\w.+]+", "-", part).strip("-.") for part in (base_name, version)]
+    return "-".join(["lcg", *filter(None, parts), outtype.upper()]) + ".gguf"
+
+
+def write_gate(
+    path: str | os.PathLike[str],
+    spec: GateSpec,
+    weights: Mapping[str, npt.NDArray[np.float32]],
+    outtype: str = "f16",
+) -> None:
+    """Writes a gate file, whole or not at all: an existing file is replaced only once the new one is on disk.
+
+    The same arguments give the same bytes. Biases stay F32. A row of Q8_0 is made of blocks of 32 values, so a matrix
+    whose rows are no multiple of 32 is written as F16 instead.
+
+    Args:
+        path: The file to write.
+        spec: Everything but the weights.
+        weights: float32 arrays: `lcg.fc1.weight` (n_hidden, n_embd), absent from a linear gate, `lcg.fc2.weight`
+            (n_families, n_hidden or n_embd), and optionally `lcg.fc1.bias` (n_hidden,) and `lcg.fc2.bias`
+            (n_families,). GGUF stores shapes the other way round, so readers see [n_embd, n_hidden].
+        outtype: Type of the matrices, one of `OUTTYPES`.
+
+    Raises:
+        GateError: Weights are missing, unknown, of a wrong dtype or shape, NaN or Inf, or too large for `outtype`.
+        OSError: The file cannot be written; nothing of it is left behind.
+    """
+    _check_outtype(outtype)
+    _check_weights(spec, weights)
+    tensors = {name: _encode(name, weights[name], outtype) for name in _wanted_shapes(spec) if name in weights}
+    kinds = [kind for name, (_, kind) in tensors.items() if "weight" in name]
+    with replacing(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, spec.architecture)
+        try:
+            _add_keys(writer, spec, _file_type(outtype, kinds))
+            for name, (data, kind) in tensors.items():
+                writer.add_tensor(name, data, raw_dtype=kind)
+            writer.add_tensor("lcg.token_family", spec.token_family.view(np.int8))
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            for file in writer.fout or ():
+                sync(file)
+            writer.close()
+        finally:
+            _close_quietly(writer)
+
+
+def _close_quietly(writer: gguf.GGUFWriter) -> None:
+    """Closes what a failed write left open; flushing it can fail again, which says nothing new."""
+    try:
+        writer.close()
+    except OSError:
+        writer.fout = None
+
+
+def _check_range(what: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise GateError(f"{what if '`' in what else f'`{what}`'} is {value}, expected {low} to {high}")
+
+
+def _check_outtype(outtype: str) -> None:
+    if outtype not in OUTTYPES:
+        raise GateError(f"`outtype` is {outtype!r}, expected one of {', '.join(OUTTYPES)}")
+
+
+def _wanted_shapes(spec: GateSpec) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    if spec.n_hidden > 0:
+        shapes["lcg.fc1.weight"] = (spec.n_hidden, spec.n_embd)
+        shapes["lcg.fc1.bias"] = (spec.n_hidden,)
+    shapes["lcg.fc2.weight"] = (spec.n_families, spec.n_hidden or spec.n_embd)
+    shapes["lcg.fc2.bias"] = (spec.n_families,)
+    return shapes
+
+
+def _check_weights(spec: GateSpec, weights: Mapping[str, npt.NDArray[np.float32]]) -> None:
+    wanted = _wanted_shapes(spec)
+    for name in weights:
+        if name not in wanted:
+            raise GateError(f"tensor `{name}` is unknown, expected {', '.join(wanted)}")
+    for name, shape in wanted.items():
+        if name not in weights:
+            if name.endswith(".weight"):
+                raise GateError(f"tensor `{name}` is missing, expected shape {shape}")
+            continue
+        tensor = weights[name]
+        if tensor.dtype != np.float32:
+            raise GateError(f"tensor `{name}` has dtype {tensor.dtype}, expected float32")
+        if tensor.shape != shape:
+            raise GateError(f"tensor `{name}` has shape {tensor.shape}, expected {shape}")
+        _check_finite(name, tensor)
+
+
+def _check_finite(name: str, tensor: npt.NDArray[Any], cause: str = "") -> None:
+    bad = ~np.isfinite(tensor)
+    if bad.any():
+        at = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise GateError(f"tensor `{name}` holds {tensor[at]} at {list(at)}, expected finite numbers{cause}")
+
+
+def _encode(
+    name: str, tensor: npt.NDArray[np.float32], outtype: str
+) -> tuple[npt.NDArray[Any], gguf.GGMLQuantizationType]:
+    """Converts a tensor to the type it is stored in; values that this type cannot hold are refused."""
+    kind = gguf.GGMLQuantizationType[outtype.upper()]
+    if name.endswith(".bias"):
+        kind = gguf.GGMLQuantizationType.F32
+    elif kind == gguf.GGMLQuantizationType.Q8_0 and tensor.shape[-1] % _Q8_0_BLOCK != 0:
+        kind = gguf.GGMLQuantizationType.F16
+    # overflow shows in the result; the scale of a Q8_0 block of (almost) nothing but zeros divides by zero in gguf
+    with np.errstate(all="ignore"):
+        data = gguf.quants.quantize(tensor, kind)
+        stored = gguf.quants.dequantize(data, kind)
+    _check_finite(name, stored, f": {kind.name} cannot hold what the weights hold, f32 can")
+    return data, kind
+
+
+def _file_type(outtype: str, kinds: list[gguf.GGMLQuantizationType]) -> int:
+    """llama.cpp's number for a file whose matrices are of these types: `outtype`, unless all of them fell back."""
+    types = {
+        "F32": gguf.LlamaFileType.ALL_F32,
+        "F16": gguf.LlamaFileType.MOSTLY_F16,
+        "BF16": gguf.LlamaFileType.MOSTLY_BF16,
+        "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    }
+    names = [kind.name for kind in kinds]
+    return int(types[outtype.upper() if outtype.upper() in names else names[0]])
+
+
+def _add_keys(writer: gguf.GGUFWriter, spec: GateSpec, file_type: int) -> None:
+    """Adds the keys in a fixed order; `general.architecture` is there already."""
+    kinds = gguf.GGUFValueType
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lcg")
+    writer.add_string("general.name", spec.name)
+    writer.add_string("general.version", spec.version)
+    writer.add_string("general.license", spec.license)
+    writer.add_file_type(file_type)
+    _add_sources(writer, "general.base_model", spec.base_models)
+    _add_sources(writer, "general.dataset", spec.datasets)
+    writer.add_uint32("adapter.lcg.version", VERSION)
+    writer.add_uint32("adapter.lcg.n_embd", spec.n_embd)
+    writer.add_uint32("adapter.lcg.n_hidden", spec.n_hidden)
+    writer.add_uint32("adapter.lcg.n_vocab", spec.n_vocab)
+
+    def add_array(key: str, values: list[Any], kind: gguf.GGUFValueType) -> None:
+        # add_array() would guess the elements' type, and makes every integer an int32
+        writer.add_key_value(key, values, kinds.ARRAY, sub_type=kind)
+
+    add_array("adapter.lcg.families", list(spec.families), kinds.STRING)
+    add_array("adapter.lcg.maskable", [bool(value) for value in spec.maskable], kinds.BOOL)
+    writer.add_uint32("adapter.lcg.neutral", spec.neutral)
+    writer.add_float32("adapter.lcg.threshold", spec.threshold)
+    add_array("adapter.lcg.confidence.top_k", [top_k for top_k, _ in spec.confidence], kinds.UINT32)
+    add_array("adapter.lcg.confidence.top_p", [top_p for _, top_p in spec.confidence], kinds.FLOAT32)
+    if spec.exempt_tokens:  # gguf-py writes no empty arrays
+        add_array("adapter.lcg.exempt_tokens", list(spec.exempt_tokens), kinds.UINT32)
+    writer.add_string("adapter.lcg.rules", spec.rules)
+    writer.add_string("adapter.lcg.tokenizer_hash", spec.tokenizer_hash)
+    for key, value in spec.train.items():
+        _add_train_value(writer, f"adapter.lcg.train.{key}", value)
+
+
+def _add_sources(writer: gguf.GGUFWriter, key: str, sources: tuple[Source, ...]) -> None:
+    if sources:
+        writer.add_uint32(f"{key}.count", len(sources))
+    for i, source in enumerate(sources):
+        for part in ("name", "organization", "version", "repo_url"):
+            writer.add_string(f"{key}.{i}.{part}", getattr(source, part))
+
+
+def _add_train_value(writer: gguf.GGUFWriter, key: str, value: TrainValue) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint64(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    else:
+        writer.add_string(key, value)

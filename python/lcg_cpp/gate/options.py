@@ -1,0 +1,67 @@
+"""How a gate acts while a model generates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..errors import GateError
+
+Mode = Literal["mask", "observe", "off"]
+Device = Literal["cpu", "gpu", "auto"]
+
+MAX_EVENTS = 65536  # kept in memory that is taken at once, about 0.8 kB each
+LEAST_CONFIDENCE_TEMPERATURE = 0.7  # the lowest at which the paper measured its rules (section 4.1)
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)  # what is larger is infinite to the core
+
+
+@dataclass(frozen=True)
+class GateOptions:
+    """How a gate acts while a model generates. `PAPER_OPTIONS` are the method's; two defaults differ from them.
+
+    Attributes:
+        mode: `mask` removes what the gate bans; `observe` computes and records the same decisions and leaves every
+            token exactly as stock llama.cpp would sample it; `off` does nothing.
+        strength: Logits subtracted from banned families. Infinity removes them.
+        threshold: Probability from which a family counts as predicted; None takes the gate file's.
+        persistence: The gate acts only after a language token was generated, and that token's family stays allowed.
+        confidence: The gate acts only where the model itself finds a predicted family plausible.
+        confidence_temperature: What the model finds plausible, H, is taken at the request's temperature (1 if greedy),
+            but at none below this. The paper has no such limit (0): the lower the temperature, the less H holds beside
+            the model's first choice, until the confidence rule overrules the gate wherever that choice is wrong.
+        first_token: Act before the first language token of a reply too, on the gate's word alone (the paper never
+            does). The prompt's last token is then evaluated on its own, one decode step per prompt. Without effect
+            in mode `observe`, which must not touch how the prompt is evaluated.
+        n_events: How many of the latest interventions are kept in `GatedLlama.gate_events`.
+        eager: Run the MLP at every step at which the gate may act, not only where its answer can matter. Changes no
+            decision.
+    """
+
+    mode: Mode = "mask"
+    strength: float = math.inf
+    threshold: float | None = None
+    persistence: bool = True
+    confidence: bool = True
+    confidence_temperature: float = LEAST_CONFIDENCE_TEMPERATURE
+    first_token: bool = True
+    n_events: int = 256
+    eager: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("mask", "observe", "off"):
+            raise GateError(f'`mode` is "{self.mode}", expected "mask", "observe" or "off"')
+        if not self.strength >= 0:
+            raise GateError(f"`strength` is {self.strength}, expected logits from 0 to infinity")
+        # checked as the core will see it: 1e-60 is 0 in 32 bits
+        if self.threshold is not None and not 0 < np.float32(self.threshold) < 1:
+            raise GateError(f"`threshold` is {self.threshold}, expected a probability between 0 and 1")
+        if not 0 <= self.confidence_temperature <= _MAX_FLOAT32:
+            raise GateError(f"`confidence_temperature` is {self.confidence_temperature}, expected a number from 0")
+        if type(self.n_events) is not int or not 0 <= self.n_events <= MAX_EVENTS:
+            raise GateError(f"`n_events` is {self.n_events}, expected 0 to {MAX_EVENTS}")
+
+
+PAPER_OPTIONS = GateOptions(first_token=False, confidence_temperature=0.0)

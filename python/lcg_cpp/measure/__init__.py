@@ -1,0 +1,1 @@
+"""Judging texts: pure functions of replies, and what many of them show."""

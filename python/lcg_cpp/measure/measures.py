@@ -1,0 +1,151 @@
+"""What is measured of one reply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GateError
+from ..gate.families import text_scripts
+from .language_id import base_language, identified_languages, identify, language_family
+from .reply_text import choice, count_held, count_marked, holds_latin_word, lines_to_judge, normalize, without_choices
+from .translation import segment_statistics, tokenizer
+
+if TYPE_CHECKING:
+    from ..benchmarks import Prompt
+
+    Measures = dict[str, "float | None"]
+
+Reply = Mapping[str, Any]  # one object of replies.jsonl
+
+_CONFUSABLE = ("cj", "latin")
+
+
+def expected_families(prompt: Prompt) -> frozenset[str] | None:
+    """The families whose letters are right in a reply.
+
+    Args:
+        prompt: What was asked.
+
+    Returns:
+        Those the prompt names, its language's, and those of a requested code-switch; None if the prompt says neither
+        language nor scripts, so that no letter is wrong.
+
+    Raises:
+        GateError: The prompt's language is unknown.
+    """
+    if not prompt.language and not prompt.expect_scripts:
+        return None
+    families = set(prompt.expect_scripts)
+    if prompt.language:
+        families.add(language_family(prompt.language))
+    if prompt.switch:
+        families.add(prompt.switch)
+        families |= text_scripts("".join(string for item in prompt.items for string in item))
+    return frozenset(families)
+
+
+def measure_reply(reply: Reply, prompt: Prompt) -> Measures:
+    """Measures one reply.
+
+    `line_pass` and `word_pass` follow the Language Confusion Benchmark (Marchisio et al. 2024, section 3): a reply
+    passes the line level if each of its lines of five words or more is in the prompt's language, and of the replies
+    that do, those in another script than Latin pass the word level if no such line holds a lower-case Latin word of
+    four letters or more (the benchmark's are words of an English list). Replies without such a line, and prompts that
+    expect a second script (names, code) or whose language cannot be identified, have neither.
+
+    Args:
+        reply: An object of replies.jsonl.
+        prompt: What it answers.
+
+    Returns:
+        The measures the metrics are made of: counts, seconds, 1 for yes and 0 for no; None where one is not defined.
+
+    Raises:
+        GateError: The prompt's language is unknown, or the extra `eval` is not installed.
+    """
+    text: str = reply["reply"]
+    return {
+        "tokens": len(reply["tokens"]),
+        "seconds": reply["seconds"],
+        "empty": float(not text.strip()),
+        "truncated": float(reply["finish"] == "length"),
+        "interventions": len(reply["events"]),
+        "removed_mass": sum(removed[2] for event in reply["events"] for removed in event["removed"]),
+        "exact_match": float(normalize(text) == normalize(prompt.reference)) if prompt.reference else None,
+        "right_choice": float(choice(text) == prompt.answer) if prompt.answer else None,
+        **_confusion(text, reply["pieces"], prompt),
+        **_switches(text, prompt),
+        **_passes(text, prompt),
+    }
+
+
+def _confusion(text: str, pieces: Sequence[str], prompt: Prompt) -> Measures:
+    """Letters of families that the prompt does not expect, and the second script that it allows."""
+    measures: Measures = dict.fromkeys(("cj", "latin", "cj_tokens", "latin_tokens", "code_switch"))
+    expected = expected_families(prompt)
+    if expected is None:
+        return measures
+    if prompt.answer:
+        text, pieces = without_choices(text), [without_choices(piece) for piece in pieces]
+    found = text_scripts(text)
+    for family in _CONFUSABLE:
+        is_wrong = family in found and family not in expected
+        measures[family] = float(is_wrong)
+        measures[f"{family}_tokens"] = sum(family in text_scripts(piece) for piece in pieces) if is_wrong else 0
+    if prompt.language:
+        others = expected.intersection(_CONFUSABLE) - {language_family(prompt.language)}
+        measures["code_switch"] = float(not found.isdisjoint(others)) if others else None
+    return measures
+
+
+def _switches(text: str, prompt: Prompt) -> Measures:
+    """Requested code-switches, and how many of them are there.
+
+    A completion takes the form of what it completes, so the names must stand marked where the reference has them; a
+    chat model may put it otherwise and need only say them. Without items, any letter of the script will do.
+    """
+    if not prompt.switch:
+        return {"switches": None, "switches_kept": None}
+    if not prompt.items:
+        return {"switches": 1, "switches_kept": float(prompt.switch in text_scripts(text))}
+    is_marked = not prompt.chat and count_marked(prompt.reference, prompt.items, prompt.reference) == len(prompt.items)
+    kept = count_marked(text, prompt.items, prompt.reference) if is_marked else count_held(text, prompt.items)
+    return {"switches": len(prompt.items), "switches_kept": kept}
+
+
+def _passes(text: str, prompt: Prompt) -> Measures:
+    """The two levels of the Language Confusion Benchmark."""
+    measures: Measures = {"line_pass": None, "word_pass": None}
+    if not prompt.language:
+        return measures
+    language = base_language(prompt.language)
+    if language not in identified_languages() or len(expected_families(prompt) or ()) > 1:
+        return measures
+    lines = lines_to_judge(text)
+    if lines:
+        passes = all(identify(line) == language for line in lines)
+        measures["line_pass"] = float(passes)
+        if passes and language_family(prompt.language) != "latin":
+            measures["word_pass"] = float(not any(map(holds_latin_word, lines)))
+    return measures
+
+
+def check_prompts(prompts: Iterable[Prompt]) -> None:
+    """Finds out before any reply is generated whether the replies can be measured.
+
+    Args:
+        prompts: What will be asked.
+
+    Raises:
+        GateError: A prompt's language is unknown, or the extra `eval` is not installed and is needed.
+    """
+    for prompt in prompts:
+        try:
+            expected_families(prompt)
+        except GateError as error:
+            raise GateError(f"prompt `{prompt.id}`: {error}") from error
+        if prompt.language:
+            identified_languages()
+        if prompt.reference:
+            segment_statistics("", prompt.reference, tokenizer(prompt.language))

@@ -1,0 +1,5 @@
+"""Running a model with its gate."""
+
+from .llama import GatedLlama
+
+__all__ = ["GatedLlama"]

@@ -1,0 +1,267 @@
+"""`GatedLlama`: a `llama_cpp.Llama` with a gate in its sampling chain."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import os
+from collections.abc import Sequence
+from typing import Any, cast
+
+from llama_cpp import Llama
+from llama_cpp import _internals as internals
+from llama_cpp import llama_cpp as bindings
+
+from .. import _core
+from ..engine.chain import Chain, insert_stages
+from ..engine.model import read_vocab
+from ..errors import GateError
+from ..files import PathLike
+from ..gate.gate import Gate
+from ..gate.options import Device, GateOptions
+from ..gate.results import GateEvent, GateStats
+
+__all__ = ["GatedLlama", "Llama"]
+
+
+class GatedLlama(Llama):
+    """A `llama_cpp.Llama` whose replies stay in the right script.
+
+    Every constructor argument and method of `Llama` works as before; the gate stands in the sampling chain of every
+    reply.
+
+    Example:
+        >>> llm = GatedLlama("Qwen3-4B-Q4_K_M.gguf", gate="lcg-Qwen3-4B-F16.gguf", n_ctx=8192)
+        >>> llm.create_chat_completion(messages=[{"role": "user", "content": "…"}], stream=True)
+        >>> llm.gate_stats
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        *,
+        gate: PathLike | Gate | None = None,
+        gate_options: GateOptions | None = None,
+        gate_device: Device = "cpu",
+        **llama_arguments: Any,
+    ) -> None:
+        """Load a model and its gate.
+
+        Args:
+            model_path: The base model, a GGUF file.
+            gate: A gate file trained for this model, or a loaded gate to share. None: plain `Llama`.
+            gate_options: How the gate acts, see `GateOptions`.
+            gate_device: Where a gate file's MLP runs: `cpu`, `gpu` or `auto`. A loaded gate stays where it is.
+            llama_arguments: Every keyword argument of `llama_cpp.Llama`.
+
+        Raises:
+            GateError: The gate file is not valid or was made for another model.
+            OSError: The gate file cannot be read.
+            ValueError: From `llama_cpp.Llama`, e.g. a model that cannot be loaded.
+        """
+        self._stack = contextlib.ExitStack()  # Llama.close() wants it, also where loading the gate fails
+        self._gate: Gate | None = None
+        self._stage: _core.Stage | None = None
+        self.gate_options = gate_options if gate_options is not None else GateOptions()
+        self._chain: Chain | None = None
+        self._sampled: int | None = None  # the newest sampled token, until it is evaluated
+        self._in_reply = False  # the newest evaluated tokens continue a reply
+        self._low_level = False  # sample() is called without generate()
+        self._hidden_end = -1  # n_tokens after the newest evaluation that kept hidden states
+        self._n_hidden_rows = 0
+        loaded = Gate.load(gate, gate_device) if isinstance(gate, (str, os.PathLike)) else gate
+        super().__init__(model_path, **llama_arguments)
+        try:
+            self.set_gate(loaded)
+        except GateError:
+            self.close()
+            raise
+
+    # ---- the gate ----
+
+    @property
+    def gate(self) -> Gate | None:
+        """The gate, None if there is none."""
+        return self._gate
+
+    @property
+    def gate_options(self) -> GateOptions:
+        """How the gate acts; assign to change it between replies."""
+        return self._gate_options
+
+    @gate_options.setter
+    def gate_options(self, options: GateOptions) -> None:
+        if not isinstance(options, GateOptions):
+            raise GateError(f"`gate_options` is {options!r}, expected GateOptions")
+        self._gate_options = options
+        if self._gate is not None and self._stage is not None:
+            self._stage.set_options(self._gate.core_stage_options(options))
+
+    @property
+    def gate_stats(self) -> GateStats:
+        """Counters over all replies since the gate was set or the counters were reset."""
+        return GateStats(**self._stage.stats()) if self._stage is not None else GateStats()
+
+    @property
+    def gate_events(self) -> list[GateEvent]:
+        """The latest interventions, oldest first, at most `gate_options.n_events`."""
+        if self._gate is None or self._stage is None:
+            return []
+        gate = self._gate
+        return [
+            GateEvent(
+                reply=event["reply"],
+                position=event["position"],
+                last=None if event["last"] is None else gate.families[event["last"]],
+                predicted=gate.names(event["predicted"]),
+                allowed=gate.names(event["allowed"]),
+                banned=gate.names(event["banned"]),
+                z=tuple(event["z"]),
+                removed=tuple(event["removed"]),
+                left=tuple(event["left"]),
+                chosen=event["chosen"],
+            )
+            for event in self._stage.events()
+        ]
+
+    def reset_gate_stats(self) -> None:
+        """Set the counters to zero and forget the events."""
+        if self._stage is not None:
+            self._stage.reset_stats()
+
+    def set_gate(self, gate: Gate | None) -> None:
+        """Replace the gate, or take it away with None; holds from the next reply on.
+
+        Raises:
+            GateError: The gate was made for another model. The model keeps the gate it had.
+        """
+        if gate is not None:
+            self._check_gate(gate)
+        self._stage = gate.new_stage(self._gate_options) if gate is not None else None
+        self._gate = gate
+
+    def _check_gate(self, gate: Gate) -> None:
+        """Compare what the gate was made for with the model that is loaded."""
+        if not isinstance(gate, Gate):
+            raise GateError(f"`gate` is {gate!r}, expected a Gate; Gate.load reads a file")
+        if self._model.model is None:
+            raise GateError(f"{self.model_path}: the model is closed")
+        n_embd = bindings.llama_model_n_embd_out(self._model.model)
+        pairs: list[tuple[str, object, object]] = [
+            ("architecture", gate.architecture, self.metadata.get("general.architecture", "")),
+            ("n_embd", gate.n_embd, n_embd),
+            ("n_vocab", gate.n_vocab, self._n_vocab),
+        ]
+        if all(wanted == found for _, wanted, found in pairs):
+            pairs.append(("tokenizer hash", gate.tokenizer_hash, self._tokenizer_hash))
+        gate.check_model(self.model_path, pairs)
+        pooling_type = self._ctx.pooling_type()
+        if pooling_type != bindings.LLAMA_POOLING_TYPE_NONE:
+            raise GateError(
+                f"`pooling_type` is {pooling_type}, a gate needs {bindings.LLAMA_POOLING_TYPE_NONE} (none): it reads"
+                " the hidden state of each token"
+            )
+
+    @functools.cached_property
+    def _tokenizer_hash(self) -> str:
+        """Reading a large vocabulary takes a tenth of a second; gates may be changed for every reply."""
+        return read_vocab(self._model).tokenizer_hash()
+
+    # ---- what Llama calls while it generates ----
+
+    def _init_sampler(self, *args: Any, **kwargs: Any) -> internals.LlamaSampler:
+        sampler = super()._init_sampler(*args, **kwargs)
+        if self._stage is None:
+            return sampler
+        request = inspect.signature(Llama._init_sampler).bind(self, *args, **kwargs)
+        request.apply_defaults()
+        self._chain = insert_stages(
+            sampler, self._stage, temperature=request.arguments["temp"], top_k=request.arguments["top_k"]
+        )
+        continued = self._low_level and self._in_reply
+        self._stage.begin_reply(self._chain.facts, continued)
+        if not self._low_level:
+            self._sampled = None
+        return sampler
+
+    def _stage_of_reply(self) -> _core.Stage | None:
+        """The stage that the next token is sampled through; `set_gate` does not change it within a reply."""
+        if self._sampler is None:  # sample() without generate(): a chain for each token
+            return self._stage
+        chain = self._chain
+        return chain.stage if chain is not None and chain.sampler is self._sampler else None
+
+    def eval(self, tokens: Sequence[int]) -> None:
+        """Evaluate tokens as `Llama.eval` does; keep the hidden states that the gate may ask for."""
+        stage = self._stage_of_reply()
+        if stage is None or not tokens:
+            super().eval(tokens)
+            return
+        self._in_reply = self._sampled is not None and tokens[0] == self._sampled
+        self._sampled = None
+        if self._in_reply and self._logits_all:
+            n_hidden = len(tokens)  # any row may be sampled: of a draft, or of tokens sent to generate()
+        elif self._gate_options.mode == "off" or not (self._in_reply or stage.wants_hidden_at_start):
+            n_hidden = 0
+        else:
+            n_hidden = 1
+        if len(tokens) > n_hidden:
+            super().eval(tokens[: len(tokens) - n_hidden])
+        if n_hidden > 0:
+            self._eval_with_hidden(tokens[len(tokens) - n_hidden :])
+
+    def _eval_with_hidden(self, tokens: Sequence[int]) -> None:
+        """Evaluate tokens with hidden states beside the logits: llama.cpp then makes an output of every token."""
+        bindings.llama_set_embeddings(self._ctx.ctx, True)
+        try:
+            super().eval(tokens)
+        finally:
+            bindings.llama_set_embeddings(self._ctx.ctx, self.context_params.embeddings)
+        self._hidden_end = self.n_tokens
+        self._n_hidden_rows = len(tokens)
+
+    def sample(self, *args: Any, idx: int | None = None, **kwargs: Any) -> int:
+        """Sample a token as `Llama.sample` does, through the gate.
+
+        Args:
+            args: As `Llama.sample`.
+            idx: Position whose logits are sampled; None is the newest.
+            kwargs: As `Llama.sample`.
+
+        Raises:
+            GateError: Nothing was evaluated, the model is closed, or the chain left no token to choose.
+        """
+        if self._stage_of_reply() is None:
+            return super().sample(*args, **{**kwargs, "idx": idx})
+        if self._sampler is None:
+            self._make_one_token_chain(*args, **kwargs)
+        chain = cast(Chain, self._chain)
+        row = -1 if idx is None else idx - self.n_tokens
+        with_hidden = self._hidden_end == self.n_tokens and -row <= self._n_hidden_rows
+        token = chain.stage.sample(chain.address, self._ctx.ctx or 0, row, with_hidden)
+        self._sampled = token
+        return token
+
+    def _make_one_token_chain(self, *args: Any, **kwargs: Any) -> None:
+        """A chain for a single token, which continues the reply if the token before was sampled and evaluated."""
+        self._low_level = True
+        try:
+            self._init_sampler(*args, **kwargs)
+        finally:
+            self._low_level = False
+
+    def ends_reply(self, token: int) -> bool:
+        """Whether `create_completion` ends a reply where this token is generated, and leaves it out."""
+        return bool(bindings.llama_vocab_is_eog(self._model.vocab, token))
+
+    def reset(self) -> None:
+        """Forget all evaluated tokens, as `Llama.reset` does."""
+        super().reset()
+        self._sampled = None
+        self._in_reply = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        state.update(gate=self._gate.path if self._gate is not None else None, gate_options=self._gate_options)
+        return state

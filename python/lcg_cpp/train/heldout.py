@@ -1,0 +1,115 @@
+"""Measuring a gate on held-out text while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..gate.forced import Candidates, FamilyTable, decide
+
+MAX_BYTES = 256 << 20  # of the states that are kept
+MAX_STATES = 16_384
+
+
+@dataclass(frozen=True)
+class FamilyScore:
+    """How well a gate knows one family, against the labels.
+
+    Attributes:
+        positions: Positions whose label holds the family.
+        precision: Share of its predictions that are in the label; NaN if there are none.
+        recall: Share of the labels that are predicted; NaN if there are none.
+    """
+
+    positions: int
+    precision: float
+    recall: float
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; 0 where either is, NaN where the family is nowhere."""
+        if 0 in (self.precision, self.recall):  # the other may be NaN
+            return 0.0
+        return 2 * self.precision * self.recall / (self.precision + self.recall)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A gate on held-out text.
+
+    Attributes:
+        positions: Positions measured.
+        loss: Binary cross-entropy against the labels, mean over positions and families.
+        families: Name of each family -> its score.
+        intervene: Share of positions at which the gate would act, at the paper's sampling.
+        contradict: Share at which it would then ban the very token that the text goes on with. On clean text these
+            are mistakes.
+    """
+
+    positions: int
+    loss: float
+    families: dict[str, FamilyScore]
+    intervene: float
+    contradict: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Scores:
+        """The other way."""
+        families = {name: FamilyScore(**score) for name, score in values["families"].items()}
+        return cls(**{**values, "families": families})
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Everything that is needed of held-out positions.
+
+    Attributes:
+        hidden: float32 (n, n_embd).
+        labels: float32 (n, n_families).
+        candidates: The most probable tokens.
+        last: int64 (n,), family of the newest language token of the reply.
+        following: int64 (n,), the text's own next token.
+        table: The families of the tokens.
+        names: Their names.
+    """
+
+    hidden: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.float32]
+    candidates: Candidates
+    last: npt.NDArray[np.int64]
+    following: npt.NDArray[np.int64]
+    table: FamilyTable
+    names: tuple[str, ...]
+
+    def measure(self, predict: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> Scores:
+        """Measure a gate.
+
+        Args:
+            predict: float32 (n, n_embd) -> z, float32 (n, n_families).
+        """
+        z = predict(self.hidden)
+        wide = z.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a gate that has diverged has no loss
+            loss = np.maximum(wide, 0) - wide * self.labels + np.log1p(np.exp(-np.abs(wide)))
+        decisions = decide(self.candidates, z, self.last, self.table)
+        contradicted = decisions.banned[np.arange(len(z)), self.table.token_family[self.following]]
+        return Scores(
+            positions=len(z),
+            loss=float(loss.mean()),
+            families={name: _score(z[:, f] >= 0, self.labels[:, f] >= 0.5) for f, name in enumerate(self.names)},
+            intervene=float(decisions.intervene.mean()),
+            contradict=float((decisions.intervene & contradicted).mean()),
+        )
+
+
+def _score(predicted: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_]) -> FamilyScore:
+    both, n_predicted, n_wanted = (int(np.count_nonzero(x)) for x in (predicted & wanted, predicted, wanted))
+    return FamilyScore(n_wanted, both / n_predicted if n_predicted else np.nan, both / n_wanted if n_wanted else np.nan)

@@ -1,0 +1,129 @@
+"""How a gate is trained: every setting of norm-adjusted self-distillation (paper, section 3.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import GateError
+from ..gate.families import RULES
+
+NORMS = ("token", "relative", "none")
+SCHEDULES = ("cosine", "linear", "constant")
+POSITIONS = ("all", "reply")
+
+_MAX_RATE = 1e6  # PyTorch computes with it in single precision
+_LEAST_RATE = 0.02  # of the schedule's end, as a share of its top: the last texts count too
+_TEXTS_PER_STATE = 1 / 32  # texts whose states are gathered and shuffled together, for each state of a batch
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Settings of a training run. The same settings, model and data give the same gate.
+
+    Attributes:
+        n_hidden: Width of the gate's hidden layer; 0 is a linear gate, None the model's own width (paper).
+        top_k: At most so many tokens of the model's distribution make a label; 0 is no limit.
+        top_p: And only until they hold this much probability.
+        norm: What the logit of token v is divided by before: `token` ‖e_v‖ (paper), `relative` ‖e_v‖ / mean ‖e‖, which
+            leaves the temperature of the distribution alone, `none` nothing (the paper's ablation).
+        soft: Labels are each family's share of these tokens' probability instead of 0 or 1.
+        positions: `all` tokens are learned from (paper), or those that predict a token of a `reply`.
+        batch: States per step of the optimizer, in each process.
+        passes: How often each state is learned from; evaluating the model is what takes time.
+        learning_rate: Of AdamW; None fits it to the scale of the model's hidden states.
+        schedule: How the learning rate falls: `cosine`, `linear` or `constant`.
+        warmup: Steps over which it rises first.
+        weight_decay: Of AdamW.
+        n_ctx: Most tokens of a text; what is longer is cut.
+        n_tokens: Tokens to evaluate; texts are repeated if there are too few. None: every text once.
+        held_out: Share of the texts that is only measured on.
+        rules: Rule set of the token families.
+        seed: Seed of everything.
+    """
+
+    n_hidden: int | None = None
+    top_k: int = 5
+    top_p: float = 0.9
+    norm: str = "relative"
+    soft: bool = False
+    positions: str = "all"
+    batch: int = 512
+    passes: int = 3
+    learning_rate: float | None = None
+    schedule: str = "linear"
+    warmup: int = 100
+    weight_decay: float = 0.01
+    n_ctx: int = 2048
+    n_tokens: int | None = None
+    held_out: float = 0.02
+    rules: str = RULES[0]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("n_hidden", 0, 1 << 16),
+            ("top_k", 0, 1 << 22),
+            ("batch", 1, 1 << 20),
+            ("passes", 1, 100),
+            ("warmup", 0, 1 << 30),
+            ("n_ctx", 2, 1 << 22),
+            ("n_tokens", 1, 1 << 50),
+            ("seed", 0, 2**63 - 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise GateError(f"`{name}` is {value}, expected {low} to {high}")
+        for name, choices in (
+            ("norm", NORMS),
+            ("positions", POSITIONS),
+            ("schedule", SCHEDULES),
+            ("rules", RULES),
+        ):
+            if getattr(self, name) not in choices:
+                raise GateError(f"`{name}` is {getattr(self, name)!r}, expected one of {', '.join(choices)}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise GateError(f"`top_p` is {self.top_p}, expected more than 0 and at most 1")
+        if self.learning_rate is not None and not 0.0 < self.learning_rate <= _MAX_RATE:
+            raise GateError(f"`learning_rate` is {self.learning_rate}, expected more than 0 and at most {_MAX_RATE:g}")
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise GateError(f"`weight_decay` is {self.weight_decay}, expected 0 or a positive number")
+        if not 0.0 <= self.held_out < 1.0:
+            raise GateError(f"`held_out` is {self.held_out}, expected 0 to less than 1")
+
+    def hidden_width(self, n_embd: int) -> int:
+        """Width of the gate's hidden layer for a model of this width."""
+        return n_embd if self.n_hidden is None else self.n_hidden
+
+    @property
+    def group(self) -> int:
+        """Texts that a process evaluates before the gate learns from their states, in random order."""
+        return max(1, round(self.batch * _TEXTS_PER_STATE))
+
+    def rate_factor(self, step: int, progress: float) -> float:
+        """What the learning rate is multiplied by.
+
+        Args:
+            step: Optimizer steps done.
+            progress: Share of the training that is done, 0 to 1.
+        """
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        fall = {
+            "constant": 1.0,
+            "linear": 1.0 - progress,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * progress)),
+        }[self.schedule]
+        return rise * max(fall, _LEAST_RATE)
+
+
+# The paper's own settings (section 3.2 and its reference's trainer).
+PAPER_TRAINING = TrainOptions(
+    n_hidden=None,
+    top_k=20,
+    top_p=0.95,
+    norm="token",
+    learning_rate=2e-5,
+    passes=1,
+)
+
+PRESETS = {"default": TrainOptions(), "paper": PAPER_TRAINING}

@@ -1,0 +1,263 @@
+"""Training a gate: from the files a user has to the gate, its checkpoints and its report.
+
+Two engines evaluate the base model: llama.cpp reads a GGUF file and the gate becomes a gate file, transformers reads a
+Hugging Face checkpoint and the gate becomes a checkpoint too. All else is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..convert.gate_checkpoint import write_gate_checkpoint
+from ..data import open_dataset
+from ..engine.load import Engine, HfEngine, load_teacher
+from ..engine.output_norms import label_norms
+from ..errors import GateError
+from ..files import PathLike
+from ..gate.gate_file import GateSpec, Source, TrainValue, write_gate
+from .options import TrainOptions
+
+if TYPE_CHECKING:
+    from ..data import Dataset
+    from .learner import Weights
+    from .run import Run
+    from .trainer import Trainer
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a run came to.
+
+    Attributes:
+        run: Counts, losses and measurements.
+        weights: The gate's matrices.
+        finished: False if it was stopped before its end; a checkpoint is then there to go on from.
+        bad_rows: Rows of the data that could not be read.
+    """
+
+    run: Run
+    weights: Weights
+    finished: bool
+    bad_rows: int
+
+
+def require_extra(*, hf: bool = False) -> None:
+    """Make sure that what training needs is installed.
+
+    Args:
+        hf: Training from a Hugging Face checkpoint.
+
+    Raises:
+        GateError: It is not.
+    """
+    try:
+        import matplotlib  # noqa: F401, PLC0415
+        import safetensors  # noqa: F401, PLC0415
+        import torch  # noqa: F401, PLC0415
+
+        if hf:
+            import transformers  # noqa: F401, PLC0415
+    except ImportError as error:
+        extra = "hf" if hf else "train"
+        raise GateError(f'training needs `{error.name}`: pip install "lcg-cpp[{extra}]"') from error
+
+
+def train(
+    model: PathLike,
+    data: Sequence[str],
+    output: PathLike,
+    options: TrainOptions | None = None,
+    *,
+    engine: Engine | HfEngine | None = None,
+    outtype: str = "f16",
+    name: str = "",
+    license: str = "",
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[Run], None] = lambda run: None,
+    on_notice: Callable[[str], None] = lambda text: None,
+) -> Trained:
+    """Train a gate for a model, from its own hidden states.
+
+    Args:
+        model: The base model, a GGUF file or, with a `HfEngine`, a folder; it is only read.
+        data: Names of datasets, see `data.open_dataset`.
+        output: The gate to write: a gate file or, with a `HfEngine`, a safetensors file that `convert` takes. Beside it
+            come a report (.html), the training curve (.svg) and, while it runs, a checkpoint.
+        options: Settings that change the gate.
+        engine: What evaluates the model, and its settings; None is llama.cpp.
+        outtype: Type of a gate file's matrices, see `write_gate`; safetensors files keep all bits.
+        name: Name of the gate.
+        license: SPDX expression of its licence.
+        resume: Go on from the checkpoint beside `output`; the gate becomes the one of a run that was never stopped.
+        should_stop: Asked after every evaluation; the gate learned so far is then written, and a checkpoint.
+        on_progress: Called after each group of texts.
+        on_notice: Called with what a user should know.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        GateError: Data or model cannot be used, an extra is missing, or a checkpoint does not fit.
+        OSError: A file cannot be read or written.
+    """
+    require_extra(hf=isinstance(engine, HfEngine))
+    from .learner import Ranks, set_threads  # noqa: PLC0415 (torch)
+    from .report import write_report  # noqa: PLC0415
+    from .saved_run import CheckpointKeeper  # noqa: PLC0415
+    from .trainer import Trainer  # noqa: PLC0415
+
+    options, engine = options or TrainOptions(), engine or Engine()
+    if engine.n_threads > 0:
+        set_threads(engine.n_threads)
+    if not data:
+        raise GateError("`data` is empty, expected the names of datasets")
+    _check_output(Path(output), model, data, resume)
+    datasets = [open_dataset(source) for source in data]
+    _tell_bad_rows(datasets, on_notice)
+    with Ranks() as ranks, load_teacher(model, options.n_ctx, engine) as (teacher, matrix):
+        trainer = Trainer(
+            teacher,
+            datasets,
+            options,
+            norms=label_norms(matrix.norms, options.norm),
+            softcap=matrix.softcap,
+            ranks=ranks,
+            should_stop=should_stop,
+            n_threads=engine.n_threads,
+        )
+        keeper = CheckpointKeeper(checkpoint_path(output), trainer, run_setting(trainer, datasets, ranks.size))
+        if resume:
+            keeper.load()
+        for _ in trainer.groups():
+            on_progress(trainer.run)
+            if ranks.rank == 0 and keeper.is_due():
+                keeper.save(on_notice)
+        finished = trainer.run.progress >= 1.0
+        for reason, n in trainer.skipped.items():
+            on_notice(f"{n} texts are left out: {reason}")
+    result = Trained(trainer.run, trainer.learner.weights(), finished, sum(dataset.n_bad for dataset in datasets))
+    if ranks.rank == 0:
+        if not finished:
+            keeper.save(on_notice)
+        trainer.finish()
+        spec = gate_spec(trainer, datasets, name, license)
+        _write(output, spec, result.weights, engine, outtype)
+        if finished:
+            keeper.delete()
+        try:
+            write_report(output, result.run, spec)
+        except OSError as error:  # the gate is there, and that is what took hours
+            on_notice(f"no report could be written ({error.strerror})")
+    return result
+
+
+def _tell_bad_rows(datasets: Sequence[Dataset], on_notice: Callable[[str], None]) -> None:
+    for dataset in datasets:
+        for reason in dataset.bad:
+            on_notice(f"{reason}; the row is left out")
+        if dataset.n_bad > len(dataset.bad):
+            on_notice(f"{dataset.name}: {dataset.n_bad - len(dataset.bad):,} more rows are left out")
+
+
+def _write(output: PathLike, spec: GateSpec, weights: Weights, engine: Engine | HfEngine, outtype: str) -> None:
+    if isinstance(engine, Engine):
+        write_gate(output, spec, weights, outtype)
+    else:
+        write_gate_checkpoint(output, spec, weights)
+
+
+def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", license: str = "") -> GateSpec:
+    """What the gate file says of a gate and how it was made."""
+    return dataclasses.replace(
+        trainer.spec,
+        name=name or trainer.spec.name,
+        license=license,
+        datasets=tuple(Source(_public_name(dataset)) for dataset in datasets),
+        train=provenance(trainer, datasets),
+    )
+
+
+def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, TrainValue]:
+    """How a gate was made, for `adapter.lcg.train.*`."""
+    run, options = trainer.run, trainer.options
+    scores = run.measurements[-1].scores
+    values: dict[str, TrainValue] = {
+        "base_file_type": trainer.base.file_type,
+        "data": "; ".join(f"{_public_name(dataset)} ({len(dataset)} texts)" for dataset in datasets),
+        "texts": run.texts,
+        "tokens": run.tokens,
+        "positions": run.positions,
+        "label_top_k": options.top_k,
+        "label_top_p": options.top_p,
+        "label_norm": options.norm,
+        "label_soft": options.soft,
+        "learned_positions": options.positions,
+        "learning_rate": trainer.learner.learning_rates[0],
+        "schedule": options.schedule,
+        "batch": options.batch,
+        "passes": options.passes,
+        "seed": options.seed,
+        "progress": run.progress,
+        "held_out.positions": scores.positions,
+        "held_out.loss": scores.loss,
+        "held_out.intervene": scores.intervene,
+        "held_out.contradict": scores.contradict,
+    }
+    for family, score in scores.families.items():
+        values[f"held_out.{family}.precision"] = score.precision
+        values[f"held_out.{family}.recall"] = score.recall
+    if run.losses:
+        values["loss"] = run.losses[-1]
+    return {key: value for key, value in values.items() if value != "" and not _is_nan(value)}
+
+
+def _public_name(dataset: Dataset) -> str:
+    """A file's name without its folders: gates are passed on, and where their data lay is nobody's business."""
+    return dataset.name if dataset.name.startswith("hf:") else Path(dataset.name).resolve().name
+
+
+def _is_nan(value: TrainValue) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def run_setting(trainer: Trainer, datasets: Sequence[Dataset], n_ranks: int) -> dict[str, Any]:
+    """What must be the same when a run goes on: anything else would give another gate."""
+    return {
+        **dataclasses.asdict(trainer.options),
+        "model": trainer.base.name,
+        "file type": trainer.base.file_type,
+        "tokenizer hash": trainer.spec.tokenizer_hash,
+        "data": [[dataset.name, len(dataset)] for dataset in datasets],
+        "processes": n_ranks,
+    }
+
+
+def checkpoint_path(output: str | os.PathLike[str]) -> Path:
+    """Where the checkpoints of a run that writes `output` are."""
+    return Path(output).with_suffix(".checkpoint.safetensors")
+
+
+def _check_output(output: Path, model: PathLike, data: Sequence[str], resume: bool) -> None:
+    """Find out before hours of work whether the gate can be written."""
+    if not output.parent.is_dir():
+        raise GateError(f"{output}: its folder does not exist")
+    if output.is_dir():
+        raise GateError(f"{output}: is a folder, expected the gate file to write")
+    if output.resolve().parent == Path(model).resolve():
+        raise GateError(f"{output}: is in the model's folder, expected it in another one")
+    if any(os.path.exists(source) and output.exists() and output.samefile(source) for source in (model, *data)):
+        raise GateError(f"{output}: is the model or the data, expected another file to write")
+    if not os.access(output.parent, os.W_OK):
+        raise GateError(f"{output}: its folder cannot be written to")
+    checkpoint = checkpoint_path(output)
+    if resume and not checkpoint.exists():
+        raise GateError(f"{checkpoint}: does not exist, there is nothing to resume")
+    if not resume and checkpoint.exists():
+        raise GateError(f"{checkpoint}: an unfinished run; --resume goes on with it, delete it to begin anew")

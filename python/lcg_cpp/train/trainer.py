@@ -1,0 +1,176 @@
+"""Norm-adjusted self-distillation (paper, section 3.2): a gate learns which families its own base model would allow."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data import Dataset
+from ..errors import GateError
+from ..gate.gate_file import spec_for
+from .batches import Batch, Evaluator, Labeller
+from .options import TrainOptions
+from .run import Measurement, Run, Texts
+
+if TYPE_CHECKING:
+    from ..engine.load import Model
+    from .learner import Learner, Ranks
+
+_N_MEASUREMENTS = 50  # on held-out text, spread over a run
+
+
+class Trainer:
+    """One training run.
+
+    Attributes:
+        run: How far it is.
+        options: Settings.
+        base: The base model.
+        learner: The gate.
+        spec: What the gate file will say of the model.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        datasets: Sequence[Dataset],
+        options: TrainOptions,
+        *,
+        norms: npt.NDArray[np.float32] | None,
+        softcap: float,
+        ranks: Ranks,
+        should_stop: Callable[[], bool] = lambda: False,
+        n_threads: int = 0,
+    ) -> None:
+        """Evaluate the held-out texts and set up the gate.
+
+        Args:
+            model: The base model.
+            datasets: What to learn from.
+            options: Settings.
+            norms: See `Labeller`.
+            softcap: See `Labeller`.
+            ranks: The processes that train together; each evaluates its share of the texts.
+            should_stop: Asked after every evaluation.
+            n_threads: CPU threads of the label kernel; 0 takes all.
+
+        Raises:
+            GateError: The held-out texts hold nothing to measure on.
+        """
+        from .learner import Learner  # noqa: PLC0415 (torch)
+
+        self.run = Run()
+        self.options = options
+        self.base = model.base
+        self.spec = spec_for(model.base, n_hidden=options.hidden_width(model.n_embd), rules=options.rules)
+        self._ranks = ranks
+        self._texts = Texts(datasets, options)
+        labeller = Labeller(norms, softcap, self.spec.token_family, self.spec.n_families, options, n_threads)
+        self._evaluator = Evaluator(model, self._texts, labeller, self.spec, should_stop)
+        self.held_out = self._evaluator.held_out()
+        self.learner: Learner = Learner(self.spec.n_families, options, self.held_out.hidden, ranks)
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """Why texts gave nothing to learn from, and how many; of this process."""
+        return self._evaluator.skipped
+
+    # ---- learning ----
+
+    def groups(self) -> Iterator[None]:
+        """Learn until the end, or until it shall stop; `run` changes between two groups only.
+
+        Yields:
+            Nothing, after each group.
+
+        Raises:
+            GateError: The texts hold nothing to learn from, or the gate's weights are no longer numbers.
+        """
+        if not self.run.measurements:
+            self._measure()
+        size = self.options.group * self._ranks.size
+        while self.run.progress < 1.0:
+            order = self._texts.epoch(self.run.epoch)
+            n_groups = -(-len(order) // size)
+            for number in range(self.run.group, n_groups):
+                if not self._learn_group(order[number * size : (number + 1) * size], number, n_groups):
+                    return
+                yield
+                if self.run.progress >= 1.0:
+                    return
+            self.run.epoch += 1
+            self.run.group = 0
+            if self.run.positions == 0:
+                raise GateError(f"none of {len(order)} texts could be learned from{self._evaluator.main_reason()}")
+
+    def _learn_group(self, rows: npt.NDArray[np.int64], number: int, n_groups: int) -> bool:
+        """Evaluate this process's share of a group's texts and learn from them; False if it shall stop."""
+        start = time.monotonic()
+        own = rows[self._ranks.rank :: self._ranks.size].tolist()
+        batch = self._evaluator.batch(own)
+        counts = (0, 0, 0) if batch is None else (batch.n_tokens, batch.n_texts, len(batch.keys))
+        stopped, tokens, texts, n_total, n_rows = self._ranks.sum([batch is None, *counts, len(own)])
+        if stopped or batch is None:
+            return False
+        loss = self._learn(batch, int(n_total), number) if n_total else float("nan")
+        run = self.run
+        run.group = number + 1
+        run.tokens += int(tokens)
+        run.texts += int(texts)
+        run.skipped += int(n_rows - texts)
+        run.positions += int(n_total)
+        before = run.progress
+        done = run.tokens / self.options.n_tokens if self.options.n_tokens else (number + 1) / n_groups
+        run.progress = min(done, 1.0)
+        if n_total:
+            run.losses.append(loss)
+        run.seconds += time.monotonic() - start
+        if int(before * _N_MEASUREMENTS) != int(run.progress * _N_MEASUREMENTS):
+            self._measure()
+        return True
+
+    def _learn(self, batch: Batch, n_total: int, number: int) -> float:
+        """Steps of the optimizer over a group's states; returns the mean loss."""
+        options = self.options
+        n_steps = max(1, round(n_total / (options.batch * self._ranks.size)))
+        loss = 0.0
+        for number_of_pass in range(options.passes):
+            salt = np.random.default_rng([options.seed, 2, self.run.epoch, number, number_of_pass]).integers(1 << 63)
+            step_of = _mix(batch.keys ^ np.uint64(salt)) % np.uint64(n_steps)
+            for step in range(n_steps):
+                rows = np.flatnonzero(step_of == step)
+                (n,) = self._ranks.sum([float(len(rows))])
+                if n > 0:
+                    loss += self.learner.update(batch.hidden[rows], batch.labels[rows], int(n), self.run.progress)
+        (loss,) = self._ranks.sum([loss])
+        if not (math.isfinite(loss) and self.learner.is_finite()):
+            raise GateError(
+                f"the gate diverged after {self.run.tokens} tokens: its weights are no longer numbers;"
+                f" a lower learning rate helps (was {self.learner.learning_rates[0]:.2g})"
+            )
+        return loss / (n_total * options.passes)
+
+    def _measure(self) -> None:
+        run = self.run
+        scores = self.held_out.measure(self.learner.predict)
+        run.measurements.append(Measurement(run.progress, run.tokens, self.learner.step, scores))
+
+    # ---- what comes of it ----
+
+    def finish(self) -> None:
+        """Measure the gate as it is now, if it was not."""
+        if self.run.measurements[-1].step != self.learner.step:
+            self._measure()
+
+
+def _mix(keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Spreads numbers evenly over 64 bits (the finalizer of SplitMix64; Steele, Lea and Flood, 2014)."""
+    x = keys + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return x ^ x >> np.uint64(31)

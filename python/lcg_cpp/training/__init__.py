@@ -1,1 +1,0 @@
-"""Learning a gate: what a run reads, learns, measures, keeps and reports. `train` puts it together."""
