@@ -12,6 +12,7 @@ import pytest
 
 from lcg_cpp.benchmarks import Prompt, load_benchmark
 from lcg_cpp.benchmarks.load import CLDR_PROMPTS
+from lcg_cpp.data.languages import cldr_version
 from lcg_cpp.gate.families import text_scripts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
@@ -37,12 +38,10 @@ def test_the_prompts_are_version_1() -> None:
 
 
 def test_the_prompts_can_be_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from babel.core import get_cldr_version
-
     import make_cldr_prompts
 
-    if str(get_cldr_version()) != make_cldr_prompts.CLDR_VERSION:
-        pytest.skip(f"Babel has CLDR {get_cldr_version()}")
+    if not cldr_version().startswith(f"{make_cldr_prompts.CLDR} ("):
+        pytest.skip(f"the names here are of {cldr_version()}, the benchmark's of {make_cldr_prompts.CLDR}")
     out = tmp_path / "cldr.jsonl"
     monkeypatch.setattr(sys, "argv", ["make_cldr_prompts.py", "--out", str(out)])
     make_cldr_prompts.main()

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from lcg_cpp import GateError, cli
-from lcg_cpp.data import open_dataset
+from lcg_cpp.data import open_dataset, prompts
+from lcg_cpp.data.languages import cldr_version
 from lcg_cpp.data.prompts import Prompt, PromptSeries, prompt_languages
 from lcg_cpp.data.synth import answer
 
@@ -93,13 +94,33 @@ def test_instructions_are_written_in_the_script_of_their_language(language: str)
         seen[prompt.kind] += 1
         if prompt.kind in {"from_en", "from_zh", "translate"}:
             continue
-        # a program is written in Python, and CLDR writes CFP and BIH in Latin letters everywhere
-        text = re.sub(r"\b(Python|[A-Z]{2,3})\b", "", prompt.text)
-        if prompt.kind != "currency" or language in SCRIPTS:
-            assert scripts_of(text) <= SCRIPTS.get(language, {"LATIN"}), prompt
+        text = prompt.text.replace("Python", "")
+        assert scripts_of(text) <= SCRIPTS.get(language, {"LATIN"}), prompt
         assert "{" not in text
         assert "}" not in text
     assert len(seen) >= 10
+
+
+@pytest.fixture
+def _fresh_names() -> Iterator[None]:
+    prompts._names.cache_clear()
+    yield
+    prompts._names.cache_clear()
+
+
+@pytest.mark.usefixtures("_fresh_names")
+def test_names_in_letters_of_another_script_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from babel import Locale
+
+    names = {"US": "U.S.A", "IN": "భారతదేశం", "FR": "ఫ్రాన్స్", "JP": "జపాన్", "CN": "中国"}
+    monkeypatch.setattr(Locale, "territories", property(lambda self: names))
+    monkeypatch.setattr(prompts, "_worth_asking", lambda: (list(names), ["te", "en", "fr"], ["INR", "USD", "JPY"]))
+    assert prompts._names("te")["territory"] == ["భారతదేశం", "ఫ్రాన్స్", "జపాన్"]
+    del names["JP"]
+    prompts._names.cache_clear()
+    reason = "holds 2 names of kind `territory` in the script of `te`, expected at least 3"
+    with pytest.raises(GateError, match=re.escape(f"{cldr_version()} {reason}")):
+        prompts._names("te")
 
 
 def test_some_prompts_ask_for_a_switch_and_some_for_a_translation(series: PromptSeries) -> None:
@@ -193,6 +214,7 @@ def test_the_corpus(tiny_model_path: Path, tmp_path: Path, capsys: pytest.Captur
         prompt = series.prompt(number)
         assert {**row, "messages": None} == {
             "messages": None, "language": prompt.language, "kind": prompt.kind, "number": number, "model": "tiny",
+            "names": cldr_version(),
         }  # fmt: skip
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
         assert row["messages"][0]["content"] == prompt.text

@@ -19,15 +19,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from babel.core import get_cldr_version
-
 import lcg_cpp.data
 from cldr_prompts import wording
 from cldr_prompts.names import SCRIPTS, SOURCES, UNAMBIGUOUS_PLACES, Name, francs, language_name, names
 from demo.jsonl import write_rows
+from lcg_cpp.data.languages import cldr_version
 from lcg_cpp.gate.families import text_scripts
 
-CLDR_VERSION = "47"
+CLDR = "CLDR 47"
 _DATA = Path(__file__).with_name("cldr_prompts")
 SENTENCES: dict[str, dict[str, str]] = json.loads((_DATA / "sentences.json").read_text(encoding="utf-8"))
 _INSTRUCTIONS = Path(lcg_cpp.data.__file__).with_name("instructions.json")
@@ -221,8 +220,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the prompts")
     out: Path = parser.parse_args().out
-    if str(get_cldr_version()) != CLDR_VERSION:
-        parser.error(f"Babel has CLDR {get_cldr_version()}, expected {CLDR_VERSION}")
+    if not cldr_version().startswith(f"{CLDR} ("):
+        parser.error(f"the names here are of {cldr_version()}, expected {CLDR}: pip install babel==2.18")
     write_rows(out, make_rows())
 
 

@@ -53,6 +53,20 @@ def locale(code: str) -> Locale:
     return Locale.parse(code)
 
 
+def cldr_version() -> str:
+    """Where names come from: "CLDR 47 (Babel 2.18.0)"; Babel before 2.18 does not say which CLDR it holds.
+
+    Raises:
+        GateError: Babel is not installed.
+    """
+    locale("en")
+    import babel  # noqa: PLC0415 (`locale` has found it)
+    from babel.core import get_global  # noqa: PLC0415
+
+    version, package = get_global("cldr").get("version"), f"Babel {babel.__version__}"
+    return f"CLDR {version} ({package})" if version else package
+
+
 def flores_names(varieties: Collection[Variety]) -> dict[Variety, str]:
     """English names, told apart by script where a language comes in several.
 

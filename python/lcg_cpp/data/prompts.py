@@ -1,7 +1,7 @@
 """Prompts in many languages: short instructions whose blanks are filled with names from Unicode CLDR.
 
-The instructions are in `instructions.json`. A name stands where it needs no inflection: behind a colon, in quotation
-marks or in a list.
+`instructions.json` holds the instructions. A name stands where it needs no inflection: behind a colon, in quotation
+marks or in a list. CLDR writes a few names with letters of another script (`CFA`); these are left out.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import json
 import random
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import GateError
-from .languages import locale
+from .languages import cldr_version, locale
 
 _INSTRUCTIONS = Path(__file__).with_name("instructions.json")
 
@@ -162,10 +163,14 @@ def _list(language: str, items: list[str]) -> str:
 
 @functools.cache
 def _names(language: str) -> dict[str, list[str]]:
-    """Names in a language, by what they name."""
+    """Names in a language and its script, by what they name.
+
+    Raises:
+        GateError: The script of the language has too few names of a kind.
+    """
     own = locale(language)
     territories, languages, currencies = _worth_asking()
-    return {
+    known = {
         "territory": [own.territories[code] for code in territories if code in own.territories],
         "language": [own.languages[code] for code in languages if code in own.languages],
         "currency": [own.currencies[code] for code in currencies if code in own.currencies],
@@ -173,6 +178,19 @@ def _names(language: str) -> dict[str, list[str]]:
         "month": [str(name) for _, name in sorted(own.months["format"]["wide"].items())],
         "day": [str(name) for _, name in sorted(own.days["format"]["wide"].items())],
     }
+    scripts = scripts_of(" ".join(_instructions()["languages"][language]["free"]))
+    names = {kind: [name for name in found if scripts_of(name) <= scripts] for kind, found in known.items()}
+    for kind, left in names.items():
+        if len(left) < _N_NAMES:
+            found = f"{len(left)} names of kind `{kind}` in the script of `{language}`"
+            raise GateError(f"{cldr_version()} holds {found}, expected at least {_N_NAMES}; install another Babel")
+    return names
+
+
+def scripts_of(text: str) -> set[str]:
+    """Scripts of the letters in a text, as their Unicode names begin: `LATIN`, `CJK`, and so on."""
+    letters = (character for character in text if unicodedata.category(character) in {"Lu", "Ll", "Lt", "Lo"})
+    return {unicodedata.name(letter, "UNNAMED").split()[0] for letter in letters}
 
 
 @functools.cache

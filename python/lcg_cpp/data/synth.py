@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GateError
 from ..gate.families import text_scripts
+from .languages import cldr_version
 
 if TYPE_CHECKING:
     from ..run.llama import Llama
@@ -123,7 +124,9 @@ class Corpus:
         if model != self._model:
             raise GateError(f"{where}: was answered by {model!r}, expected {self._model!r}")
         if not isinstance(last, int) or said.strip() != series.prompt(last).text:
-            raise GateError(f"{where}: holds another prompt; was it made with another --seed or --languages?")
+            names = row.get("names", "an earlier version")
+            options = f"the names of {names} (here {cldr_version()}), another --seed or --languages"
+            raise GateError(f"{where}: holds another prompt; was it made with {options}?")
         return last
 
     def add(self, prompt: Prompt, said: Answer) -> None:
@@ -134,6 +137,7 @@ class Corpus:
             "kind": prompt.kind,
             "number": prompt.number,
             "model": self._model,
+            "names": cldr_version(),
         }
         with self.path.open("ab") as file:
             file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
