@@ -1,0 +1,104 @@
+"""README.md and docs/: the Python runs, the commands parse, the options and links exist."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from lcg_cpp.cli import COMMANDS, build_parser, main
+from lcg_cpp.demo import GATES, MODEL
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKING = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "python").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+DEMO = {
+    "Qwen3-4B-Q4_K_M.gguf": str(MODEL),
+    "lcg-Qwen3-4B-F16.gguf": str(GATES["default"]),
+    "n_ctx=8192": "n_ctx=256",
+}
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    return [code for found, code in FENCE.findall(page.read_text("utf-8")) if found == language]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The arguments of every lcg-cpp that a page's console blocks call."""
+    lines = "\n".join(blocks(page, "console")).replace("\\\n", " ").splitlines()
+    calls = [call.strip() for line in lines for call in line.split(" && ")]
+    found = [re.fullmatch(r"(?:lcg-cpp|torchrun .*-m lcg_cpp) (.+)", call) for call in calls]
+    return [shlex.split(match[1], comments=True) for match in found if match]
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@cache
+def options() -> dict[str, set[str]]:
+    """The options of each command; those of `data` are its kinds' together."""
+    found: dict[str, set[str]] = {}
+    for arguments in (*([name] for name in COMMANDS), ["data", "synth"], ["data", "recipe"]):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
+            main([*arguments, "--help"])
+        found.setdefault(arguments[0], set()).update(OPTION.findall(printed.getvalue()))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_python_blocks_of_a_page_run_one_after_the_other(page):
+    code = "\n".join(blocks(page, "python"))
+    for written, real in DEMO.items():
+        code = code.replace(written, real)
+    exec(compile(code, name_of(page), "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_in_console_blocks_parse(page):
+    for arguments in commands(page):
+        build_parser(arguments[0]).parse_args(arguments)
+
+
+def test_readme_shows_the_main_commands():
+    shown = {arguments[0] for arguments in commands(ROOT / "README.md")}
+    assert shown >= {"demo", "run", "train", "data", "eval", "detect", "analyze", "bench", "inspect", "families"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_options_in_running_text_exist(page):
+    tools = "".join(path.read_text("utf-8") for path in sorted((ROOT / "tools").rglob("*.py")))
+    known = set().union(*options().values())
+    for span in re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text("utf-8"))):
+        if span.startswith("lcg-cpp "):
+            command = span.split()[1]
+            assert command in COMMANDS, span
+            assert set(OPTION.findall(span)) <= options()[command], span
+        elif span.startswith("-"):
+            assert all(option in known or f'"{option}"' in tools for option in OPTION.findall(span)), span
+
+
+@pytest.mark.parametrize("page", LINKING, ids=name_of)
+def test_local_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text("utf-8"))):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), target
