@@ -17,8 +17,8 @@ from llama_cpp import llama_cpp as bindings
 
 import gguf_bytes as gb
 from lcg_cpp import Gate, _core, demo
+from lcg_cpp.engine import connect as core_connection
 from lcg_cpp.errors import GateError
-from lcg_cpp.run import llama
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADERS = Path(llama_cpp.__file__).resolve().parents[1] / "include"
@@ -120,11 +120,11 @@ def assert_differs(compile_against: Compile, folder: Path, text: str, error: str
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], object]]:
     """Connects the core anew, whatever was connected before, and again when the test is over."""
-    llama.connect_core.cache_clear()
-    yield llama.connect_core
+    core_connection.connect_core.cache_clear()
+    yield core_connection.connect_core
     monkeypatch.undo()
-    llama.connect_core.cache_clear()
-    llama.connect_core()
+    core_connection.connect_core.cache_clear()
+    core_connection.connect_core()
 
 
 class LargerTokenData(ctypes.Structure):
@@ -212,7 +212,7 @@ def test_a_missing_function_is_refused_and_the_connection_kept(addresses: dict[s
 def test_libraries_without_the_functions_are_refused(
     connect: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama, "_libraries", list)
+    monkeypatch.setattr(core_connection, "_libraries", list)
     with pytest.raises(GateError, match="`llama_sampler_init` was not found in the libraries of llama-cpp-python"):
         connect()
 

@@ -40,7 +40,7 @@ PROGRAM = """
 import dataclasses, json, os, sys
 sys.path[:0] = json.loads(sys.argv[5])
 from lcg_cpp import GateError
-from lcg_cpp.engine import Engine
+from lcg_cpp.engine.load import Engine
 from lcg_cpp.train import train
 from lcg_cpp.train import report
 from lcg_cpp.train.options import TrainOptions
