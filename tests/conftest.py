@@ -117,19 +117,19 @@ def make_gate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Gate]:
             A linear gate with the identity as its matrix: n_embd = n_families.
         """
         from lcg_cpp import Gate
-        from lcg_cpp.gate.families import FAMILIES
         from lcg_cpp.gate.gate_file import GateSpec, write_gate
+        from lcg_cpp.gate.rule_set import FamilySet
 
         n_families = len(rules.maskable)
+        four = ("cj", "latin", "symbols", "lowres")
+        names = four if n_families == 4 else tuple(f"family {f}" for f in range(n_families))
         spec = GateSpec(
             architecture="llama",
             n_embd=n_families,
             n_hidden=0,
             token_family=rules.family.astype(np.uint8),
             tokenizer_hash="0" * 64,
-            families=FAMILIES if n_families == len(FAMILIES) else tuple(f"family {f}" for f in range(n_families)),
-            maskable=rules.maskable,
-            neutral=rules.neutral,
+            families=FamilySet(names, rules.maskable, rules.neutral, "default"),
             threshold=rules.threshold,
             confidence=rules.confidence,
             exempt_tokens=exempt_tokens,

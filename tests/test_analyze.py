@@ -34,6 +34,7 @@ from lcg_cpp.gate.families import exempt_tokens, token_families
 from lcg_cpp.gate.forced import NO_FAMILY, Candidates, FamilyTable, Sampling
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
+NAMES = ("cj", "latin", "symbols", "lowres")
 FAMILIES = FamilyTable(np.array([CJ, LATIN, SYMBOLS, LOWRES, LOWRES]), np.array([True, True, False, False]), SYMBOLS)
 REQUEST = Sampling(temperature=1.0, top_k=20, top_p=0.8)
 ONE_THREAD = Engine(n_batch=64, n_threads=1)
@@ -215,7 +216,7 @@ def test_norms_by_family_and_the_largest_five_percent_by_hand() -> None:
     families = np.full(40, LATIN, np.uint8)
     families[[0, 1, 2, 38]] = CJ  # norms 1, 2, 3, 39
     families[39] = SYMBOLS
-    report = norm_report(OutputMatrix(norms, 0.0, "output.weight", "F32"), families)
+    report = norm_report(OutputMatrix(norms, 0.0, "output.weight", "F32"), families, NAMES)
     cj, latin = report.families["cj"], report.families["latin"]
     assert (cj.tokens, cj.mean, cj.quartiles, cj.largest) == (4, 11.25, (1.75, 2.5, 12.0), 0.25)
     assert (latin.tokens, latin.mean, latin.largest) == (35, 21.0, 0.0)
@@ -232,7 +233,7 @@ def test_norms_by_family_and_the_largest_five_percent_by_hand() -> None:
 
 def test_equal_norms_are_told_apart_by_id_and_make_a_histogram() -> None:
     families = np.array([CJ] + [LATIN] * 19, np.uint8)
-    report = norm_report(OutputMatrix(np.ones(20, np.float32), 0.0, "output.weight", "F32"), families)
+    report = norm_report(OutputMatrix(np.ones(20, np.float32), 0.0, "output.weight", "F32"), families, NAMES)
     assert (report.families["cj"].largest, report.families["latin"].largest) == (1.0, 0.0)
     assert sum(report.families["all"].histogram) == 20
 
@@ -240,7 +241,7 @@ def test_equal_norms_are_told_apart_by_id_and_make_a_histogram() -> None:
 def test_a_matrix_of_another_vocabulary_is_refused() -> None:
     matrix = OutputMatrix(np.ones(5, np.float32), 0.0, "output.weight", "F32")
     with pytest.raises(GateError, match=r"`output.weight` has 5 rows, expected 4"):
-        norm_report(matrix, np.zeros(4, np.uint8))
+        norm_report(matrix, np.zeros(4, np.uint8), NAMES)
 
 
 # ---- texts ----

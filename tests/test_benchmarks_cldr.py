@@ -13,7 +13,7 @@ import pytest
 from lcg_cpp.benchmarks import Prompt, load_benchmark
 from lcg_cpp.benchmarks.load import CLDR_PROMPTS
 from lcg_cpp.data.languages import cldr_version
-from lcg_cpp.gate.families import text_scripts
+from lcg_cpp.gate.families import text_families
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
@@ -72,7 +72,7 @@ def test_replies_are_wanted_in_at_least_12_scripts(prompts: tuple[Prompt, ...]) 
 def test_a_reference_holds_what_its_subset_says_and_nothing_unexpected(prompts: tuple[Prompt, ...]) -> None:
     for prompt in prompts:
         family = FAMILIES[prompt.language]
-        scripts = text_scripts(prompt.reference)
+        scripts = text_families(prompt.reference)
         expected = {family, *prompt.expect_scripts}
         if prompt.subset == "no-latin":
             assert prompt.reference
@@ -95,7 +95,7 @@ def test_requested_switches_can_be_scored(prompts: tuple[Prompt, ...]) -> None:
         assert prompt.switch != FAMILIES[prompt.language], prompt.id
         for item in prompt.items:
             for string in item:
-                assert text_scripts(string) == {prompt.switch}, prompt.id
+                assert text_families(string) == {prompt.switch}, prompt.id
                 assert not prompt.reference or f"({string})" in prompt.reference, prompt.id
     assert not any(prompt.items or prompt.switch for prompt in prompts if prompt.subset != "switch")
 
@@ -108,9 +108,9 @@ def test_a_reply_has_room_for_its_reference(prompts: tuple[Prompt, ...]) -> None
 def test_some_instructions_are_in_chinese_and_some_in_the_replys_language(prompts: tuple[Prompt, ...]) -> None:
     starts = Counter(
         "zh"
-        if text_scripts(prompt.prompt[:5]) == {"cj"}
+        if text_families(prompt.prompt[:5]) == {"cj"}
         else "en"
-        if "latin" in text_scripts(prompt.prompt[:5])
+        if "latin" in text_families(prompt.prompt[:5])
         else "own"
         for prompt in prompts
         if FAMILIES[prompt.language] == "lowres"

@@ -15,7 +15,8 @@ import gguf
 import numpy as np
 import pytest
 
-from lcg_cpp.convert.convert import convert, read_gate_weights
+from lcg_cpp.convert.convert import convert, read_weights
+from lcg_cpp.convert.pytorch import open_checkpoint
 from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.errors import GateError
 
@@ -28,6 +29,10 @@ def random(*shape: int) -> np.ndarray:
 
 
 FC1, FC2 = random(N_HIDDEN, N_EMBD), random(4, N_HIDDEN)
+
+
+def read_gate_weights(path: Path, n_embd: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    return read_weights(open_checkpoint(path), n_embd, 4)
 
 
 @pytest.fixture
@@ -86,7 +91,11 @@ def test_keys_are_found_under_any_prefix_beside_the_base_models_weights(
     result = convert(checkpoint, base, tmp_path / "gate.gguf", outtype="f32")
     assert result.sources == {"lcg.fc1.weight": f"{prefix}{PRE}", "lcg.fc2.weight": f"{prefix}{HEAD}"}
     assert result.path == tmp_path / "gate.gguf"
-    assert (result.spec.n_hidden, result.spec.architecture, result.spec.rules) == (N_HIDDEN, "qwen3", "default")
+    assert (result.spec.n_hidden, result.spec.architecture, result.spec.families.rules) == (
+        N_HIDDEN,
+        "qwen3",
+        "default",
+    )
     assert result.spec.token_family.tolist() == [1, 0, 1, 3, 2]
     gate = written(tmp_path / "gate.gguf")
     assert gate.keys() == {"lcg.fc1.weight", "lcg.fc2.weight"}
@@ -182,7 +191,13 @@ def test_what_is_asked_for_goes_before_what_the_checkpoint_says(tmp_path: Path, 
 def test_a_checkpoint_that_says_nothing_of_its_gate_is_converted_as_before(tmp_path: Path, base: BaseModel) -> None:
     checkpoint = write_safetensors(tmp_path / "c.safetensors", {PRE: FC1, HEAD: FC2}, {"name": "x", "train.a": "1"})
     spec = convert(checkpoint, base, tmp_path / "g").spec
-    assert (spec.name, spec.license, spec.rules, spec.datasets, spec.train) == ("LCG for Tiny", "", "default", (), {})
+    assert (spec.name, spec.license, spec.families.rules, spec.datasets, spec.train) == (
+        "LCG for Tiny",
+        "",
+        "default",
+        (),
+        {},
+    )
 
 
 @pytest.mark.parametrize(

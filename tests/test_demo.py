@@ -6,7 +6,7 @@ import pytest
 
 from lcg_cpp.demo import CARD, GATES, MODEL, load_prompts
 from lcg_cpp.demo.compare import Piece, Reply, load_model, reply_to, run_demo
-from lcg_cpp.gate.families import text_scripts
+from lcg_cpp.gate.families import text_families
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_the_prompts_ask_for_low_resource_languages_and_some_for_a_switch():
     assert len({prompt.prompt for prompt in prompts}) == len(prompts)
     for prompt in prompts:
         wanted = {"lowres", *({"english": ["latin"], "chinese": ["cj"]}[prompt.switch] if prompt.switch else [])}
-        assert text_scripts(prompt.reference) == wanted
+        assert text_families(prompt.reference) == wanted
         assert 4 <= len(prompt.items) <= 6
     share = sum(prompt.switch is not None for prompt in prompts) / len(prompts)
     assert 0.15 < share < 0.35

@@ -46,6 +46,7 @@ from lcg_cpp.detect.scores import THRESHOLDS, as_dict, score
 from lcg_cpp.detect.texts import Probe, Question, Splicer
 from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.engine.teacher import Teacher
+from lcg_cpp.gate.families import family_set
 from lcg_cpp.gate.forced import NO_FAMILY, Candidates, FamilyTable, Sampling
 from oracle import Chain, Rules, Switches
 
@@ -160,11 +161,11 @@ def gate() -> Gate:
 
 @pytest.fixture(scope="module")
 def splicer(teacher: Teacher, gate: Gate) -> Splicer:
-    return Splicer(teacher, table_of(gate), gate.families, 256)
+    return Splicer(teacher, table_of(gate), gate.families.names, 256)
 
 
 def table_of(gate: Gate) -> FamilyTable:
-    return FamilyTable(gate.token_families.astype(np.intp), np.array(gate.maskable), gate.neutral)
+    return FamilyTable(gate.token_families.astype(np.intp), np.array(gate.families.maskable), gate.families.neutral)
 
 
 ARABIC = Prompt("ar", "Spain, Georgia\nArabic:", chat=False, reference="إسبانيا, جورجيا", language="ar")
@@ -295,13 +296,13 @@ def test_spliced_switches_take_turns_and_end_before_what_is_asked(teacher: Teach
 
 
 def test_the_same_is_spliced_in_whatever_other_prompts_there_are(teacher: Teacher, gate: Gate) -> None:
-    first, second = (Splicer(teacher, table_of(gate), gate.families, 256) for _ in range(2))
+    first, second = (Splicer(teacher, table_of(gate), gate.families.names, 256) for _ in range(2))
     first.probes(SWITCHING, 0)
     assert [p.tokens for p in first.probes(ARABIC, 0)] == [p.tokens for p in second.probes(ARABIC, 0)]
 
 
 def test_replies_that_cannot_be_used_are_counted(teacher: Teacher, gate: Gate) -> None:
-    splicer = Splicer(teacher, table_of(gate), gate.families, 12)
+    splicer = Splicer(teacher, table_of(gate), gate.families.names, 12)
     assert splicer.probes(dataclasses.replace(ARABIC, reference="12, 13"), 0) == []
     assert splicer.probes(ARABIC, 0) == []
     assert splicer.skipped == {
@@ -438,8 +439,8 @@ def test_a_run_decides_as_the_core_does_step_by_step(
     teacher: Teacher, gate: Gate, options: GateOptions, temperature: float
 ) -> None:
     detection = run(teacher, gate, n_texts=6, gate_options=options, sampling=Sampling(temperature))
-    verdicts = detection.answers.verdicts(gate.maskable, options, detection.threshold)
-    splicer = Splicer(teacher, table_of(gate), gate.families, 256)
+    verdicts = detection.answers.verdicts(gate.families.maskable, options, detection.threshold)
+    splicer = Splicer(teacher, table_of(gate), gate.families.names, 256)
     drawn = random.Random(0).sample(load_benchmark("demo").prompts, 6)
     probes = [probe for number, prompt in enumerate(drawn, 1) for probe in splicer.probes(prompt, number)]
     wanted = []
@@ -459,7 +460,7 @@ def test_a_run_decides_as_the_core_does_step_by_step(
                 temperature=temperature,
                 options=options,
             )
-            wanted.append(decided.intervene and gate.families[question.family] in decided.banned)
+            wanted.append(decided.intervene and gate.families.names[question.family] in decided.banned)
     assert len(wanted) == len(verdicts) > 100
     # texts that are evaluated together round a little differently than alone
     assert np.count_nonzero((verdicts == BANNED) != wanted) <= 1
@@ -544,9 +545,7 @@ def synthetic(answers: list[tuple[int, str, int, bool, bool]], own_tokens: list[
         base=cast(Any, SimpleNamespace(path="model.gguf")),
         gate=cast(
             Any,
-            SimpleNamespace(
-                path="gate.gguf", families=("cj", "latin", "symbols", "lowres"), maskable=MASKABLE, threshold=0.5
-            ),
+            SimpleNamespace(path="gate.gguf", families=family_set(), threshold=0.5),
         ),
         options=DetectOptions(),
         answers=Answers(

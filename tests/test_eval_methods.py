@@ -11,7 +11,8 @@ import pytest
 from lcg_cpp import PAPER_OPTIONS, Gate, GateError, GateOptions
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.evaluate.methods import METHODS, SOFT_STRENGTH, Method, parse_methods, rules_gate
-from lcg_cpp.gate.families import FAMILIES, token_families
+from lcg_cpp.gate.families import DEFAULT_FAMILIES, token_families
+from lcg_cpp.gate.rule_set import FamilySet
 from tiny_model import TinyVocab
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
@@ -111,7 +112,7 @@ def test_it_predicts_what_may_not_be_masked_whatever_the_state(rules: Gate) -> N
     hidden = np.random.default_rng(0).normal(0, 50, (64, rules.n_embd)).astype(np.float32)
     predicted = rules.predict(hidden) > 0
     assert (predicted == [False, False, True, True]).all()
-    assert rules.families == FAMILIES
+    assert rules.families == DEFAULT_FAMILIES
 
 
 def test_its_families_are_the_default_ones_with_exemptions(rules: Gate, tiny_model_path: Path) -> None:
@@ -131,9 +132,7 @@ def test_it_has_the_families_of_the_gate_it_stands_beside(tiny_model_path: Path,
     weights = {"lcg.fc2.weight": np.ones((5, base.n_embd), np.float32)}
     path = make_gate_file(
         weights,
-        families=("a", "b", "c", "d", "e"),
-        maskable=(True, False, True, False, True),
-        neutral=3,
+        families=(five := FamilySet(("a", "b", "c", "d", "e"), (True, False, True, False, True), 3, "letters")),
         token_family=families,
         exempt_tokens=(5,),
         confidence=((3, 0.5),),
@@ -141,11 +140,7 @@ def test_it_has_the_families_of_the_gate_it_stands_beside(tiny_model_path: Path,
     rules = rules_gate(base, Gate.load(path))
     families[5] = 3
     np.testing.assert_array_equal(rules.token_families, families)
-    assert (rules.families, rules.maskable, rules.neutral) == (
-        ("a", "b", "c", "d", "e"),
-        (True, False) * 2 + (True,),
-        3,
-    )
+    assert rules.families == five
     assert rules.confidence == ((3, 0.5),)
     predicted = rules.predict(np.ones((1, base.n_embd), np.float32))[0] > 0
     assert predicted.tolist() == [False, True, False, True, False]

@@ -22,6 +22,7 @@ from lcg_cpp.evaluate.methods import SOFT_STRENGTH, WARNING, Method, parse_metho
 from lcg_cpp.evaluate.record import ReplyText, visible_bytes
 from lcg_cpp.evaluate.replies import Question, Replier, reply_seed
 from lcg_cpp.evaluate.summary import write_summary
+from lcg_cpp.gate.rule_set import FamilySet
 
 Json = dict[str, Any]
 
@@ -340,9 +341,7 @@ def test_seeds_differ_by_prompt_and_number_alone() -> None:
 def test_gates_with_other_families_are_refused(llm: GatedLlama, gate_path: str, make_gate_file) -> None:
     two = make_gate_file(
         {"lcg.fc2.weight": np.ones((2, tiny_model.N_EMBD), np.float32)},
-        families=("a", "b"),
-        maskable=(True, False),
-        neutral=1,
+        families=FamilySet(("a", "b"), (True, False), 1, "letters"),
         token_family=np.arange(llm.n_vocab(), dtype=np.uint8) % 2,
     )
     methods = (Method("one", GateOptions(), gate_path), Method("two", GateOptions(), str(two)))

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 
 from lcg_cpp.engine.base_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BaseModel, Vocab
 from lcg_cpp.errors import GateError
-from lcg_cpp.gate.families import FAMILIES, exempt_tokens, family_report, text_scripts, token_families
+from lcg_cpp.gate.families import exempt_tokens, family_report, family_set, text_families, token_families
+from lcg_cpp.gate.rule_set import FamilySet
 
+FAMILIES = ("cj", "latin", "symbols", "lowres")
 REAL_VOCABS = ("qwen2", "llama-bpe", "deepseek-llm", "llama-spm", "gemma-4")
 
 # Unicode's blocks of ideographs, apart from the code's own list; test_block_list_agrees_with_names checks it.
@@ -359,13 +362,13 @@ def test_exempt_tokens_are_the_exact_normal_ones() -> None:
     ],
 )
 def test_text_scripts_names_the_families_of_the_letters(text: str, scripts: set[str]) -> None:
-    assert text_scripts(text) == scripts
+    assert text_families(text) == scripts
 
 
 def test_report_counts_families_and_fragments_and_shows_complete_normal_tokens() -> None:
     tokens = [b"a", b"b", b"c", b"d", b"!", b"\xe4\xb8", b"\xd0", "中".encode(), (b"<s>", CONTROL), b"x\xd0"]
     report = family_report(make_vocab(tokens), n_examples=2)
-    assert (report.n_vocab, report.rules) == (10, "default")
+    assert (report.n_vocab, report.families.rules) == (10, "default")
     assert report.counts == {"cj": 2, "latin": 5, "symbols": 2, "lowres": 1}
     assert report.examples == {"cj": ("中",), "latin": ("a", "c"), "symbols": ("!",), "lowres": ()}
     assert report.n_fragments == 3
@@ -472,3 +475,27 @@ def test_control_tokens_of_real_vocabularies_are_never_maskable(name: str) -> No
     assert control.any()
     for rules in ("default", "paper"):
         assert set(token_families(vocab, rules)[control]) == {FAMILIES.index("symbols")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ((("a",), (False,), 0, "r"), "number of `families` is 1, expected 2 to 127"),
+        ((tuple(map(str, range(128))), (False,) * 128, 0, "r"), "number of `families` is 128, expected 2 to 127"),
+        ((("a", "b", "a"), (True, False, True), 1, "r"), "expected every name once"),
+        ((("a", "b"), (True, False, True), 1, "r"), "`maskable` has 3 elements, expected 2"),
+        ((("a", "b"), (True, False), 2, "r"), "`neutral` is 2, expected 0 to 1"),
+        ((("a", "b"), (True, False), 0, "r"), "`maskable` is true for the neutral family `a`"),
+        ((("a", "b"), (True, False), 1, ""), "`rules` is empty"),
+    ],
+)
+def test_a_family_set_that_cannot_be_is_refused(fields: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(GateError, match=message):
+        FamilySet(*fields)
+
+
+@pytest.mark.parametrize("rules", ["default", "paper"])
+def test_a_family_set_names_its_languages_by_index(rules: str) -> None:
+    families = family_set(rules)
+    assert (families.names, families.maskable, families.rules) == (FAMILIES, (True, True, False, False), rules)
+    assert families.languages == {0: "cj", 1: "latin", 3: "lowres"}

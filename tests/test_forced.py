@@ -259,8 +259,9 @@ def test_random_positions_equal_the_core(make_gate: MakeGate) -> None:
     n_acts = 0
     for case in CASES[:80]:
         gate = make_gate(case.rules)
-        names = np.array(gate.families)
-        families = FamilyTable(gate.token_families.astype(np.intp), np.array(gate.maskable), gate.neutral)
+        names = np.array(gate.families.names)
+        maskable = np.array(gate.families.maskable)
+        families = FamilyTable(gate.token_families.astype(np.intp), maskable, gate.families.neutral)
         found = decide(Candidates.of(case.logits, case.sampling), case.z, case.last, families, case.options)
         for row, last in enumerate(case.last.tolist()):
             survivors, margin = case.survivors(row)

@@ -21,8 +21,10 @@ import gguf_bytes as gb
 from lcg_cpp import Gate, _core
 from lcg_cpp.engine.connect import connect_core
 from lcg_cpp.errors import GateError
+from lcg_cpp.gate.families import family_set
 from lcg_cpp.gate.gate import read_gate_file
 from lcg_cpp.gate.gate_file import GateSpec, Source, write_gate
+from lcg_cpp.gate.rule_set import FamilySet
 
 PATH = "some/gate.gguf"
 BASE_MODEL_HINT = " (is this a base model? it goes to -m/--model)"
@@ -82,9 +84,9 @@ def test_a_loaded_file_is_the_gate_it_describes(tmp_path: Path) -> None:
     path = tmp_path / "gate.gguf"
     path.write_bytes(gb.minimal().bytes())
     gate = Gate.load(path)
-    assert (gate.architecture, gate.rules, gate.tokenizer_hash) == ("llama", "default", "ab" * 32)
+    assert (gate.architecture, gate.families.rules, gate.tokenizer_hash) == ("llama", "default", "ab" * 32)
     assert (gate.n_embd, gate.n_hidden, gate.n_vocab) == (4, 2, 5)
-    assert (gate.families, gate.maskable, gate.neutral) == (("han", "latin", "symbols"), (True, True, False), 2)
+    assert gate.families == FamilySet(("han", "latin", "symbols"), (True, True, False), 2, "default")
     assert (gate.threshold, gate.confidence, gate.exempt_tokens) == (0.5, ((5, 0.75), (20, 1.0)), (4,))
     assert gate.token_families.tolist() == [0, 1, 2, 0, 2]  # token 4 is exempt
     # relu([3, -7 + 2 * 5] + [0.5, 0.25]) = [3.5, 3.25]; relu([3, -7] + …) = [3.5, 0]
@@ -867,7 +869,7 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
         threshold=0.25,
         confidence=((3, 0.5), (7, 0.25), (1, 1.0)),
         exempt_tokens=(3, 0),
-        rules="paper",
+        families=family_set("paper"),
         name="LCG for Q",
         version="v2",
         license="apache-2.0",
@@ -927,7 +929,7 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
     assert file.tensors == tensors
     gate = Gate.load(path)
     assert gate.token_families.tolist() == [2, 1, 2, 2, 3]
-    assert (gate.threshold, gate.confidence, gate.rules) == (0.25, ((3, 0.5), (7, 0.25), (1, 1.0)), "paper")
+    assert (gate.threshold, gate.confidence, gate.families.rules) == (0.25, ((3, 0.5), (7, 0.25), (1, 1.0)), "paper")
 
 
 def test_a_gate_that_exempts_nothing_is_read_back(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from lcg_cpp.engine.base_model import BYTE, CONTROL, NORMAL, BaseModel, Vocab
 from lcg_cpp.errors import GateError
 from lcg_cpp.gate import gate_file
 from lcg_cpp.gate.gate_file import GateSpec, Source, gate_file_name, spec_for, write_gate
+from lcg_cpp.gate.rule_set import FamilySet
 
 N_EMBD, N_HIDDEN = 64, 32
 KINDS = gguf.GGUFValueType
@@ -269,11 +270,6 @@ def test_a_linear_gate_has_no_first_layer(tmp_path: Path) -> None:
         ({"architecture": ""}, "`architecture` is empty"),
         ({"n_embd": 0}, "`n_embd` is 0, expected 1 to 65536"),
         ({"n_hidden": 65537}, "`n_hidden` is 65537, expected 0 to 65536"),
-        ({"families": ("a",)}, "number of `families` is 1, expected 2 to 127"),
-        ({"families": ("a", "b", "a", "c")}, "expected every name once"),
-        ({"maskable": (True, False)}, "`maskable` has 2 elements, expected 4"),
-        ({"neutral": 4}, "`neutral` is 4, expected 0 to 3"),
-        ({"neutral": 1}, "`maskable` is true for the neutral family `latin`"),
         ({"token_family": np.array([0, 4, 5], np.uint8)}, "gives token 1 the family 4, expected 0 to 3"),
         ({"token_family": np.zeros(0, np.uint8)}, "length of `token_family` is 0"),
         ({"token_family": np.zeros(3, np.int64)}, r"`token_family` is int64 \(3,\), expected uint8"),
@@ -301,7 +297,7 @@ def test_an_unknown_type_is_refused(tmp_path: Path) -> None:
 def test_more_families_than_the_papers_need_no_other_code(tmp_path: Path) -> None:
     names = tuple(f"script{i}" for i in range(127))
     spec = make_spec(
-        families=names, maskable=(True,) * 126 + (False,), neutral=126, token_family=np.array([126, 0], np.uint8)
+        families=FamilySet(names, (True,) * 126 + (False,), 126, "default"), token_family=np.array([126, 0], np.uint8)
     )
     write_gate(tmp_path / "gate.gguf", spec, make_weights(n_families=127))
     keys, tensors = read(tmp_path / "gate.gguf")
@@ -413,7 +409,7 @@ def test_spec_for_takes_everything_from_the_base_model() -> None:
     assert spec.token_family.tolist() == [2, 0, 1, 0, 1, 3]  # exemptions are not applied
     assert spec.exempt_tokens == (2,)
     assert spec.tokenizer_hash == base.vocab.tokenizer_hash()
-    assert (spec.rules, spec.threshold, spec.name, spec.version) == ("default", 0.5, "LCG for Tiny", "v2")
+    assert (spec.families.rules, spec.threshold, spec.name, spec.version) == ("default", 0.5, "LCG for Tiny", "v2")
     assert spec.base_models == (Source("Tiny", organization="Org"),)
     assert spec.train == {"loss": 0.25}
     assert spec_for(base, n_hidden=0, rules="paper").token_family.tolist() == [2, 2, 1, 0, 1, 3]

@@ -170,8 +170,8 @@ def rules_of(gate: Gate) -> Rules:
     """Returns the oracle's view of a gate's plain values."""
     return Rules(
         gate.token_families.astype(np.int64),
-        tuple(gate.maskable),
-        gate.neutral,
+        gate.families.maskable,
+        gate.families.neutral,
         gate.threshold,
         tuple((int(k), float(p)) for k, p in gate.confidence),
     )
@@ -477,7 +477,7 @@ def test_bias_and_processor_together_are_dropped_as_in_stock(stock: Llama) -> No
 def check_events(llm: GatedLlama, tokens: list[int], families: npt.NDArray[np.int64]) -> None:
     """Asserts that events and statistics fit the tokens of one reply and the rules."""
     assert llm.gate is not None
-    names = llm.gate.families
+    names = llm.gate.families.names
     events = llm.gate_events
     strength = llm.gate_options.strength
     stats = llm.gate_stats

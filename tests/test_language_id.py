@@ -7,7 +7,7 @@ import builtins
 import pytest
 
 from lcg_cpp.errors import GateError
-from lcg_cpp.gate.families import text_scripts
+from lcg_cpp.gate.families import text_families
 from lcg_cpp.measure import language_id
 from lcg_cpp.measure.language_id import base_language, identified_languages, identify, language_family
 
@@ -49,7 +49,7 @@ def test_every_way_of_writing_a_language_has_one_code(codes, base):
     ],
 )
 def test_a_language_has_the_family_of_its_letters(code, text):
-    assert {language_family(code)} == text_scripts(text)
+    assert {language_family(code)} == text_families(text)
 
 
 @pytest.mark.parametrize("code", ["xx", "Arabic", "qqq", ""])

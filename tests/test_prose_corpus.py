@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 from demo.cldr import Term
 from lcg_cpp.demo.score import score_reply
-from lcg_cpp.gate.families import text_scripts
+from lcg_cpp.gate.families import text_families
 from prose import corpus, evaluation
 from prose.corpus import Corpus
 from prose.names import DAYS, HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE, NUMBERS, SCRIPTS, load_terms
@@ -47,7 +47,7 @@ def test_a_sentence_is_there_in_every_language_in_its_script_with_the_same_slots
     for language, text in sentence.texts.items():
         parts = parse(text)
         assert sorted(slot for _, slot in parts if slot) == sorted(sentence.slots)
-        assert text_scripts("".join(literal for literal, _ in parts)) == {SCRIPTS[language]}
+        assert text_families("".join(literal for literal, _ in parts)) == {SCRIPTS[language]}
 
 
 def test_sentences_tell_names_that_can_have_brackets_from_quotes():
@@ -64,7 +64,7 @@ def test_sentences_tell_names_that_can_have_brackets_from_quotes():
 def test_names_are_written_in_their_language_and_patterns_hold_one_number(terms):
     for term in terms:
         for language, name in term.names.items():
-            assert text_scripts(name.replace("{n}", "")) == {SCRIPTS[language]}
+            assert text_families(name.replace("{n}", "")) == {SCRIPTS[language]}
             assert name.count("{n}") == (term.key[0] in "mu")
 
 
@@ -131,7 +131,7 @@ def test_clean_text_is_in_the_target_script_outside_of_its_switches(terms):
             names.insert(0, "".join(rest[begin:end]))
             del rest[begin:end]
         assert names == [name[1] for name in example.names if len(name) > 1]
-        assert text_scripts("".join(rest)) == {SCRIPTS[example.language]}
+        assert text_families("".join(rest)) == {SCRIPTS[example.language]}
 
 
 def test_a_request_is_in_the_prompt_and_in_the_reply(terms):
@@ -221,5 +221,5 @@ def test_points_are_clean_and_say_where_their_switches_are(split):
         rest = list(row["response"])
         for begin, end in row["switches"]:
             rest[begin:end] = " " * (end - begin)
-        assert text_scripts("".join(rest)) == {SCRIPTS[by_name[row["language"]]]}
+        assert text_families("".join(rest)) == {SCRIPTS[by_name[row["language"]]]}
         assert bool(row["switches"]) == (row["kind"] != "plain")

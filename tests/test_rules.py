@@ -547,7 +547,7 @@ def test_twenty_thousand_random_cases_equal_the_oracle(make_gate: MakeGate) -> N
             if outcome.margin < 1e-6:
                 on_the_border += 1
                 continue
-            check(gate, gate.families, rules, case, outcome)
+            check(gate, gate.families.names, rules, case, outcome)
             reasons[outcome.reason] += 1
     assert on_the_border < 0.01 * n_gates * n_cases
     assert sum(reasons.values()) > 0.99 * n_gates * n_cases

@@ -29,7 +29,7 @@ from lcg_cpp.demo.score import score_reply
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.engine.output_norms import label_norms, read_output_matrix
 from lcg_cpp.engine.teacher import Teacher
-from lcg_cpp.gate.families import FAMILIES, token_families
+from lcg_cpp.gate.families import DEFAULT_FAMILIES, token_families
 from lcg_cpp.gate.forced import Candidates, FamilyTable, decide, last_families
 from lcg_cpp.gate.gate_file import spec_for, write_gate
 from lcg_cpp.gate.labels import family_labels
@@ -140,7 +140,7 @@ def evaluate(model: Path, data: Path, n_rows: int, with_labels: bool, n_threads:
 def train(rows: Rows, setting: Setting, seed: int) -> Learner:
     """Trains a gate on states that are all there, otherwise as `lcg-cpp train` does."""
     options = setting.options(seed)
-    learner = Learner(len(FAMILIES), options, rows.hidden[:16_384], Ranks())
+    learner = Learner(len(DEFAULT_FAMILIES), options, rows.hidden[:16_384], Ranks())
     labels = rows.labels[setting.norm, setting.labels]
     n_steps = options.passes * -(-len(labels) // options.batch)
     for number in range(options.passes):

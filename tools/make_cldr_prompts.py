@@ -24,7 +24,7 @@ from cldr_prompts import wording
 from cldr_prompts.names import SCRIPTS, SOURCES, UNAMBIGUOUS_PLACES, Name, francs, language_name, names
 from demo.jsonl import write_rows
 from lcg_cpp.data.languages import cldr_version
-from lcg_cpp.gate.families import text_scripts
+from lcg_cpp.gate.families import text_families
 
 CLDR = "CLDR 47"
 _DATA = Path(__file__).with_name("cldr_prompts")
@@ -177,7 +177,7 @@ class Prompts:
         return self._rng.sample(possible, n)
 
     def _row(self, kind: str, prompt: str, reference: str, max_tokens: int, **switch: Any) -> Row:
-        scripts = text_scripts(reference) & {"cj", "latin"} | {*filter(None, [switch.get("switch")])}
+        scripts = text_families(reference) & {"cj", "latin"} | {*filter(None, [switch.get("switch")])}
         row: Row = {"id": f"{self.code}-{kind}", "prompt": prompt}
         if reference:
             row["reference"] = reference
@@ -191,7 +191,7 @@ class Prompts:
     def _subset(self, reference: str) -> str:
         if self.family == "latin":
             return "latin-script"
-        return "with-latin" if "latin" in text_scripts(reference) else "no-latin"
+        return "with-latin" if "latin" in text_families(reference) else "no-latin"
 
 
 def _below(instruction: str, blank: str, text: str) -> str:

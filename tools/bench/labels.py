@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lcg_cpp.gate.families import FAMILIES
+from lcg_cpp.gate.families import DEFAULT_FAMILIES
 from lcg_cpp.gate.labels import family_labels
 
 try:
@@ -59,7 +59,7 @@ class Task:
             best, ids = adjusted.topk(self.top_k)
             probability = (best - adjusted.logsumexp(-1, keepdim=True)).exp()
             kept = probability.cumsum(-1) - probability < self.top_p
-            held = torch.nn.functional.one_hot(families[ids], len(FAMILIES)) * kept.unsqueeze(-1)
+            held = torch.nn.functional.one_hot(families[ids], len(DEFAULT_FAMILIES)) * kept.unsqueeze(-1)
             labels.append(held.amax(1).float())
         return torch.cat(labels).numpy()
 
@@ -96,7 +96,7 @@ def make_task(kind: str, n: int, n_vocab: int, top_k: int, top_p: float) -> Task
         for row in logits:
             head = rng.choice(n_vocab, len(rank), replace=False)
             row[head] = (20 - rng.uniform(0.8, 4) * rank + rng.normal(0, 0.3, len(rank))) * norms[head]
-    families = rng.choice(len(FAMILIES), n_vocab, p=[0.18, 0.62, 0.07, 0.13]).astype(np.uint8)
+    families = rng.choice(len(DEFAULT_FAMILIES), n_vocab, p=[0.18, 0.62, 0.07, 0.13]).astype(np.uint8)
     return Task(logits, norms, families, top_k, top_p)
 
 
@@ -131,8 +131,8 @@ def step_time(n_hidden: int, n_embd: int, n_threads: int, n_steps: int) -> float
     torch.set_num_threads(n_threads)
     rng = np.random.default_rng(0)
     states = rng.standard_normal((BATCH, n_embd), np.float32)
-    labels = rng.integers(0, 2, (BATCH, len(FAMILIES))).astype(np.float32)
-    learner = Learner(len(FAMILIES), TrainOptions(n_hidden=n_hidden), states, Ranks())
+    labels = rng.integers(0, 2, (BATCH, len(DEFAULT_FAMILIES))).astype(np.float32)
+    learner = Learner(len(DEFAULT_FAMILIES), TrainOptions(n_hidden=n_hidden), states, Ranks())
     times = [seconds(lambda: learner.update(states, labels, BATCH, 0.5)) for _ in range(n_steps)]
     return 1e6 * statistics.median(times[1:]) / BATCH
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcg_cpp.engine.model import read_base_model
-from lcg_cpp.gate.families import MASKABLE, token_families
+from lcg_cpp.gate.families import DEFAULT_FAMILIES, token_families
 from lcg_cpp.gate.gate_file import spec_for, write_gate
 
 Q8_0_BLOCK = 32
@@ -97,7 +97,7 @@ def write_model(path: Path, vocab: Path, shape: Shape, sharpness: float, outside
     # Embedding rows of unit variance: logits get the deviation sqrt(n_embd) * the norm's scale. Each layer adds far
     # more than that to the residual stream, or else the next token would always be the last one again.
     residual = 16.0
-    maskable = np.array(MASKABLE)[token_families(read_base_model(vocab).vocab)]
+    maskable = np.array(DEFAULT_FAMILIES.maskable)[token_families(read_base_model(vocab).vocab)]
     matrix("token_embd.weight", width, n_vocab, np.where(maskable, outside, 1.0))
     norm("output_norm.weight", width, sharpness / width**0.5)
     for layer in range(shape.n_layer):

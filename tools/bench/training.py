@@ -20,7 +20,7 @@ import torch
 from lcg_cpp.data import Encoded
 from lcg_cpp.engine.output_norms import label_norms, read_output_matrix
 from lcg_cpp.engine.teacher import Teacher
-from lcg_cpp.gate.families import FAMILIES, token_families
+from lcg_cpp.gate.families import DEFAULT_FAMILIES, token_families
 from lcg_cpp.gate.labels import family_labels
 from lcg_cpp.train.learner import Learner, Ranks
 from lcg_cpp.train.options import PRESETS, TrainOptions
@@ -35,7 +35,7 @@ class Training:
         self.norms, self.softcap = label_norms(matrix.norms, options.norm), matrix.softcap
         self.families = token_families(teacher.base.vocab)
         sample = np.random.default_rng(0).standard_normal((512, teacher.n_embd), np.float32)
-        self.learner = Learner(len(FAMILIES), options, sample, Ranks())
+        self.learner = Learner(len(DEFAULT_FAMILIES), options, sample, Ranks())
 
     def learn(self, texts: list[Encoded]) -> dict[str, float]:
         """One group of texts; returns seconds of the parts."""

@@ -12,7 +12,7 @@ from babel.localedata import locale_identifiers
 from babel.numbers import get_territory_currencies
 from babel.units import format_unit
 
-from lcg_cpp.gate.families import text_scripts
+from lcg_cpp.gate.families import text_families
 
 # Languages replies are wanted in, one for each script; a script's family, where it is one that a gate may mask.
 SCRIPTS = {
@@ -104,7 +104,7 @@ def francs(language: str) -> list[Name]:
     return [
         Name(f"currency:{code}", {"en": english[code], language: own[code]})
         for code in _FRANCS
-        if text_scripts(own.get(code, "")) == {SCRIPTS[language], "latin"} and "[" not in own[code]
+        if text_families(own.get(code, "")) == {SCRIPTS[language], "latin"} and "[" not in own[code]
     ]
 
 
@@ -116,7 +116,7 @@ def language_name(code: str, of: str) -> str:
 
 def _is_plain(text: str, code: str) -> bool:
     wanted = SCRIPTS.get(code) or SOURCES[code]
-    return text_scripts(text) == {wanted} and _NOT_IN_A_NAME.isdisjoint(text) and len(text.split()) <= _MAX_WORDS
+    return text_families(text) == {wanted} and _NOT_IN_A_NAME.isdisjoint(text) and len(text.split()) <= _MAX_WORDS
 
 
 @cache

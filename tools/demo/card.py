@@ -12,7 +12,7 @@ import babel
 import numpy as np
 import torch
 
-from lcg_cpp.gate.families import FAMILIES
+from lcg_cpp.gate.families import DEFAULT_FAMILIES
 
 from . import corpus, gates, training
 from .cldr import HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE, Term
@@ -59,7 +59,9 @@ def norm_share(model: Model, families: np.ndarray, seen: np.ndarray | None = Non
     if seen is not None:
         norms, families = norms[seen], families[seen]
     is_top = norms >= np.sort(norms)[-(len(norms) // 20)]
-    return {name: round(100.0 * float(is_top[families == i].mean()), 2) for i, name in enumerate(FAMILIES)}
+    return {
+        name: round(100.0 * float(is_top[families == i].mean()), 2) for i, name in enumerate(DEFAULT_FAMILIES.names)
+    }
 
 
 def _row(title: str, found: Measured) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from babel import Locale
 from babel.localedata import locale_identifiers
 
-from lcg_cpp.gate.families import text_scripts
+from lcg_cpp.gate.families import text_families
 
 # Code -> name, in the order of the tables. The first five are the high-resource ones, in scripts a gate may mask.
 LANGUAGES = {
@@ -72,7 +72,7 @@ def all_names(code: str, well_known: set[str]) -> dict[str, str]:
 
 def _is_usable(names: dict[str, str]) -> bool:
     for code, name in names.items():
-        if text_scripts(name) != _SCRIPTS.get(code, {"lowres"}):
+        if text_families(name) != _SCRIPTS.get(code, {"lowres"}):
             return False
         if _NOT_IN_A_NAME & set(name) or len(name.split()) > _MAX_WORDS or len(name) > _MAX_LETTERS:
             return False

@@ -9,7 +9,7 @@ from babel.dates import format_skeleton
 from babel.units import format_unit
 
 from demo.cldr import Term, all_names, common_terms, well_known_languages
-from lcg_cpp.gate.families import text_scripts
+from lcg_cpp.gate.families import text_families
 
 # Code -> name. The first five are the high-resource ones, in scripts a gate may mask.
 LANGUAGES = {
@@ -72,7 +72,7 @@ def _is_usable(names: dict[str, str]) -> bool:
     is_pattern = "{n}" in names["en"]
     for code, name in names.items():
         letters = name.replace("{n}", "")
-        if text_scripts(letters) != {SCRIPTS[code]} or name.count("{n}") != is_pattern:
+        if text_families(letters) != {SCRIPTS[code]} or name.count("{n}") != is_pattern:
             return False
         if _NOT_IN_A_NAME & set(name) or len(name.split()) > _MAX_WORDS or len(letters) > _MAX_LETTERS:
             return False

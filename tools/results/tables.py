@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from demo.cldr import LANGUAGES, LOW_RESOURCE
-from lcg_cpp.gate.families import FAMILIES, NEUTRAL, text_scripts
+from lcg_cpp.gate.families import DEFAULT_FAMILIES, text_families
 from lcg_cpp.measure.measures import expected_families
 from lcg_cpp.measure.metrics import compare
 
@@ -121,10 +121,13 @@ def remaining(outcome: Outcome, method: str) -> str:
             prompt = outcome.prompts[reply["id"]]
             if reply["method"] != method or family in (expected_families(prompt) or ()):
                 continue
-            wrong = [i for i, piece in enumerate(reply["pieces"]) if family in text_scripts(piece)]
+            wrong = [i for i, piece in enumerate(reply["pieces"]) if family in text_families(piece)]
             if wrong:
                 n += 1
-                n_start += not set(reply["families"][: wrong[0]]) - {NEUTRAL, FAMILIES.index(family)}
+                n_start += not set(reply["families"][: wrong[0]]) - {
+                    DEFAULT_FAMILIES.neutral,
+                    DEFAULT_FAMILIES.names.index(family),
+                }
                 listed = {name.strip().lower() for name in prompt.prompt.split("\n")[0].split(",")}
                 n_misread += bool(prompt.switch) and not words.isdisjoint(listed)
         rows.append([family, str(n), str(n_start), str(n_misread)])

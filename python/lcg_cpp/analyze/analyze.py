@@ -21,8 +21,9 @@ from ..engine.output_norms import OutputMatrix, read_output_matrix
 from ..engine.teacher import Teacher
 from ..errors import GateError
 from ..files import PathLike
-from ..gate.families import FAMILIES, NEUTRAL, token_families
+from ..gate.families import family_set, token_families
 from ..gate.forced import N_BEST
+from ..gate.rule_set import FamilySet
 from .confusion import BEYOND, Position, Tally
 from .texts import NORMS, AnalyzeOptions, TextAnalysis, TextReport
 
@@ -93,6 +94,11 @@ class Analysis:
     norms: NormReport
     texts: TextReport | None
 
+    @property
+    def families(self) -> FamilySet:
+        """The token families."""
+        return family_set(self.options.rules)
+
 
 def analyze(
     model: PathLike,
@@ -122,28 +128,32 @@ def analyze(
     matrix = read_output_matrix(model)
     if not datasets:
         base = read_base_model(model)
-        return Analysis(options, base, norm_report(matrix, token_families(base.vocab, options.rules)), None)
+        return Analysis(options, base, _norms(matrix, base.vocab, options), None)
     with Teacher(model, n_ctx=options.n_ctx, **dataclasses.asdict(engine)) as teacher:
-        norms = norm_report(matrix, token_families(teacher.base.vocab, options.rules))
+        norms = _norms(matrix, teacher.base.vocab, options)
         texts = TextAnalysis(teacher, datasets, matrix, options)
         texts.run(should_stop, on_progress)
         return Analysis(options, teacher.base, norms, texts.report)
 
 
-def norm_report(matrix: OutputMatrix, families: npt.NDArray[np.uint8], names: Sequence[str] = FAMILIES) -> NormReport:
+def _norms(matrix: OutputMatrix, vocab: Vocab, options: AnalyzeOptions) -> NormReport:
+    return norm_report(matrix, token_families(vocab, options.rules), family_set(options.rules).names)
+
+
+def norm_report(matrix: OutputMatrix, token_family: npt.NDArray[np.uint8], names: Sequence[str]) -> NormReport:
     """Sums up the output norms by family.
 
     Args:
         matrix: The norms.
-        families: uint8 (n_vocab,), indices into `names`.
+        token_family: uint8 (n_vocab,), indices into `names`.
         names: The families.
 
     Raises:
         GateError: The matrix has not one row for each token.
     """
     norms = matrix.norms.astype(np.float64)
-    if norms.shape != families.shape:
-        raise GateError(f"`{matrix.tensor}` has {len(norms)} rows, expected {len(families)}, one for each token")
+    if norms.shape != token_family.shape:
+        raise GateError(f"`{matrix.tensor}` has {len(norms)} rows, expected {len(token_family)}, one for each token")
     largest = np.argsort(-norms, kind="stable")[: max(1, round(LARGEST * len(norms)))]
     is_largest = np.zeros(len(norms), np.bool_)
     is_largest[largest] = True
@@ -160,7 +170,7 @@ def norm_report(matrix: OutputMatrix, families: npt.NDArray[np.uint8], names: Se
             histogram=tuple(np.histogram(np.clip(norms[tokens], edges[0], edges[-1]), edges)[0].tolist()),
         )
 
-    by_family = {name: of(families == f) for f, name in enumerate(names)}
+    by_family = {name: of(token_family == f) for f, name in enumerate(names)}
     return NormReport(
         tensor=matrix.tensor,
         tensor_type=matrix.tensor_type,
@@ -206,23 +216,22 @@ def as_dict(analysis: Analysis) -> dict[str, Any]:
             "sampling": dataclasses.asdict(options.sampling),
             "seed": options.seed,
             **{name: getattr(report, name) for name in counts},
-            **_tally_as_dict(report.tally),
-            "worst": [_position_as_dict(position, base.vocab) for position in report.worst],
+            **_tally_as_dict(report.tally, analysis.families),
+            "worst": [_position_as_dict(position, base.vocab, analysis.families.names) for position in report.worst],
         },
     }
 
 
-def _tally_as_dict(tally: Tally) -> dict[str, Any]:
+def _tally_as_dict(tally: Tally, families: FamilySet) -> dict[str, Any]:
     return {
         "positions": tally.positions,
         "families": {
             name: {
                 "positions": int(tally.language[f]),
                 "confusion_points": int(tally.confused[f]),
-                "wrong": {other: int(tally.intruders[f, g]) for g, other in enumerate(FAMILIES) if g != NEUTRAL},
+                "wrong": {other: int(tally.intruders[f, g]) for g, other in families.languages.items()},
             }
-            for f, name in enumerate(FAMILIES)
-            if f != NEUTRAL
+            for f, name in families.languages.items()
         },
         "confusion_points": int(tally.confused.sum()),
         "at_start": tally.at_start,
@@ -243,22 +252,22 @@ def _ranks_as_dict(counts: npt.NDArray[Any]) -> dict[str, Any]:
     return {**{str(rank): counts[rank].item() for rank in range(1, N_BEST + 1)}, "beyond": counts[BEYOND].item()}
 
 
-def _position_as_dict(position: Position, vocab: Vocab) -> dict[str, Any]:
+def _position_as_dict(position: Position, vocab: Vocab, names: Sequence[str]) -> dict[str, Any]:
     return {
         "data": position.dataset,
         "row": position.row,
         "token": position.index,
         "before": context_text(position.before, vocab),
         "own": {"id": position.own, "text": token_text(vocab.tokens[position.own])},
-        "right": FAMILIES[position.right],
-        "wrong": [FAMILIES[f] for f in position.wrong],
+        "right": names[position.right],
+        "wrong": [names[f] for f in position.wrong],
         "chance": position.chance,
         "repaired": dict(zip(NORMS, position.repaired)),
         "candidates": [
             {
                 "id": shown.token,
                 "text": token_text(vocab.tokens[shown.token]),
-                "family": FAMILIES[shown.family],
+                "family": names[shown.family],
                 "probabilities": dict(zip(NORMS, shown.probabilities)),
                 "in_label": dict(zip(NORMS, shown.in_label)),
             }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 
-from ..gate.families import FAMILIES
 from ..gate.forced import N_BEST
 from ..pages.report import Facts, Figure, Section, figure_svg, new_figure, page
 from .analyze import LARGEST, Analysis, NormReport
@@ -18,8 +19,8 @@ from .report import conclusion, norms_section, number, position_blocks, texts_se
 if TYPE_CHECKING:
     import matplotlib.axes
 
-_COLOURS = dict(zip(FAMILIES, ("#d1495b", "#2e86ab", "#888888", "#3d9970")))
-_LINES = dict(zip(FAMILIES, ("-", "--", ":", "-.")))
+_COLOURS = ("#d1495b", "#2e86ab", "#888888", "#3d9970")  # by family
+_LINES = ("-", "--", ":", "-.")
 
 
 def analysis_page(analysis: Analysis) -> str:
@@ -36,7 +37,10 @@ def analysis_page(analysis: Analysis) -> str:
         ("model", f"{base.name} ({', '.join(filter(None, (base.architecture, base.file_type)))})"),
         ("token families", f"rules {analysis.options.rules}"),
     ]
-    sections = [_with(norms_section(analysis), _norm_plots(analysis.norms)), *texts_sections(analysis)]
+    sections = [
+        _with(norms_section(analysis), _norm_plots(analysis.norms, analysis.families.names)),
+        *texts_sections(analysis),
+    ]
     if report is not None:
         facts.append(("in short", conclusion(report.tally)))
         if report.tally.confused.any():
@@ -55,31 +59,34 @@ def _worst_section(analysis: Analysis) -> Section:
         "The confusion points with the largest probability of a wrong token: the most probable tokens at temperature 1,"
         " before the division (none) and after it (token, relative)."
     )
+    names = analysis.families.names
+    colours = dict(zip(names, cycle(_COLOURS)))
+
+    def coloured(family: str) -> str:
+        style = f"border-left: .6em solid {colours[family]}; padding-left: .4em"
+        return Markup('<span style="{}">{}</span>').format(style, family)
+
     blocks = [
         block
         for position in analysis.texts.worst
-        for block in position_blocks(position, analysis.base.vocab, family=_coloured)
+        for block in position_blocks(position, analysis.base.vocab, names, family=coloured)
     ]
     return Section("The worst positions", [intro, *blocks])
 
 
-def _coloured(family: str) -> str:
-    style = f"border-left: .6em solid {_COLOURS[family]}; padding-left: .4em"
-    return Markup('<span style="{}">{}</span>').format(style, family)
-
-
-def _norm_plots(norms: NormReport) -> Figure:
+def _norm_plots(norms: NormReport, families: Sequence[str]) -> Figure:
     figure = new_figure(7.0, 2.9)
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    names = [name for name in FAMILIES if norms.families[name].tokens]
-    for name in names:
+    looks = {name: look for name, *look in zip(families, cycle(_COLOURS), cycle(_LINES)) if norms.families[name].tokens}
+    for name, (colour, line) in looks.items():
         share = np.array(norms.families[name].histogram) / norms.families[name].tokens
-        left.stairs(share, norms.edges, color=_COLOURS[name], linestyle=_LINES[name], linewidth=1.2, label=name)
+        left.stairs(share, norms.edges, color=colour, linestyle=line, linewidth=1.2, label=name)
     left.axvline(norms.largest_from, color="black", linewidth=0.6)
     left.set_yscale("function", functions=(np.sqrt, np.square))  # one bin can hold half of a family
     left.set(xlabel="norm", ylabel="share of the family's tokens", ylim=(0, None))
     left.legend(frameon=False, fontsize="small")
-    right.bar(names, [norms.families[name].largest * 100 for name in names], color=[_COLOURS[name] for name in names])
+    shares = [norms.families[name].largest * 100 for name in looks]
+    right.bar(list(looks), shares, color=[colour for colour, _ in looks.values()])
     right.axhline(LARGEST * 100, color="black", linewidth=0.6)
     right.set(ylabel="% among the largest 5%")
     right.tick_params(axis="x", labelrotation=20)

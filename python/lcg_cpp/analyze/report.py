@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..engine.base_model import Vocab
-from ..gate.families import FAMILIES, NEUTRAL
 from ..gate.forced import N_BEST
 from ..pages.report import Facts, Section, Table
 from .analyze import Analysis, context_text, token_text
@@ -86,7 +85,8 @@ def _points_section(analysis: Analysis) -> Section:
 def _points_table(analysis: Analysis) -> Table:
     assert analysis.texts is not None
     tally = analysis.texts.tally
-    intruders = [f for f in range(len(FAMILIES)) if tally.intruders[:, f].any()]
+    families = analysis.families
+    intruders = [f for f in range(len(families)) if tally.intruders[:, f].any()]
     rows = [
         (
             name,
@@ -95,10 +95,9 @@ def _points_table(analysis: Analysis) -> Table:
             _share(_ratio(tally.confused[f], tally.language[f]), 2),
             *(f"{tally.intruders[f, wrong]:,}" for wrong in intruders),
         )
-        for f, name in enumerate(FAMILIES)
-        if f != NEUTRAL
+        for f, name in families.languages.items()
     ]
-    wrong = (f">wrong: {FAMILIES[f]}" for f in intruders)
+    wrong = (f">wrong: {families.names[f]}" for f in intruders)
     return Table(("right family", ">positions", ">confusion points", ">share", *wrong), rows)
 
 
@@ -175,13 +174,19 @@ def conclusion(tally: Tally) -> str:
 
 
 def position_blocks(
-    position: Position, vocab: Vocab, *, n_context: int | None = None, family: Callable[[str], str] = str
+    position: Position,
+    vocab: Vocab,
+    names: Sequence[str],
+    *,
+    n_context: int | None = None,
+    family: Callable[[str], str] = str,
 ) -> list[Facts | Table]:
     """A position in full (paper, Figure 2).
 
     Args:
         position: The position.
         vocab: The model's tokens.
+        names: The families.
         n_context: Characters of the text before to show, None for all that there are.
         family: Writes a family's name.
     """
@@ -191,7 +196,7 @@ def position_blocks(
     rows = [
         (
             *(f"{p:.1%}{' *' if held else '  '}" for p, held in zip(shown.probabilities, shown.in_label)),
-            family(FAMILIES[shown.family]),
+            family(names[shown.family]),
             "of the text" if shown.token == position.own else "",
             token_text(vocab.tokens[shown.token]),
         )
@@ -200,8 +205,8 @@ def position_blocks(
     repaired = [norm for norm, yes in zip(NORMS, position.repaired) if yes]
     facts = [
         ("where", f"{position.dataset}, row {position.row + 1}, token {position.index + 1}"),
-        ("wrong", f"{', '.join(FAMILIES[f] for f in position.wrong)}, sampled with {position.chance:.1%}"),
-        ("right", FAMILIES[position.right]),
+        ("wrong", f"{', '.join(names[f] for f in position.wrong)}, sampled with {position.chance:.1%}"),
+        ("right", names[position.right]),
         ("repaired by", ", ".join(repaired) or "no norm"),
         ("text before", before),
     ]

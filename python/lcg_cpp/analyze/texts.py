@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ..data import Dataset, Encoded, Encoder
 from ..engine.output_norms import OutputMatrix, label_norms
 from ..errors import GateError
-from ..gate.families import FAMILIES, RULES, token_families
+from ..gate.families import RULES, token_families
 from ..gate.forced import Candidates, FamilyTable, Sampling, last_families
 from ..gate.gate_file import spec_for
 from ..gate.labels import family_labels
@@ -236,7 +236,7 @@ class TextAnalysis:
                 self._label_families,
                 setting.top_k,
                 setting.top_p,
-                n_families=len(FAMILIES),
+                n_families=len(self._families.maskable),
                 soft=True,
                 softcap=self._softcap,
                 n_threads=1,

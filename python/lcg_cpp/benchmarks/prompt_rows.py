@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..data.files import open_files
 from ..data.rows import BadRow
-from ..gate.families import text_scripts
+from ..gate.families import text_families
 from .languages import code_of
 from .prompt import CONFUSABLE, Benchmark, Prompt
 from .rows import Row, Rows, optional_text, text, text_lists, texts
@@ -71,13 +71,13 @@ def _prompt(row: Row, default_id: str) -> Prompt:
 
 def scripts_in(reference: str) -> tuple[str, ...]:
     """The families out of `cj` and `latin` whose letters a right reply holds."""
-    found = text_scripts(reference)
+    found = text_families(reference)
     return tuple(family for family in CONFUSABLE if family in found)
 
 
 def subset_of(reference: str) -> str:
     """`with-latin` or `no-latin`: whether a right reply holds a Latin letter."""
-    return "with-latin" if "latin" in text_scripts(reference) else "no-latin"
+    return "with-latin" if "latin" in text_families(reference) else "no-latin"
 
 
 def load_demo(name: str, place: str, source: str) -> Benchmark:

@@ -139,7 +139,7 @@ def _print(analysis: Analysis) -> None:
         print("\nwith -d TEXTS it also measures where the model leaves the script of a text")
         return
     for number, position in enumerate(report.worst, 1):
-        blocks = position_blocks(position, base.vocab, n_context=_CONTEXT)
+        blocks = position_blocks(position, base.vocab, analysis.families.names, n_context=_CONTEXT)
         _print_section(Section(f"Worst position {number} of {len(report.worst)}", blocks))
     if not report.finished:
         print(f"\nstopped after {report.tokens:,} tokens: all of this is about those")

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
                 "n_embd": spec.n_embd,
                 "n_hidden": spec.n_hidden,
                 "n_vocab": spec.n_vocab,
-                "rules": spec.rules,
+                "rules": spec.families.rules,
                 "outtype": args.outtype,
                 "sources": result.sources,
             }

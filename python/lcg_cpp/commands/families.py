@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..gate.families import FAMILIES, RULES, FamilyReport, family_report
+from ..gate.families import RULES, FamilyReport, family_report
 from . import options
 from .loading import load_base
 from .output import print_heading, print_json, print_table
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         print_json(
             {
                 "n_vocab": report.n_vocab,
-                "rules": report.rules,
+                "rules": report.families.rules,
                 "counts": report.counts,
                 "examples": report.examples,
                 "fragments": {
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
             }
         )
     else:
-        print_heading(f"{base.name} ({base.architecture}): {report.n_vocab:,} tokens, rules {report.rules}")
+        print_heading(f"{base.name} ({base.architecture}): {report.n_vocab:,} tokens, rules {report.families.rules}")
         print_table(
-            ("family", ">tokens", ">share", ">fragments", "examples"), [_row(report, name) for name in FAMILIES]
+            ("family", ">tokens", ">share", ">fragments", "examples"), [_row(report, name) for name in report.counts]
         )
         print(
             f"{report.n_fragments:,} tokens ({report.fragment_share:.2%}) are fragments: "

@@ -43,24 +43,33 @@ def run(args: argparse.Namespace) -> int:
     print_heading(f"{args.file}: a gate for {gate.architecture} models ({quantity(file_size(args.file))})")
     print_facts(_facts(gate))
     print()
-    counts = _family_counts(gate)
     print_table(
         ("family", ">tokens", ">share", "may be masked"),
         [
-            (name, f"{n:,}", f"{n / gate.n_vocab:.1%}", "yes" if may else "no (neutral)" if i == gate.neutral else "no")
-            for i, (name, n, may) in enumerate(zip(gate.families, counts, gate.maskable))
+            (
+                family["name"],
+                f"{family['n_tokens']:,}",
+                f"{family['n_tokens'] / gate.n_vocab:.1%}",
+                "yes" if family["maskable"] else "no (neutral)" if family["neutral"] else "no",
+            )
+            for family in _families(gate)
         ],
     )
     return 0
 
 
-def _family_counts(gate: Gate) -> list[int]:
-    counts: list[int] = np.bincount(gate.token_families, minlength=len(gate.families)).tolist()
-    return counts
+def _families(gate: Gate) -> list[dict[str, Any]]:
+    families = gate.families
+    counts = np.bincount(gate.token_families, minlength=len(families)).tolist()
+    return [
+        {"name": name, "n_tokens": n, "maskable": may, "neutral": f == families.neutral}
+        for f, (name, n, may) in enumerate(zip(families.names, counts, families.maskable))
+    ]
 
 
 def _facts(gate: Gate) -> list[tuple[str, str]]:
     metadata = gate.metadata
+    families = gate.families
     widths = [gate.n_embd, *([gate.n_hidden] if gate.n_hidden else []), len(gate.families)]
     facts = [
         ("name", _text(metadata.get("general.name"))),
@@ -71,8 +80,11 @@ def _facts(gate: Gate) -> list[tuple[str, str]]:
         *((key[len(_TRAIN) :].replace("_", " "), _text(v)) for key, v in metadata.items() if key.startswith(_TRAIN)),
         ("layers", " -> ".join(f"{width:,}" for width in widths) + ("" if gate.n_hidden else " (linear)")),
         *((name, f"{kind} {tuple(shape)}") for name, (kind, shape) in gate.tensors.items()),
-        ("vocabulary", f"{gate.n_vocab:,} tokens, rules {gate.rules}"),
-        ("exempt tokens", f"{len(gate.exempt_tokens)}, which count as {gate.families[gate.neutral]} while decoding"),
+        ("vocabulary", f"{gate.n_vocab:,} tokens, rules {gate.families.rules}"),
+        (
+            "exempt tokens",
+            f"{len(gate.exempt_tokens)}, which count as {families.names[families.neutral]} while decoding",
+        ),
         ("tokenizer hash", gate.tokenizer_hash),
         ("threshold", f"{short(gate.threshold):g}"),
         ("confidence", " or ".join(f"top-k {k} with top-p {short(p):g}" for k, p in gate.confidence)),
@@ -101,7 +113,6 @@ def _text(value: object) -> str:
 
 
 def _to_json(gate: Gate) -> dict[str, Any]:
-    counts = _family_counts(gate)
     return {
         "path": gate.path,
         "file_size": file_size(gate.path),
@@ -109,13 +120,10 @@ def _to_json(gate: Gate) -> dict[str, Any]:
         "n_embd": gate.n_embd,
         "n_hidden": gate.n_hidden,
         "n_vocab": gate.n_vocab,
-        "families": [
-            {"name": name, "n_tokens": n, "maskable": may, "neutral": i == gate.neutral}
-            for i, (name, n, may) in enumerate(zip(gate.families, counts, gate.maskable))
-        ],
+        "families": _families(gate),
         "threshold": gate.threshold,
         "confidence": [{"top_k": k, "top_p": p} for k, p in gate.confidence],
-        "rules": gate.rules,
+        "rules": gate.families.rules,
         "exempt_tokens": list(gate.exempt_tokens),
         "tokenizer_hash": gate.tokenizer_hash,
         "tensors": {name: {"type": kind, "shape": list(shape)} for name, (kind, shape) in gate.tensors.items()},

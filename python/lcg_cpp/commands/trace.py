@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..engine.model import describe_model
 from ..evaluate.record import ReplyText, event_record, visible_bytes
 from ..files import write_whole
-from ..gate.families import FAMILIES, token_families
+from ..gate.families import DEFAULT_FAMILIES, token_families
 from ..run.llama import GatedLlama
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ def write_trace(args: argparse.Namespace, llm: GatedLlama, reply: _Reply, prompt
         facts.append(("mode", "observe: the interventions are what the gate would have done, nothing was changed"))
     if args.system is not None:
         facts.append(("system", args.system))
-    page = trace_page(record, FAMILIES if gate is None else gate.families, facts=facts)
+    names = (DEFAULT_FAMILIES if gate is None else gate.families).names
+    page = trace_page(record, names, facts=facts)
     write_whole(args.trace, page.encode())
 
 

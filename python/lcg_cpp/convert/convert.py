@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..engine.base_model import BaseModel
 from ..errors import GateError
-from ..gate.families import FAMILIES, RULES
+from ..gate.families import RULES, family_set
 from ..gate.gate_file import GateSpec, spec_for, write_gate
 from .gate_checkpoint import CHECKPOINT_KEYS, read_provenance
 from .pytorch import Checkpoint, open_checkpoint
@@ -74,15 +74,16 @@ def convert(
         OSError: A file cannot be read or written.
     """
     opened = open_checkpoint(Path(checkpoint))
-    weights, sources = _read_weights(opened, base.n_embd)
     made = read_provenance(opened.path, opened.metadata())
     wanted = (rules,) if rules else RULES
     if made.rules and made.rules not in wanted:
         raise GateError(f"{opened.path}: was trained with the rules `{made.rules}`, expected {' or '.join(wanted)}")
+    rules = rules or made.rules or RULES[0]
+    weights, sources = read_weights(opened, base.n_embd, len(family_set(rules)))
     spec = spec_for(
         base,
         n_hidden=weights["lcg.fc1.weight"].shape[0] if "lcg.fc1.weight" in weights else 0,
-        rules=rules or made.rules or RULES[0],
+        rules=rules,
         threshold=threshold,
         name=name or made.name,
         version=version or made.version,
@@ -94,28 +95,25 @@ def convert(
     return Conversion(Path(output), spec, sources)
 
 
-def read_gate_weights(
-    checkpoint: str | os.PathLike[str], n_embd: int
+def read_weights(
+    opened: Checkpoint, n_embd: int, n_families: int
 ) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]]:
     """Reads the gate's tensors, and no others, from a checkpoint.
 
     Args:
-        checkpoint: See `convert`.
+        opened: The checkpoint.
         n_embd: Width of the base model's hidden state.
+        n_families: Number of the gate's outputs.
 
     Returns:
         The tensors as `write_gate` wants them, and for each the key it was found under.
 
     Raises:
-        GateError: The checkpoint is damaged, holds no gate or more than one, or its gate does not fit `n_embd`.
+        GateError: It holds no gate or more than one, or its gate has other shapes.
         OSError: The file cannot be read.
     """
-    return _read_weights(open_checkpoint(Path(checkpoint)), n_embd)
-
-
-def _read_weights(opened: Checkpoint, n_embd: int) -> tuple[dict[str, npt.NDArray[np.float32]], dict[str, str]]:
     sources = _find_keys(opened)
-    _check_shapes(opened, sources, n_embd)
+    _check_shapes(opened, sources, n_embd, n_families)
     weights: dict[str, npt.NDArray[np.float32]] = {}
     for name, key in sources.items():
         weights[name] = tensor = opened.read(key)
@@ -154,9 +152,8 @@ def _nearest(wanted: str, keys: list[str]) -> str:
     return f"the nearest of its {len(keys)} keys are {', '.join(f'`{key}`' for key in nearest)}"
 
 
-def _check_shapes(checkpoint: Checkpoint, sources: Mapping[str, str], n_embd: int) -> None:
+def _check_shapes(checkpoint: Checkpoint, sources: Mapping[str, str], n_embd: int, n_families: int) -> None:
     shapes = {name: checkpoint.shape(key) for name, key in sources.items()}
-    n_families = len(FAMILIES)
     n_in = n_embd
     wanted: dict[str, tuple[int, ...]] = {}
     if "lcg.fc1.weight" in shapes:

@@ -70,8 +70,8 @@ def _metadata(spec: GateSpec) -> dict[str, str]:
         "lcg.version": spec.version,
         "lcg.license": spec.license,
         "lcg.base_model": ", ".join(source.name for source in spec.base_models),
-        "lcg.families": ", ".join(spec.families),
-        "lcg.rules": spec.rules,
+        "lcg.families": ", ".join(spec.families.names),
+        "lcg.rules": spec.families.rules,
         "lcg.datasets": json.dumps(datasets, ensure_ascii=False) if datasets else "",
         "lcg.train": json.dumps(spec.train, ensure_ascii=False, allow_nan=False) if spec.train else "",
     }

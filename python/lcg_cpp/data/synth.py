@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GateError
-from ..gate.families import text_scripts
+from ..gate.families import text_families
 from .languages import cldr_version
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def is_confused(prompt: Prompt, reply: str) -> bool:
     A gate learns from clean text: taught by its model's own confusion it would allow just that. Latin letters say
     nothing here, replies in every language rightly hold names and code.
     """
-    return prompt.language not in _CJ_LANGUAGES and prompt.kind != "say" and "cj" in text_scripts(reply)
+    return prompt.language not in _CJ_LANGUAGES and prompt.kind != "say" and "cj" in text_families(reply)
 
 
 class Corpus:

@@ -12,7 +12,7 @@ from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from ..gate.families import text_scripts
+from ..gate.families import text_families
 from ..gate.options import PAPER_OPTIONS, GateOptions
 from ..run.llama import GatedLlama
 from . import GATES, MODEL, DemoPrompt, load_prompts
@@ -222,14 +222,14 @@ def print_examples(console: Console, prompts: Sequence[DemoPrompt], plain: Arm, 
 
 
 def _allowed(prompt: DemoPrompt) -> set[str]:
-    return set(text_scripts(prompt.reference))
+    return set(text_families(prompt.reference))
 
 
 def _marked(text: str, allowed: set[str], style: str = "") -> Text:
     """The text, with every letter of a script that was not asked for in colour."""
     marked = Text()
     for character in text:
-        marked.append(character, _WRONG if text_scripts(character) - allowed else style)
+        marked.append(character, _WRONG if text_families(character) - allowed else style)
     return marked
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..gate.families import text_scripts
+from ..gate.families import text_families
 from ..measure.reply_text import count_marked, normalize
 from . import DemoPrompt
 
@@ -56,7 +56,7 @@ def wrong_scripts(reply: str, language: str, switch: str | None) -> frozenset[st
         switch: `english`, `chinese` or None.
     """
     allowed = {_TARGET_SCRIPTS.get(language, "lowres")} | _SWITCH_SCRIPTS[switch]
-    return frozenset(text_scripts(reply) - allowed)
+    return frozenset(text_families(reply) - allowed)
 
 
 def score_reply(prompt: DemoPrompt, reply: str) -> Score:

@@ -169,8 +169,8 @@ def detect_on(
     check_gate(gate, model.base)
     given = usable_prompts(prompts)
     drawn = random.Random(options.seed).sample(given, min(options.n_texts, len(given)))
-    families = FamilyTable(gate.token_families.astype(np.intp), np.array(gate.maskable), gate.neutral)
-    splicer = Splicer(model, families, gate.families, min(options.n_ctx, model.n_ctx), options.seed)
+    families = FamilyTable(gate.token_families.astype(np.intp), np.array(gate.families.maskable), gate.families.neutral)
+    splicer = Splicer(model, families, gate.families.names, min(options.n_ctx, model.n_ctx), options.seed)
     sampling = dataclasses.replace(options.sampling, confidence_temperature=options.gate_options.confidence_temperature)
     asking = _Asking(model, gate, sampling)
     start, finished = time.monotonic(), True

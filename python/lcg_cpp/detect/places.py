@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from ..gate.families import text_scripts
+from ..gate.families import text_families
 
 START, BETWEEN, INSIDE, UNSPACED, AFTER = PLACES = (
     "start",
@@ -130,7 +130,7 @@ def splice(text: str, at: int, kind: str, what: str) -> tuple[str, int]:
     Returns:
         The text up to the end of `what`, and where that begins.
     """
-    wide = text_scripts(text[:at]) == {"cj"}
+    wide = text_families(text[:at]) == {"cj"}
     if kind == BRACKETS:
         opening = "（" if "（" in text or (wide and "(" not in text) else " ("
     elif kind == QUOTATION:
@@ -150,7 +150,7 @@ def name_in(prompt: str, reply: str, at: int, script: str) -> str | None:
         prompt: The prompt.
         reply: The reply.
         at: Where a name would stand in it, in brackets.
-        script: What the name must be written in, see `text_scripts`; None is returned where there is no such.
+        script: What the name must be written in, see `text_families`; None is returned where there is no such.
     """
     quoted = set(_QUOTED.findall(prompt))
     name = quoted.pop() if len(quoted) == 1 else ""
@@ -160,4 +160,4 @@ def name_in(prompt: str, reply: str, at: int, script: str) -> str | None:
             items = block.split(separator)
             if n > 1 and len(items) == n:
                 name = items[number].strip()
-    return name if text_scripts(name) == {script} else None
+    return name if text_families(name) == {script} else None

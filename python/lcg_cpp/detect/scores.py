@@ -158,7 +158,9 @@ def score(detection: Detection, *, seed: int = 0) -> Score:
     answers = detection.answers
     counter = _Counter(answers, _verdicts(detection, detection.threshold) == BANNED, detection.n_texts, seed)
     own = _is_any(answers, (*OWN, PLAIN))
-    families = {name: answers.family == f for f, name in enumerate(detection.gate.families) if f in answers.family}
+    families = {
+        name: answers.family == f for f, name in enumerate(detection.gate.families.names) if f in answers.family
+    }
     return Score(
         families={
             name: _family_score(detection, counter, of_family)
@@ -171,7 +173,7 @@ def score(detection: Detection, *, seed: int = 0) -> Score:
 
 
 def _verdicts(detection: Detection, threshold: float) -> npt.NDArray[np.intp]:
-    return detection.answers.verdicts(detection.gate.maskable, detection.options.gate_options, threshold)
+    return detection.answers.verdicts(detection.gate.families.maskable, detection.options.gate_options, threshold)
 
 
 def _is_any(answers: Answers, groups: Sequence[str]) -> Bools:

@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data import Encoder, Message, Sample
-from ..gate.families import text_scripts
+from ..gate.families import text_families
 from ..gate.forced import FamilyTable, last_families
 from ..measure.language_id import language_family
 from ..measure.measures import expected_families
@@ -161,14 +161,14 @@ class Splicer:
         clean = self._render(prompt, prompt.reference.strip())
         if clean is None:
             return []
-        letters = Counter(script for character in clean.reply for script in text_scripts(character))
+        letters = Counter(script for character in clean.reply for script in text_families(character))
         if not letters:
             self.skipped["the reference holds no letter"] += 1
             return []
         own = self._families.token_family[clean.tokens[clean.is_reply]]
         script = language_family(prompt.language) if prompt.language else letters.most_common(1)[0][0]
         main_family = self._main_family(script, own)
-        right = {*(expected_families(prompt) or ()), *text_scripts(prompt.reference)}
+        right = {*(expected_families(prompt) or ()), *text_families(prompt.reference)}
         wrong = [
             f
             for f in np.flatnonzero(self._families.maskable).tolist()

@@ -171,7 +171,7 @@ def evaluate(
             n_tokens += len(said["tokens"])
             total = len(replies) + len(jobs) - n_new
             on_progress(Progress(len(replies), total, n_new, n_tokens, time.monotonic() - begin))
-    return Evaluation(replies, replier.families, finished, settings)
+    return Evaluation(replies, replier.families.names, finished, settings)
 
 
 @dataclass(frozen=True)

@@ -201,8 +201,8 @@ def rules_gate(base: BaseModel, gate: Gate | None = None) -> Gate:
     """
     spec = spec_for(base, n_hidden=0, name="rules without a gate") if gate is None else _spec_like(gate)
     weights = {
-        "lcg.fc2.weight": np.zeros((spec.n_families, spec.n_embd), np.float32),
-        "lcg.fc2.bias": np.where(spec.maskable, -8.0, 8.0).astype(np.float32),
+        "lcg.fc2.weight": np.zeros((len(spec.families), spec.n_embd), np.float32),
+        "lcg.fc2.bias": np.where(spec.families.maskable, -8.0, 8.0).astype(np.float32),
     }
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "rules-only.gguf")
@@ -218,8 +218,5 @@ def _spec_like(gate: Gate) -> GateSpec:
         token_family=gate.token_families.copy(),  # exemptions are applied
         tokenizer_hash=gate.tokenizer_hash,
         families=gate.families,
-        maskable=gate.maskable,
-        neutral=gate.neutral,
         confidence=gate.confidence,
-        rules=gate.rules,
     )

@@ -58,7 +58,7 @@ class Replier:
     """Lets a model reply by any method.
 
     Attributes:
-        families: Names of the families.
+        families: The families of all gates.
         n_ctx: Tokens of a prompt and its reply together at most.
     """
 
@@ -91,11 +91,12 @@ class Replier:
         self._rules = rules_gate(base, next(iter(gates.values()), None))
         self.families = self._rules.families
         for gate in gates.values():
-            if gate.families != self.families:
-                raise GateError(f"{gate.path}: has the families {gate.families}, the first gate has {self.families}")
+            names, wanted = gate.families.names, self.families.names
+            if names != wanted:
+                raise GateError(f"{gate.path}: has the families {names}, the first gate has {wanted}")
         self._gates = {method.name: self._rules if method.gate is None else gates[method.gate] for method in methods}
         self._texts, self._visible = base.vocab.tokens, visible_bytes(base.vocab)
-        is_maskable = np.asarray(self._rules.maskable)[self._rules.token_families]
+        is_maskable = np.asarray(self.families.maskable)[self._rules.token_families]
         self._ban = _StaticBan(is_maskable)
 
     # ---- prompts ----

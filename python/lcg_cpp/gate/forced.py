@@ -138,8 +138,8 @@ class FamilyTable:
     def of(cls, spec: GateSpec) -> FamilyTable:
         """The table of a gate."""
         token_family = spec.token_family.astype(np.intp)
-        token_family[list(spec.exempt_tokens)] = spec.neutral
-        return cls(token_family, np.array(spec.maskable), spec.neutral)
+        token_family[list(spec.exempt_tokens)] = spec.families.neutral
+        return cls(token_family, np.array(spec.families.maskable), spec.families.neutral)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from ..errors import GateError
 from ..files import PathLike
 from .options import Device, GateOptions
 from .results import Decision, Reason
+from .rule_set import FamilySet
 
 MAX_FILE_SIZE = 2 << 30  # bytes; the largest real gate, F32 at 8,192 dimensions, has 270 MB
 
@@ -53,7 +54,8 @@ class Gate:
         self.tensors: dict[str, tuple[str, tuple[int, ...]]] = file.tensors
         self._requested_device: Device = device
         self._core = _core.Gate(file, device)
-        self.families: tuple[str, ...] = tuple(self._core.families)
+        core = self._core
+        self.families = FamilySet(tuple(core.families), tuple(core.maskable), core.neutral, core.rules)
         self._token_families = self._core.token_families
         self._token_families.flags.writeable = False
 
@@ -104,16 +106,6 @@ class Gate:
         return self._core.n_vocab
 
     @property
-    def maskable(self) -> tuple[bool, ...]:
-        """For each family, whether it may be masked."""
-        return tuple(self._core.maskable)
-
-    @property
-    def neutral(self) -> int:
-        """Index of the family that is no language (symbols)."""
-        return self._core.neutral
-
-    @property
     def threshold(self) -> float:
         """Probability from which a family counts as predicted."""
         return self._core.threshold
@@ -122,11 +114,6 @@ class Gate:
     def confidence(self) -> tuple[tuple[int, float], ...]:
         """(top-k, top-p) of the sets whose union is what the model itself is confident about."""
         return tuple(self._core.confidence)
-
-    @property
-    def rules(self) -> str:
-        """Name of the rule set that gave the tokens their families: `default` or `paper`."""
-        return self._core.rules
 
     @property
     def tokenizer_hash(self) -> str:
@@ -145,7 +132,7 @@ class Gate:
 
     def names(self, indices: Sequence[int]) -> tuple[str, ...]:
         """Names of families by index."""
-        return tuple(self.families[i] for i in indices)
+        return tuple(self.families.names[i] for i in indices)
 
     def predict(self, hidden: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Evaluate the MLP: z = W2 · relu(W1 · h + b1) + b2.

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from ..engine.base_model import BaseModel
 from ..errors import GateError
 from ..files import replacing, sync
-from .families import FAMILIES, MASKABLE, NEUTRAL, RULES, exempt_tokens, token_families
+from .families import DEFAULT_FAMILIES, exempt_tokens, family_set, token_families
+from .rule_set import FamilySet
 
 VERSION = 1
 OUTTYPES = ("f32", "f16", "bf16", "q8_0")
@@ -51,15 +52,12 @@ class GateSpec:
         architecture: The base model's, e.g. `qwen3`; must match when the gate is used.
         n_embd: Width of the base model's last hidden state.
         n_hidden: Width of the gate's hidden layer; 0 is a linear gate.
-        token_family: uint8 (n_vocab,), indices into `families`, exemptions not applied.
+        token_family: uint8 (n_vocab,), indices into the families, exemptions not applied.
         tokenizer_hash: `Vocab.tokenizer_hash()` of the base model; must match when the gate is used.
-        families: Names, in index order.
-        maskable: For each family, whether its tokens may be removed.
-        neutral: Index of the family that is no language.
+        families: The families, in the order of the gate's outputs, and the rule set that made `token_family`.
         threshold: Probability from which a family counts as predicted, between 0 and 1.
         confidence: (top_k, top_p) of each set whose union is the confidence set H.
         exempt_tokens: Ids that count as neutral while decoding.
-        rules: The rule set that made `token_family`.
         name: Human-readable name of the gate.
         version: Version of the gate, e.g. `v1.0`.
         license: SPDX expression.
@@ -73,13 +71,10 @@ class GateSpec:
     n_hidden: int
     token_family: npt.NDArray[np.uint8]
     tokenizer_hash: str
-    families: tuple[str, ...] = FAMILIES
-    maskable: tuple[bool, ...] = MASKABLE
-    neutral: int = NEUTRAL
+    families: FamilySet = DEFAULT_FAMILIES
     threshold: float = 0.5
     confidence: tuple[tuple[int, float], ...] = CONFIDENCE
     exempt_tokens: tuple[int, ...] = ()
-    rules: str = RULES[0]
     name: str = ""
     version: str = ""
     license: str = ""
@@ -88,12 +83,11 @@ class GateSpec:
     train: Mapping[str, TrainValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what in ("architecture", "tokenizer_hash", "rules"):
+        for what in ("architecture", "tokenizer_hash"):
             if not getattr(self, what):
                 raise GateError(f"`{what}` is empty")
         _check_range("n_embd", self.n_embd, 1, _MAX_WIDTH)
         _check_range("n_hidden", self.n_hidden, 0, _MAX_WIDTH)
-        self._check_families()
         self._check_token_family()
         # checked as the reader will see it: 0.99999999 is 1 in 32 bits
         if not 0.0 < float(np.float32(self.threshold)) < 1.0:
@@ -109,37 +103,22 @@ class GateSpec:
             if not isinstance(value, (int, float, str)) or value == "" or (isinstance(value, int) and value < 0):
                 raise GateError(f"`train` {key} is {value!r}, expected a bool, a natural number, a float or a text")
 
-    def _check_families(self) -> None:
-        n = len(self.families)
-        _check_range("number of `families`", n, 2, 127)
-        if len(set(self.families)) != n:
-            raise GateError(f"`families` are {self.families}, expected every name once")
-        if len(self.maskable) != n:
-            raise GateError(f"`maskable` has {len(self.maskable)} elements, expected {n}, one for each family")
-        _check_range("neutral", self.neutral, 0, n - 1)
-        if self.maskable[self.neutral]:
-            raise GateError(f"`maskable` is true for the neutral family `{self.families[self.neutral]}`")
-
     def _check_token_family(self) -> None:
         table = self.token_family
         if table.dtype != np.uint8 or table.ndim != 1:
             raise GateError(f"`token_family` is {table.dtype} {table.shape}, expected uint8 (n_vocab,)")
         _check_range("length of `token_family`", len(table), 1, _MAX_VOCAB)
-        if int(table.max()) >= len(self.families):
-            token = int(np.argmax(table >= len(self.families)))
+        n_families = len(self.families)
+        if int(table.max()) >= n_families:
+            token = int(np.argmax(table >= n_families))
             raise GateError(
-                f"`token_family` gives token {token} the family {table[token]}, expected 0 to {len(self.families) - 1}"
+                f"`token_family` gives token {token} the family {table[token]}, expected 0 to {n_families - 1}"
             )
 
     @property
     def n_vocab(self) -> int:
         """The number of tokens in the table."""
         return len(self.token_family)
-
-    @property
-    def n_families(self) -> int:
-        """The number of families."""
-        return len(self.families)
 
 
 def spec_for(
@@ -159,7 +138,7 @@ def spec_for(
     Args:
         base: The base model.
         n_hidden: Width of the gate's hidden layer; 0 is a linear gate.
-        rules: Rule set of the token table, `default` or `paper`.
+        rules: Rule set of the token table.
         threshold: Probability from which a family counts as predicted.
         name: Name of the gate; "LCG for <base name>" if empty.
         version: Version of the gate.
@@ -185,7 +164,7 @@ def spec_for(
         tokenizer_hash=base.vocab.tokenizer_hash(),
         threshold=threshold,
         exempt_tokens=exempt_tokens(base.vocab),
-        rules=rules,
+        families=family_set(rules),
         name=name or f"LCG for {base.name}",
         version=version,
         license=license,
@@ -278,8 +257,8 @@ def _wanted_shapes(spec: GateSpec) -> dict[str, tuple[int, ...]]:
     if spec.n_hidden > 0:
         shapes["lcg.fc1.weight"] = (spec.n_hidden, spec.n_embd)
         shapes["lcg.fc1.bias"] = (spec.n_hidden,)
-    shapes["lcg.fc2.weight"] = (spec.n_families, spec.n_hidden or spec.n_embd)
-    shapes["lcg.fc2.bias"] = (spec.n_families,)
+    shapes["lcg.fc2.weight"] = (len(spec.families), spec.n_hidden or spec.n_embd)
+    shapes["lcg.fc2.bias"] = (len(spec.families),)
     return shapes
 
 
@@ -357,15 +336,15 @@ def _add_keys(writer: gguf.GGUFWriter, spec: GateSpec, file_type: int) -> None:
         # add_array() would guess the elements' type, and makes every integer an int32
         writer.add_key_value(key, values, kinds.ARRAY, sub_type=kind)
 
-    add_array("adapter.lcg.families", list(spec.families), kinds.STRING)
-    add_array("adapter.lcg.maskable", [bool(value) for value in spec.maskable], kinds.BOOL)
-    writer.add_uint32("adapter.lcg.neutral", spec.neutral)
+    add_array("adapter.lcg.families", list(spec.families.names), kinds.STRING)
+    add_array("adapter.lcg.maskable", [bool(value) for value in spec.families.maskable], kinds.BOOL)
+    writer.add_uint32("adapter.lcg.neutral", spec.families.neutral)
     writer.add_float32("adapter.lcg.threshold", spec.threshold)
     add_array("adapter.lcg.confidence.top_k", [top_k for top_k, _ in spec.confidence], kinds.UINT32)
     add_array("adapter.lcg.confidence.top_p", [top_p for _, top_p in spec.confidence], kinds.FLOAT32)
     if spec.exempt_tokens:  # gguf-py writes no empty arrays
         add_array("adapter.lcg.exempt_tokens", list(spec.exempt_tokens), kinds.UINT32)
-    writer.add_string("adapter.lcg.rules", spec.rules)
+    writer.add_string("adapter.lcg.rules", spec.families.rules)
     writer.add_string("adapter.lcg.tokenizer_hash", spec.tokenizer_hash)
     for key, value in spec.train.items():
         _add_train_value(writer, f"adapter.lcg.train.{key}", value)

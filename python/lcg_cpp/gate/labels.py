@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from .. import _core
 from ..errors import GateError
-
-MAX_FAMILIES = 127
+from .rule_set import MAX_FAMILIES
 
 
 def family_labels(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GateError
-from ..gate.families import text_scripts
+from ..gate.families import text_families
 from .language_id import base_language, identified_languages, identify, language_family
 from .reply_text import choice, count_held, count_marked, holds_latin_word, lines_to_judge, normalize, without_choices
 from .translation import segment_statistics, tokenizer
@@ -41,7 +41,7 @@ def expected_families(prompt: Prompt) -> frozenset[str] | None:
         families.add(language_family(prompt.language))
     if prompt.switch:
         families.add(prompt.switch)
-        families |= text_scripts("".join(string for item in prompt.items for string in item))
+        families |= text_families("".join(string for item in prompt.items for string in item))
     return frozenset(families)
 
 
@@ -88,11 +88,11 @@ def _confusion(text: str, pieces: Sequence[str], prompt: Prompt) -> Measures:
         return measures
     if prompt.answer:
         text, pieces = without_choices(text), [without_choices(piece) for piece in pieces]
-    found = text_scripts(text)
+    found = text_families(text)
     for family in _CONFUSABLE:
         is_wrong = family in found and family not in expected
         measures[family] = float(is_wrong)
-        measures[f"{family}_tokens"] = sum(family in text_scripts(piece) for piece in pieces) if is_wrong else 0
+        measures[f"{family}_tokens"] = sum(family in text_families(piece) for piece in pieces) if is_wrong else 0
     if prompt.language:
         others = expected.intersection(_CONFUSABLE) - {language_family(prompt.language)}
         measures["code_switch"] = float(not found.isdisjoint(others)) if others else None
@@ -108,7 +108,7 @@ def _switches(text: str, prompt: Prompt) -> Measures:
     if not prompt.switch:
         return {"switches": None, "switches_kept": None}
     if not prompt.items:
-        return {"switches": 1, "switches_kept": float(prompt.switch in text_scripts(text))}
+        return {"switches": 1, "switches_kept": float(prompt.switch in text_families(text))}
     is_marked = not prompt.chat and count_marked(prompt.reference, prompt.items, prompt.reference) == len(prompt.items)
     kept = count_marked(text, prompt.items, prompt.reference) if is_marked else count_held(text, prompt.items)
     return {"switches": len(prompt.items), "switches_kept": kept}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import groupby
 
-from ..gate.families import text_scripts
+from ..gate.families import text_families
 
 MIN_WORDS = 5  # a shorter line says too little of its language (Marchisio et al. 2024)
 MIN_LETTERS = 4  # so do shorter words: names and abbreviations
@@ -127,8 +127,8 @@ def holds_latin_word(text: str) -> bool:
     The benchmark looks for words of an English list, as long and in lower case too, so that names and abbreviations
     do not count; this asks for the script alone, and also finds a word that touches letters of another script.
     """
-    if "latin" not in text_scripts(text):
+    if "latin" not in text_families(text):
         return False
-    runs = groupby(unicodedata.normalize("NFC", text), key=lambda character: "latin" in text_scripts(character))
+    runs = groupby(unicodedata.normalize("NFC", text), key=lambda character: "latin" in text_families(character))
     words = ("".join(letters) for is_latin, letters in runs if is_latin)
     return any(len(word) >= MIN_LETTERS and word.islower() for word in words)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from ..data.files import HUB
-from ..gate.families import FAMILIES, text_scripts
+from ..gate.families import DEFAULT_FAMILIES, text_families
 from ..measure.measures import expected_families
 from ..measure.reply_text import without_choices
 from .reply_data import Reply, ordered, pack
@@ -121,7 +121,7 @@ def reply_page(
 
 def trace_page(
     reply: Reply,
-    families: Sequence[str] = FAMILIES,
+    families: Sequence[str] = DEFAULT_FAMILIES.names,
     *,
     title: str = "One reply",
     facts: Sequence[tuple[str, str]] = (),
@@ -160,10 +160,10 @@ def _confused(reply: Reply, prompts: Mapping[str, Prompt] | None) -> list[str] |
         expected = expected_families(prompt)
         text = without_choices(text) if prompt.answer else text
     else:
-        expected = frozenset(text_scripts(reply.get("reference", ""))) or None
+        expected = frozenset(text_families(reply.get("reference", ""))) or None
     if expected is None:
         return None
-    found = text_scripts(text)
+    found = text_families(text)
     return [family for family in _CONFUSABLE if family in found and family not in expected]
 
 

@@ -113,7 +113,7 @@ class GatedLlama(Llama):
             GateEvent(
                 reply=event["reply"],
                 position=event["position"],
-                last=None if event["last"] is None else gate.families[event["last"]],
+                last=None if event["last"] is None else gate.families.names[event["last"]],
                 predicted=gate.names(event["predicted"]),
                 allowed=gate.names(event["allowed"]),
                 banned=gate.names(event["banned"]),

@@ -157,7 +157,7 @@ class Evaluator:
             np.concatenate(last)[:most],
             np.concatenate(following)[:most],
             table,
-            self._spec.families,
+            self._spec.families.names,
         )
 
     def batch(self, rows: Sequence[int]) -> Batch | None:
@@ -166,7 +166,7 @@ class Evaluator:
         kept = [(row, text) for row, text in encoded if text is not None]
         texts = [text for _, text in kept]
         hidden = [np.empty((0, self._model.n_embd), np.float32)]
-        labels = [np.empty((0, self._spec.n_families), np.float32)]
+        labels = [np.empty((0, len(self._spec.families)), np.float32)]
         keys = [np.empty(0, np.uint64)]
         row_of = np.array([row for row, _ in kept], np.uint64)
         for states in self._model.states([text.tokens for text in texts]):

@@ -70,10 +70,10 @@ class Trainer:
         self.spec = spec_for(model.base, n_hidden=options.hidden_width(model.n_embd), rules=options.rules)
         self._ranks = ranks
         self._texts = Texts(datasets, options)
-        labeller = Labeller(norms, softcap, self.spec.token_family, self.spec.n_families, options, n_threads)
+        labeller = Labeller(norms, softcap, self.spec.token_family, len(self.spec.families), options, n_threads)
         self._evaluator = Evaluator(model, self._texts, labeller, self.spec, should_stop)
         self.held_out = self._evaluator.held_out()
-        self.learner: Learner = Learner(self.spec.n_families, options, self.held_out.hidden, ranks)
+        self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden, ranks)
 
     @property
     def skipped(self) -> Mapping[str, int]:

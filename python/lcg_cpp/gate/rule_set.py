@@ -1,0 +1,143 @@
+"""What a rule set is: the families it has, and how characters and pieces of characters get theirs."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import GateError
+
+MAX_FAMILIES = 127
+
+
+@dataclass(frozen=True)
+class FamilySet:
+    """The families of a gate, in the order of its outputs.
+
+    Attributes:
+        names: Every name once; 2 to 127.
+        maskable: For each family, whether its tokens may be removed.
+        neutral: Index of the family that is no language; it is never maskable.
+        rules: The rule set that gave the tokens their families.
+    """
+
+    names: tuple[str, ...]
+    maskable: tuple[bool, ...]
+    neutral: int
+    rules: str
+
+    def __post_init__(self) -> None:
+        n = len(self.names)
+        if not self.rules:
+            raise GateError("`rules` is empty")
+        if not 2 <= n <= MAX_FAMILIES:
+            raise GateError(f"number of `families` is {n}, expected 2 to {MAX_FAMILIES}")
+        if len(set(self.names)) != n:
+            raise GateError(f"`families` are {self.names}, expected every name once")
+        if len(self.maskable) != n:
+            raise GateError(f"`maskable` has {len(self.maskable)} elements, expected {n}, one for each family")
+        if not 0 <= self.neutral < n:
+            raise GateError(f"`neutral` is {self.neutral}, expected 0 to {n - 1}")
+        if self.maskable[self.neutral]:
+            raise GateError(f"`maskable` is true for the neutral family `{self.names[self.neutral]}`")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def languages(self) -> dict[int, str]:
+        """Index -> name of every family but the neutral one."""
+        return {f: name for f, name in enumerate(self.names) if f != self.neutral}
+
+
+@dataclass(frozen=True, eq=False)
+class RuleSet:
+    """How the tokens of a vocabulary get their families.
+
+    Attributes:
+        families: The families.
+        order: Their names, weakest first: a token belongs to the strongest family among its letters. The first is the
+            neutral one, that of a token without letters.
+        letter: Character -> name of its family; the neutral one's for what is no letter.
+        fragment: Name of the family that an unfinished character counts as: takes how many of its bytes are there, and
+            the code points it can become.
+        never_text: Type bits of tokens that are neutral whatever their text is.
+    """
+
+    families: FamilySet
+    order: tuple[str, ...]
+    letter: Callable[[str], str]
+    fragment: Callable[[int, range], str]
+    never_text: int
+
+    @cached_property
+    def ranks(self) -> _Ranks:
+        """Character -> position of its family in `order`."""
+        return _Ranks(self)
+
+    def fragment_rank(self, token: bytes) -> int:
+        """Position in `order` of the unfinished character at the end of a token; 0 if there is none."""
+        found = _completions(token)
+        return 0 if found is None else self.order.index(self.fragment(*found))
+
+
+class _Ranks(dict[str, int]):
+    """Each character looked up in the Unicode database once."""
+
+    def __init__(self, rules: RuleSet) -> None:
+        self._rules = rules
+
+    def __missing__(self, character: str) -> int:
+        rank = self[character] = self._rules.order.index(self._rules.letter(character))
+        return rank
+
+
+def _completions(token: bytes) -> tuple[int, range] | None:
+    """The unfinished character at the end of a token.
+
+    Returns:
+        How many of its bytes are there, and the code points it can become; None if the token ends in no such character
+        (it is complete, or its last bytes cannot be the start of a character).
+    """
+    for n_bytes in (1, 2, 3):
+        lead = token[-n_bytes] if n_bytes <= len(token) else 0
+        if lead < 0x80:
+            return None
+        if lead >= 0xC0:
+            break
+    else:
+        return None
+    # RFC 3629: C0, C1 and F5.. start nothing; the ranges below leave out overlong forms and what is beyond U+10FFFF.
+    if 0xC2 <= lead <= 0xDF:
+        length, bits = 2, lead & 0x1F
+    elif 0xE0 <= lead <= 0xEF:
+        length, bits = 3, lead & 0x0F
+    elif 0xF0 <= lead <= 0xF4:
+        length, bits = 4, lead & 0x07
+    else:
+        return None
+    if n_bytes >= length:
+        return None
+    for byte in token[len(token) - n_bytes + 1 :]:
+        bits = bits << 6 | byte & 0x3F
+    missing = 6 * (length - n_bytes)
+    first = max(bits << missing, (0x80, 0x800, 0x10000)[length - 2])
+    last = min(((bits + 1) << missing) - 1, 0x10FFFF)
+    return (n_bytes, range(first, last + 1)) if first <= last else None
+
+
+def common_family(letter: Callable[[str], str], code_points: range, neutral: str) -> str:
+    """The family of all letters among some code points, if they share one and most code points are letters or marks.
+
+    Args:
+        letter: As in `RuleSet`.
+        code_points: What an unfinished character can become.
+        neutral: Returned where no family is sure.
+    """
+    categories = [unicodedata.category(chr(code_point)) for code_point in code_points]
+    found = {letter(chr(c)) for c, category in zip(code_points, categories) if category[0] == "L"}
+    n_script = sum(category[0] in "LM" for category in categories)
+    n_possible = sum(category not in ("Cn", "Cs") for category in categories)  # assigned, and no surrogate
+    return found.pop() if len(found) == 1 and 2 * n_script >= n_possible else neutral
