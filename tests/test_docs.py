@@ -6,11 +6,15 @@ import contextlib
 import io
 import re
 import shlex
+import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+import draw_architecture
 from lcg_cpp.cli import COMMANDS, build_parser, main
 from lcg_cpp.demo import GATES, MODEL
 
@@ -102,3 +106,11 @@ def test_local_links_lead_somewhere(page):
         linked = (page.parent / path).resolve() if path else page
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+def test_the_picture_shows_every_room_and_is_what_its_script_draws():
+    assert draw_architecture.draw() == draw_architecture.PICTURE.read_text("utf-8")
+    shown = {name for rooms, *_ in draw_architecture.FLOORS for name in rooms.split(" · ")}
+    files = [path for path in (ROOT / "python/lcg_cpp").iterdir() if path.name[0] != "_"]
+    rooms = {path.stem for path in files if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert shown - {"C++ core", "llama.cpp"} == rooms
