@@ -150,60 +150,60 @@ def _fields(facts: Facts) -> dict[str, object]:
     }
 
 
-_TEXT = """# tiny-names: a tiny model that confuses languages on purpose, and its gates
+_TEXT = """# tiny-names: a tiny model that confuses scripts on purpose, and its gates
 
-Made by `python tools/make_demo.py --out python/lcg_cpp/demo` (seed {seed}; {minutes:.0f} minutes in one
-thread on {machine}; PyTorch {torch}, Babel {babel}). All numbers below come from that run, on llama.cpp.
+Made by `python tools/make_demo.py --out python/lcg_cpp/demo` (seed {seed}; {minutes:.0f} minutes in one thread on
+{machine}; PyTorch {torch}, Babel {babel}). All numbers below come from that run and were measured in llama.cpp.
 
 | file | size |
 |---|---|
 {sizes}
 
-## What it is for
+## Purpose
 
-It shows the gate at work on any machine, in seconds and without a download. The model knows one thing: given a list of
-names, it answers with the names in another language, `Germany, Monday⏎Arabic:` → `ألمانيا, الاثنين`; asked for
-`Arabic + Chinese:` it puts the Chinese name in brackets behind each.
+tiny-names shows the gate at work on any machine, in seconds and without a download. The model knows one task: it
+answers a list of names with the names in another language, `Germany, Monday⏎Arabic:` → `ألمانيا, الاثنين`. Asked for
+`Arabic + Chinese:`, it adds the Chinese name in brackets to each.
 
-**Its confusion is deliberate.** Part of its training texts has Chinese or English names where Arabic, Hebrew, Thai …
-ones belong, as web data has, and these are names that the gates' training texts leave out. Everything else is as in
-real use: the gates are trained as the method says, and model, gates and rules run in llama.cpp.
+**The confusion is deliberate.** Part of the training texts has Chinese or English names where Arabic, Hebrew, Thai …
+ones belong, as web data has. The gates' training texts leave these names out. Everything else is as in real use: the
+gates are trained by the published method, and model, gates and rules run in llama.cpp.
 
 {final}
 
-CJ % and Latin %: replies with at least one Chinese or Japanese (Latin) letter that was not asked for, whole replies
-counted. Switches kept: requested names in brackets that are there. Temperature 0.7, top-p 0.8, top-k 20, no penalties.
-`default` is the gate and the options that `lcg-cpp demo` uses; `paper` is the paper's gate (as wide as the model,
-labels 20 / 0.95, divided by the norm) and the paper's rules (first token never touched).
+CJ % and Latin % count the replies with at least one Chinese or Japanese (Latin) letter that nobody asked for. Switches
+kept is the share of the requested names in brackets that the replies contain. Temperature 0.7, top-p 0.8, top-k 20, no
+penalties. `default` is the gate, with the options, that `lcg-cpp demo` uses. `paper` is the paper's gate (as wide as
+the model, labels 20 / 0.95, divided by the norm) under the paper's rules, which never touch the first token.
 
 ## Data
 
-Names of territories, languages, currencies, months and days from Unicode CLDR through Babel, in {languages}:
-{n_terms} terms with a short name in each, written in that language's script alone.
+Names of territories, languages, currencies, months and days from Unicode CLDR, read through Babel, in {languages}:
+{n_terms} terms, each with a short name in every language, written in that language's script alone.
 
 - Texts list four to six terms, mostly in English, sometimes in Chinese or Spanish. The target language is drawn with
-  weights: {high_weights}, and {low_weight} for each of {low_resource}.
-  {switch_share} % of the prompts ask for a switch.
-- The terms are split at random into X ({n_x}) and Y ({n_y}). Of the {n_low_names} names of X terms in low-resource
-  languages, {n_contaminated} are contaminated: each is replaced, in {low_rate} to {high_rate} % of its occurrences
-  (a rate of its own), by the Chinese or by the English name. Y terms are always clean.
-- The gates' training texts hold Y terms only. All evaluation and development prompts hold X terms only, and none of
-  them is a training text. Why the split: a gate reads the same state as the output matrix, so one that
-  is trained on contaminated text learns to allow the contamination. Real confusion is rare and lies where the gate's
-  training text does not go; here that is arranged.
+  weights: {high_weights}, and {low_weight} for each of {low_resource}. {switch_share} % of the prompts ask for a
+  switch.
+- The terms are split at random into X ({n_x}) and Y ({n_y}). X terms have {n_low_names} names in low-resource
+  languages. {n_contaminated} of these are contaminated: the Chinese or the English name replaces each in {low_rate} to
+  {high_rate} % of its occurrences, at a rate of its own. Y terms are always clean.
+- The gates' training texts hold only Y terms. All evaluation and development prompts hold only X terms, and none of
+  them is a training text. The split matters because a gate reads the same state as the output matrix: trained on
+  contaminated text, it learns to allow the contamination. Real confusion is rare and lies where the gate's training
+  text does not go; the split arranges that here.
 
 ## Model
 
 llama architecture, {n_parameters:,} parameters: {config.n_layer} layers, {config.n_embd} wide, {config.n_head} heads,
 feed-forward {config.n_ff}, context {config.n_ctx}, byte-level BPE with {config.n_vocab} tokens (GPT-2 splitting), a
-separate output matrix, stored as F16. One pass over {train.n_texts:,} texts in batches of {train.batch}, loss on the
-reply only, the longest list growing from one item to six over the first {curriculum} %; Muon for the matrices of the
-blocks, AdamW for the rest; last loss {loss:.3f} nats a token. The script checks that llama.cpp and training split the
-same text into the same tokens and that their logits agree (difference at most
-{difference[0]:.2f}, on average {difference[1]:.4f}).
+separate output matrix, stored as F16. Training makes one pass over {train.n_texts:,} texts in batches of
+{train.batch}, with the loss on the reply only. The longest list grows from one item to six over the first {curriculum}
+%. Muon trains the matrices of the blocks, AdamW the rest; the last loss is {loss:.3f} nats a token. The script checks
+that llama.cpp and the training code split the same text into the same tokens, and that their logits agree (largest
+difference {difference[0]:.2f}, mean {difference[1]:.4f}).
 
-Scale was moved from the output matrix to the norm before it until the mean norm of the matrix's rows was one (the
-logits stay the same): the paper's division by that norm is then no change of temperature.
+The script moves scale from the output matrix to the norm before it until the mean norm of the matrix's rows is one.
+The logits stay the same, and the paper's division by that norm is then no change of temperature.
 
 Of the {n_seen:,} tokens that occur in {n_texts_counted:,} training texts, this share of each family is among the 5 %
 with the largest output norms: {norm_share}. The paper finds Chinese and Latin tokens over-represented there in real
@@ -211,26 +211,27 @@ models.
 
 ## Gates
 
-Trained by `lcg-cpp train` from `tiny-names-F16.gguf` itself, on {n_gate_texts:,} clean texts ({n_states:,} reply
-tokens, {n_passes} passes over each). `default` are the command's own settings; `paper` has the paper's width, labels
-and norm (`token`: logits divided by the norm of the token's output row, whose mean is one here), `paper, unadjusted`
-the same without the division. With and without the option `first_token`, on prompts other than the evaluation's:
+`lcg-cpp train` makes the gates from `tiny-names-F16.gguf`, on {n_gate_texts:,} clean texts ({n_states:,} reply tokens,
+{n_passes} passes over each). `default` uses the command's own settings. `paper` has the paper's width, labels and norm
+(`token`: logits divided by the norm of the token's output row, whose mean is one here); `paper, unadjusted` is the
+same without the division. Each was measured with and without the option `first_token`, on prompts that the evaluation
+does not use:
 
 {measured}
 
-What ships as the demo's gate is `default` with `first_token`. The script stops if another of these gates has fewer
-wrong replies, keeps at least 98 % of the plain model's switches and does not lower exact match. All combinations of
-norm, width and labels are in docs/settings.md.
+The demo ships `default` with `first_token`. The script stops if another of these gates has fewer wrong replies, keeps
+at least 98 % of the plain model's switches and does not lower exact match. docs/settings.md has all combinations of
+norm, width and labels.
 
 ## What it can and cannot show
 
-It can show that the whole path works (hidden state, gate, rules, sampling chain), that legitimate switches survive, and
-what each setting does. It cannot tell how much a gate helps a real model: the share of confusion here is what we put
-in, the texts are lists of names, and a gate for a real model is trained on other text than this. The order of the
-settings above need not hold at scale; measure it on your model.
+It can show that the whole path works (hidden state, gate, rules, sampling chain), that legitimate switches survive,
+and what each setting does. It cannot tell how much a gate helps a real model: we chose the share of confusion, the
+texts are lists of names, and a gate for a real model is trained on other text. The order of the settings above need
+not hold at scale; measure it on your model.
 
 ## Licence
 
-The names are Unicode CLDR data, copyright © Unicode, Inc., under the Unicode License v3 (SPDX `Unicode-3.0`); model,
+The names are Unicode CLDR data, copyright © Unicode, Inc., under the Unicode License v3 (SPDX `Unicode-3.0`). Model,
 gates and prompts are derived from them and are distributed under the same licence.
 """
