@@ -67,7 +67,7 @@ text.title.token { fill: #f0883e; }
 
 @dataclass(frozen=True)
 class Stop:
-    """A station: what happens there and, beneath it, with what. `dy` moves it within its floor."""
+    """A station: `name` in its label, `about` beneath it. `dy` moves it within its floor."""
 
     x: int
     floor: str
@@ -77,12 +77,12 @@ class Stop:
 
     @property
     def y(self) -> float:
-        """Its middle."""
+        """Height of the label's middle."""
         return middle(self.floor) + (self.dy or (-8 if self.about else 0))
 
     @property
     def width(self) -> float:
-        """That of its label."""
+        """Width of the label."""
         return 9 * len(self.name) + 24
 
 
@@ -170,7 +170,7 @@ def box(x: float, y: float, width: float, height: float, style: str, radius: flo
 
 
 def floors() -> Iterator[str]:
-    """The rooms, and what all paths share in the core."""
+    """The floors, and the parts of the core that several paths share."""
     for name, about, height, style in FLOORS:
         y = middle(name)
         yield box(MARGIN, y - height / 2, WIDTH - 2 * MARGIN, height, style)
@@ -186,7 +186,7 @@ def floors() -> Iterator[str]:
 
 
 def step(a: Stop, b: Stop, leaves: int | str, arrives: int, style: str) -> str:
-    """The way from one station to the next, around what is written beneath them."""
+    """A line from one station to the next; it starts and ends clear of the text beneath them."""
     down, to = b.y > a.y, b.x + arrives
     sign = 1 if down else -1
     end = b.y - sign * (PILL / 2 + (7 if b.name else 11)) + (17 if b.about and not down else 0)
@@ -201,14 +201,14 @@ def step(a: Stop, b: Stop, leaves: int | str, arrives: int, style: str) -> str:
 
 
 def dotted(a: Stop, b: Stop, style: str) -> str:
-    """What two paths have to do with each other, on one floor."""
+    """A dotted line between two stations of one floor."""
     sign = 1 if b.x > a.x else -1
     x1, x2 = a.x + sign * (a.width / 2 + 8), b.x - sign * (b.width / 2 + 8)
     return f'<path class="{style} dots" marker-end="url(#{style})" d="M{x1:g} {a.y:g}H{x2:g}"/>'
 
 
 def stations(style: str) -> Iterator[str]:
-    """The labels of a path."""
+    """The stations of a path."""
     stops = dict.fromkeys(stop for a, b, *_ in WALKS[style] for stop in (a, b) if stop.name)
     for stop in stops:
         yield box(stop.x - stop.width / 2, stop.y - PILL / 2, stop.width, PILL, style, PILL / 2)

@@ -1,11 +1,11 @@
-"""Which settings make the best gate: trains a gate for every combination and measures each, teacher forced and free.
+"""Finds which settings make the best gate: trains one for every combination and measures it, teacher forced and free.
 
     python tools/gate_settings.py --model MODEL.gguf --train TRAIN.jsonl --points POINTS.jsonl \\
         --prompts PROMPTS.jsonl --out DIR
 
-Needs the extra `train`. Every combination of norm, hidden width and labels is trained with three seeds on the states of
-the same texts; see `Point` for what is counted. The best five, and the paper's settings, then answer the prompts.
-Everything that was finished is kept in DIR, so that a run that was stopped goes on where it was.
+Needs the extra `train`. Trains every combination of norm, hidden width and labels with three seeds on the states of the
+same texts; `Point` says what is counted. The best five and the paper's settings then answer the prompts. DIR keeps
+finished work: start again to continue a run that was stopped.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Does a gate fit another quantization of its model? Trains one from each and applies both to both.
+"""Measures whether a gate fits another quantization of its model: trains a gate on each and applies both to both.
 
     python tools/gate_transfer.py --model MODEL-F16.gguf --type q4_0 --train TRAIN.jsonl --points POINTS.jsonl --out DIR
 
-Needs the extra `train`. A decision is what the gate does at a position: whether it acts, and if so what it bans. Flips
-are counted against the gate that was trained on the model that is running.
+Needs the extra `train`. A decision is whether the gate acts at a position and what it bans. Flips count against the
+gate trained on the file that runs.
 """
 
 from __future__ import annotations

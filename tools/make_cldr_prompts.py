@@ -2,11 +2,11 @@
 
     python tools/make_cldr_prompts.py --out python/lcg_cpp/benchmarks/cldr.jsonl
 
-Needs Babel with the names of Unicode CLDR 47 (Babel 2.18), and lcg_cpp itself; a second. The file is fixed: a change of
-it is another version of the benchmark, whose numbers cannot be compared.
+Needs lcg_cpp and Babel 2.18, which has the names of Unicode CLDR 47; takes a second. The file is fixed: a file that
+differs is another version of the benchmark, and numbers of different versions cannot be compared.
 
 The prompts ask for names of places, languages, currencies, days, dates and quantities, alone or as a list, and for
-sentences that hold one. The instructions are in English, in Chinese, and in the language of the reply.
+sentences that hold one. The instructions are in English, in Chinese, or in the language of the reply.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python tools/make_demo.py --out python/lcg_cpp/demo
 
-Needs the extras `train` and `data`, the package tokenizers, and lcg_cpp itself. The same versions of
-PyTorch and Babel on the same kind of machine give the same files. --work keeps what was finished, so that a run that
-was stopped goes on where it was, and what tools/gate_settings.py wants: gate-texts, points and prompts-dev.jsonl.
+Needs lcg_cpp with the extras `train` and `data`, and the package tokenizers. The same versions of PyTorch and Babel on
+the same kind of machine give the same files. --work names a folder for finished work: start again to continue a run
+that was stopped. It also gets the inputs of tools/gate_settings.py: gate-texts, points and prompts-dev.jsonl.
 """
 
 from __future__ import annotations

@@ -2,17 +2,17 @@
 
     python tools/make_prose.py --out DIR
 
-Needs the extras `train` and `data` and the package tokenizers, and lcg_cpp itself. Trains half an hour in one thread of
-a processor that multiplies in bfloat16. Writes to DIR:
+Needs lcg_cpp with the extras `train` and `data`, and the package tokenizers. Training takes half an hour in one thread
+of a processor that multiplies in bfloat16. Writes to DIR:
 
     prose-F16.gguf      the base model, which confuses scripts on purpose
     gate-train.jsonl    texts to train gates on: clean, of terms that are never contaminated
-    points.jsonl        clean texts of the other terms, to be read teacher forced
+    points.jsonl        clean texts of the other terms, to read teacher forced
     prompts.jsonl       prompts to answer, in the demo's format
-    prompts-dev.jsonl   more of them, to choose by
-    facts.json          sizes, loss, norms, and how the plain model answers some of the latter
+    prompts-dev.jsonl   more prompts, to choose settings by
+    facts.json          sizes, loss, norms, and how the plain model answers some of prompts-dev
 
---work keeps what was finished, so that a run that was stopped goes on where it was.
+--work names a folder for finished work: start again to continue a run that was stopped.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Measures what docs/results.md tells, on the demo model, and puts the numbers into it.
+"""Measures the demo model and its gates, and writes the tables of docs/results.md.
 
     python tools/make_results.py --work DIR
 
-Needs the extras `train`, `data` and `eval`. Between `<!-- results: NAME -->` and `<!-- end -->` the document holds what
-this script wrote; the rest is written by hand. Everything that was finished is kept in DIR, so that a run that was
-stopped goes on where it was; the whole takes about an hour in one quiet thread.
+Needs the extras `train`, `data` and `eval`. The script replaces what stands between `<!-- results: NAME -->` and
+`<!-- end -->`; the rest of the document is written by hand. DIR keeps finished work: start again to continue a run that
+was stopped. The whole takes about an hour in one quiet thread.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What `lcg-cpp eval` adds to plain generation, and how large its page gets.
+"""Measures the time `lcg-cpp eval` adds to plain generation, and the size of its page.
 
     python tools/bench/evaluation.py --model random-0.6B-Q8_0.gguf --lcg GATE.gguf [--threads 2]
     python tools/bench/evaluation.py --page [--replies 5000]
 
-The same prompts of random tokens, with the same seeds, are answered by `Llama.generate` alone and as `eval` does it
-(text, events and the line in replies.jsonl included), in turn and in one process. `--page` makes the page of so many
-replies of the demo model, half of them gated, and tells its size. tools/bench/make_random_model.py writes models.
+`Llama.generate` alone and `eval` (with text, events and the line in replies.jsonl) answer the same prompts of random
+tokens with the same seeds, in turn and in one process. `--page` makes the page of that many replies of the demo model,
+half of them gated, and prints its size. tools/bench/make_random_model.py writes models.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Speed of the label kernel against the same computation in PyTorch, and what a training step of the gate costs.
+"""Compares the label kernel's speed with PyTorch's, and times a training step of the gate.
 
     python tools/bench/labels.py [--rows 64 256] [--threads 1 2] [--json]
 
-PyTorch computes the same labels with topk, logsumexp and cumsum, once with all rows in one go and once with the number
-of rows at a time that is the fastest on this machine. The kernel and both run in turn, with the same number of threads;
-times are medians per row, ratios are medians over the turns. Needs the extra `train`.
+PyTorch computes the same labels with topk, logsumexp and cumsum, once on all rows together and once in the chunks that
+are fastest on this machine. The kernel and both PyTorch versions run in turn, with the same number of threads. Times
+are medians per row, ratios are medians over the turns. Needs the extra `train`.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
     python tools/bench/make_random_model.py --vocab ggml-vocab-qwen2.gguf -o random-0.6B-Q8_0.gguf
 
-Speed does not depend on what the weights say, so this measures what a real model of the same shape would: the same
-reads, the same arithmetic, a vocabulary of the same size. The default shape is Qwen3-0.6B.
+Speed does not depend on the values of the weights, so a random model is as fast as a real one of the same shape: the
+same reads, the same arithmetic, a vocabulary of the same size. The default shape is Qwen3-0.6B.
 
-One thing does depend on the weights: how often the survivors of top-k and top-p hold a token of a maskable family
-other than the text's own, for only then is the gate evaluated. In random weights that is every step, in real text it
-is few. `--outside` scales the output rows of Chinese, Japanese and Latin tokens down, so that the model writes in the
-other scripts and the maskable families reach the survivors now and then; `lcg-cpp bench` prints the share of steps on
-which the gate ran.
+One thing does depend on the weights: how often the survivors of top-k and top-p hold a token of a maskable family other
+than the text's own. Only then is the gate evaluated: at every step with random weights, at few steps in real text.
+`--outside` scales down the output rows of Chinese, Japanese and Latin tokens, so that the model writes in the other
+scripts and maskable families reach the survivors now and then. `lcg-cpp bench` prints the share of steps on which the
+gate ran.
 """
 
 from __future__ import annotations

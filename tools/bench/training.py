@@ -1,9 +1,9 @@
-"""What learning adds to the forward passes of `lcg-cpp train`: label kernel, MLP steps, everything else.
+"""Measures what learning adds to the forward passes of `lcg-cpp train`: label kernel, MLP steps, everything else.
 
     python tools/bench/training.py --model random-0.6B-Q8_0.gguf [--threads 2]
 
-The same texts of random tokens are evaluated plainly (logits and hidden states of all tokens, and nothing done with
-them) and learned from, in turn. Needs the extra `train`; tools/bench/make_random_model.py writes models.
+The script evaluates texts of random tokens (logits and hidden states of all tokens, unused) and learns from the same
+texts, in turn. Needs the extra `train`; tools/bench/make_random_model.py writes models.
 """
 
 from __future__ import annotations
