@@ -177,7 +177,7 @@ def test_a_template_cannot_reach_out() -> None:
 
 
 def test_what_is_no_template_is_refused() -> None:
-    with pytest.raises(GateError, match=r"`tokenizer\.chat_template` is no Jinja template: "):
+    with pytest.raises(GateError, match=r"`tokenizer\.chat_template` cannot be compiled: "):
         Encoder(Letters(adds_bos=True), base_model("{% for %}"), 100)
 
 

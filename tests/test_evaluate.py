@@ -15,12 +15,10 @@ import pytest
 import tiny_model
 from lcg_cpp import PAPER_OPTIONS, Gate, GatedLlama, GateError, GateOptions
 from lcg_cpp.benchmarks import Benchmark, Prompt
-from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.evaluate.evaluate import EvalOptions, Evaluation, Progress, evaluate
 from lcg_cpp.evaluate.folder import read_replies
 from lcg_cpp.evaluate.methods import SOFT_STRENGTH, WARNING, Method, parse_methods
-from lcg_cpp.evaluate.record import ReplyText, visible_bytes
-from lcg_cpp.evaluate.replies import Question, Replier, reply_seed
+from lcg_cpp.evaluate.replies import Replier, reply_seed
 from lcg_cpp.evaluate.summary import write_summary
 from lcg_cpp.gate.rule_set import FamilySet
 
@@ -95,9 +93,13 @@ def answered(
     return tokens, text, found["choices"][0]["finish_reason"], llm
 
 
-def assert_same(reply: Json | None, tokens: list[int], text: str, finish: str) -> None:
+def said_by(replier: Replier, how: Method, prompt: Prompt, seed: int) -> Json:
+    """A reply as in replies.jsonl."""
+    return replier.record(how, replier.reply(how, replier.prompt_tokens(prompt), seed, prompt.max_tokens))
+
+
+def assert_same(reply: Json, tokens: list[int], text: str, finish: str) -> None:
     """Compares a reply with what llama_cpp said: it leaves out the bytes of broken characters, which a reply marks."""
-    assert reply is not None
     assert (reply["tokens"], reply["finish"]) == (tokens, finish)
     assert text.startswith(reply["reply"].replace("\ufffd", ""))
     assert "".join(reply["pieces"]) == reply["reply"]
@@ -114,9 +116,8 @@ def test_plain_methods_equal_stock(
 ) -> None:
     for seed in (1, 2):
         tokens, text, finish, _ = answered(tiny_model_path, prompt, seed, **changes)
-        reply = replier.reply(method(name), replier.question(prompt), seed)
+        reply = said_by(replier, method(name), prompt, seed)
         assert_same(reply, tokens, text, finish)
-        assert reply is not None
         assert reply["events"] == []
         assert len(tokens) > 3
 
@@ -137,9 +138,8 @@ def test_gated_methods_equal_gated_llama(
     for prompt in PROMPTS:
         for seed in (1, 2, 3):
             tokens, text, finish, llm = answered(tiny_model_path, prompt, seed, gate=gate_path, options=options)
-            reply = replier.reply(method(name, gate_path), replier.question(prompt), seed)
+            reply = said_by(replier, method(name, gate_path), prompt, seed)
             assert_same(reply, tokens, text, finish)
-            assert reply is not None
             events = [event for event in llm.gate_events if event.position < prompt.max_tokens]
             assert len(reply["events"]) == len(events)
             for found, event in zip(reply["events"], events):
@@ -169,20 +169,16 @@ def test_a_static_ban_equals_a_logit_bias(replier: Replier, tiny_model_path: Pat
     bias = {int(token): -math.inf for token in np.flatnonzero(families < 2)}
     for prompt in PROMPTS:
         tokens, text, finish, _ = answered(tiny_model_path, prompt, 3, logit_bias=bias)
-        reply = replier.reply(method("ban"), replier.question(prompt), 3)
+        reply = said_by(replier, method("ban"), prompt, 3)
         assert_same(reply, tokens, text, finish)
-        assert reply is not None
         assert min(reply["families"]) >= 2
 
 
 def test_a_ban_holds_from_the_first_token_on(replier: Replier) -> None:
     n_first = 0
     for prompt in PROMPTS:
-        question = replier.question(prompt)
         for seed in range(8):
-            plain, banned = (replier.reply(method(name), question, seed) for name in ("none", "ban"))
-            assert plain is not None
-            assert banned is not None
+            plain, banned = (said_by(replier, method(name), prompt, seed) for name in ("none", "ban"))
             assert min(banned["families"]) >= 2
             n_first += plain["families"][0] < 2
     assert n_first > 3  # without a ban some replies begin so
@@ -191,8 +187,7 @@ def test_a_ban_holds_from_the_first_token_on(replier: Replier) -> None:
 def test_rules_only_acts_without_asking_the_state(replier: Replier) -> None:
     events = []
     for seed in range(6):
-        reply = replier.reply(method("rules-only"), replier.question(PROMPTS[0]), seed)
-        assert reply is not None
+        reply = said_by(replier, method("rules-only"), PROMPTS[0], seed)
         events += reply["events"]
     assert events
     for event in events:
@@ -206,7 +201,7 @@ def test_rules_only_acts_without_asking_the_state(replier: Replier) -> None:
 
 def test_the_warning_stands_in_front_of_the_prompt(replier: Replier, llm: GatedLlama) -> None:
     for prompt in PROMPTS:
-        tokens = replier.question(prompt, warning=True).tokens
+        tokens = replier.prompt_tokens(prompt, warning=True).tokens
         text = llm.detokenize(tokens, special=True).decode()
         assert WARNING + prompt.prompt in text
         assert text.count("<|im_start|>") == 2 * prompt.chat
@@ -216,7 +211,7 @@ def test_a_model_without_a_chat_template_goes_on_from_a_new_line(
     replier: Replier, llm: GatedLlama, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(llm.metadata, "tokenizer.chat_template")
-    assert replier.question(PROMPTS[1]).tokens == llm.tokenize("في مدينة\n".encode())
+    assert replier.prompt_tokens(PROMPTS[1]).tokens == llm.tokenize("في مدينة\n".encode())
 
 
 def test_thinking_can_be_left_out_by_templates_that_know_it(llm: GatedLlama, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,8 +219,8 @@ def test_thinking_can_be_left_out_by_templates_that_know_it(llm: GatedLlama, mon
     template = "{{ messages[0]['content'] }}{% if enable_thinking is false %}</think>{% endif %}"
     formatter = llama_cpp.llama_chat_format.Jinja2ChatFormatter(template, eos_token="", bos_token="")
     monkeypatch.setitem(handlers, llm.chat_format, formatter.to_chat_handler())
-    thinking = Replier(llm, (), {}, PAPER_SAMPLING).question(PROMPTS[1])
-    without = Replier(llm, (), {}, PAPER_SAMPLING, thinking=False).question(PROMPTS[1])
+    thinking = Replier(llm, (), {}, PAPER_SAMPLING).prompt_tokens(PROMPTS[1])
+    without = Replier(llm, (), {}, PAPER_SAMPLING, thinking=False).prompt_tokens(PROMPTS[1])
     assert llm.detokenize(thinking.tokens, special=True).decode() == "في مدينة"
     assert llm.detokenize(without.tokens, special=True).decode() == "في مدينة</think>"
     assert without.stop == ()  # an empty text would end every reply at once
@@ -236,80 +231,30 @@ def test_what_the_chat_template_refuses_is_told(llm: GatedLlama, monkeypatch: py
         "{{ raise_exception('no Arabic') }}", eos_token="", bos_token=""
     )
     monkeypatch.setitem(llm._chat_handlers, llm.chat_format, formatter.to_chat_handler())
-    with pytest.raises(GateError, match="prompt `chat`: the model's chat template refuses it: no Arabic"):
-        Replier(llm, (), {}, PAPER_SAMPLING).question(PROMPTS[1])
+    with pytest.raises(GateError, match=r"prompt `chat`: `tokenizer.chat_template` of .* refuses the chat: no Arabic;"):
+        Replier(llm, (), {}, PAPER_SAMPLING).prompt_tokens(PROMPTS[1])
 
 
 def test_a_prompt_longer_than_the_context_is_refused(replier: Replier) -> None:
-    with pytest.raises(GateError, match=r"prompt `long` has \d+ tokens and the context 512, expected a longer context"):
-        replier.question(Prompt("long", "the " * 600, chat=False))
-
-
-def test_a_reply_ends_where_the_context_does(replier: Replier, llm: GatedLlama) -> None:
-    question = replier.question(Prompt("long", "the of " * 100, chat=False, max_tokens=9999))
-    assert question.max_tokens == 512 - len(question.tokens)
-    reply = replier.reply(method("none"), question, 0)
-    assert reply is not None
-    assert (len(reply["tokens"]), reply["finish"]) == (question.max_tokens, "length")
-
-
-# ---- the text of a reply ----
-
-
-def test_bytes_of_a_character_are_joined_to_the_token_that_completes_it() -> None:
-    text = ReplyText([b" a", "中".encode()[:1], "中".encode()[1:2], "中".encode()[2:] + b"!", b"", b"\xff"], ())
-    for token in (0, 1, 2, 3, 4, 5, 0, 1):
-        assert not text.add(token)
-    assert text.finish() == [" a", "", "", "中!", "", "\ufffd", " a", "\ufffd"]
-
-
-@pytest.mark.parametrize(
-    ("stop", "pieces"),
-    [
-        (("de",), ["ab", "c", "", ""]),
-        (("f", "cd"), ["ab", "", "", ""]),
-        (("f",), ["ab", "cd", "e", ""]),
-        (("x", "abcdef"), ["", "", "", ""]),
-    ],
-)
-def test_a_text_that_ends_the_reply_is_left_out_and_all_behind_it(stop: tuple[str, ...], pieces: list[str]) -> None:
-    text = ReplyText([b"ab", b"cd", b"e", b"fgh"], stop)
-    ends = [text.add(token) for token in range(len(pieces))]
-    assert text.finish() == pieces
-    last = {"de": 2, "f": 3, "x": 3}[stop[0]] if stop != ("f", "cd") else 1
-    assert ends.index(True) == last
+    with pytest.raises(GateError, match=r"prompt `long`: the prompt has \d+ tokens and the context 512"):
+        replier.prompt_tokens(Prompt("long", "the " * 600, chat=False))
 
 
 def test_stops_equal_stock(replier: Replier, tiny_model_path: Path) -> None:
     said, _, _, _ = answered(tiny_model_path, PROMPTS[0], 4)
     tokens, text, finish, llm = answered(tiny_model_path, PROMPTS[0], 4, stop=["never said", "an o"])
     stop = ("never said", "an o")
-    question = replier.question(Prompt("x", PROMPTS[0].prompt, chat=False, max_tokens=40, stop=stop))
-    reply = replier.reply(method("none"), question, 4)
+    reply = said_by(replier, method("none"), Prompt("x", PROMPTS[0].prompt, chat=False, max_tokens=40, stop=stop), 4)
     assert_same(reply, tokens, text, finish)
-    assert reply is not None
     assert (reply["reply"], finish, tokens) == (text, "stop", said[: len(tokens)])
     assert text + "an o" in llm.detokenize(said).decode("utf-8", "replace")
 
 
-def test_control_tokens_within_a_reply_are_not_its_text(
-    tiny_model_path: Path, tiny_vocab: tiny_model.TinyVocab
-) -> None:
-    begin, word = tiny_vocab.id_of("<|begin|>"), tiny_vocab.id_of(" the")
-    text = ReplyText(visible_bytes(read_base_model(tiny_model_path).vocab))
-    for token in (begin, word):
-        text.add(token)
-    assert text.finish() == ["", " the"]
-
-
 def test_replies_do_not_depend_on_those_before(replier: Replier, gate_path: str) -> None:
-    question = replier.question(PROMPTS[0])
-    long = Question(question.tokens, (), 40)
     names = ["none", "lcg", "ban", "rules-only", "greedy"]
 
     def said(order: Sequence[str]) -> dict[str, list[int]]:
-        replies = {name: replier.reply(method(name, gate_path), long, 7) for name in order}
-        return {name: reply["tokens"] for name, reply in replies.items() if reply is not None}
+        return {name: said_by(replier, method(name, gate_path), PROMPTS[0], 7)["tokens"] for name in order}
 
     assert said(names) == said(names[::-1]) == said(["none", "none", *names])
 
@@ -323,12 +268,10 @@ def test_every_reply_evaluates_its_whole_prompt(
     monkeypatch.setattr(
         llama_cpp.Llama, "eval", lambda self, tokens: (evaluated.append(len(tokens)), stock_eval(self, tokens))[1]
     )
-    question = replier.question(PROMPTS[2])
-    n = len(question.tokens)
+    n = len(replier.prompt_tokens(PROMPTS[2]).tokens)
     for name, prompt_evaluations in (("none", [n]), ("none", [n]), ("lcg", [n - 1, 1]), ("ban", [n]), ("greedy", [n])):
         evaluated.clear()
-        reply = replier.reply(method(name, gate_path), question, 0)
-        assert reply is not None
+        reply = said_by(replier, method(name, gate_path), PROMPTS[2], 0)
         assert evaluated == [*prompt_evaluations, *[1] * (len(reply["tokens"]) - 1)]
 
 
@@ -394,7 +337,7 @@ def test_every_reply_is_there_once_in_order(run: Run, tmp_path: Path) -> None:
 def test_each_method_gets_its_own_prompt(run: Run, replier: Replier) -> None:
     found = run(names="none,prompt", n_seeds=1)
     n_tokens = [
-        len(replier.question(prompt, warning=warning).tokens) for prompt in PROMPTS for warning in (False, True)
+        len(replier.prompt_tokens(prompt, warning=warning).tokens) for prompt in PROMPTS for warning in (False, True)
     ]
     assert [reply["n_prompt"] for reply in found.replies] == n_tokens
     assert {reply["prompt"] for reply in found.replies} == {prompt.prompt for prompt in PROMPTS}
@@ -404,7 +347,7 @@ def test_all_methods_of_a_prompt_have_the_same_seed(run: Run, monkeypatch: pytes
     seeds: list[int] = []
     reply = Replier.reply
     monkeypatch.setattr(
-        Replier, "reply", lambda self, m, q, seed, stop: (seeds.append(seed), reply(self, m, q, seed))[1]
+        Replier, "reply", lambda self, m, p, seed, n, stop: (seeds.append(seed), reply(self, m, p, seed, n))[1]
     )
     run()
     assert seeds[1:] == [reply_seed(s, p.id) for s in (0, 1) for p in PROMPTS for _ in range(3)]  # the first warms up

@@ -24,38 +24,36 @@ from lcg_cpp.demo.compare import load_model
 from lcg_cpp.evaluate.evaluate import EvalOptions, evaluate, parse_methods
 from lcg_cpp.evaluate.folder import append_reply
 from lcg_cpp.evaluate.methods import Method, builtin_methods
-from lcg_cpp.evaluate.replies import Question, Replier
+from lcg_cpp.evaluate.replies import Replier
 from lcg_cpp.evaluate.summary import write_summary
 from lcg_cpp.gate.gate import Gate
 from lcg_cpp.gate.options import GateOptions
 from lcg_cpp.pages.reply_page import reply_page
 from lcg_cpp.run.llama import GatedLlama
+from lcg_cpp.run.prompt import PromptTokens
 
 SAMPLING = EvalOptions().sampling()
 
 
-def plain(llm: GatedLlama, gate: Gate | None, question: Question, seed: int) -> float:
+def plain(llm: GatedLlama, gate: Gate | None, prompt: PromptTokens, n_tokens: int, seed: int) -> float:
     """Generates a reply and does nothing with it; seconds a token."""
     llm.set_gate(gate)
     start = time.perf_counter()
     llm.reset()
     llm.set_seed(seed)
-    n_tokens = 0
-    for _ in llm.generate(question.tokens, **SAMPLING):
-        n_tokens += 1
-        if n_tokens == question.max_tokens:
+    for n, _ in enumerate(llm.generate(prompt.tokens, **SAMPLING), 1):
+        if n == n_tokens:
             break
     return (time.perf_counter() - start) / n_tokens
 
 
-def evaluated(replier: Replier, method: Method, question: Question, seed: int, file: Path) -> float:
+def evaluated(replier: Replier, method: Method, prompt: PromptTokens, n_tokens: int, seed: int, file: Path) -> float:
     """Generates a reply as `eval` does; seconds a token."""
     start = time.perf_counter()
-    reply = replier.reply(method, question, seed)
-    assert reply is not None  # nobody stops it
+    reply = replier.reply(method, prompt, seed, n_tokens)
     with file.open("ab") as stream:
-        append_reply(stream, reply)
-    return (time.perf_counter() - start) / max(len(reply["tokens"]), 1)
+        append_reply(stream, replier.record(method, reply))
+    return (time.perf_counter() - start) / max(len(reply.tokens), 1)
 
 
 def overhead(arguments: argparse.Namespace) -> None:
@@ -72,16 +70,15 @@ def overhead(arguments: argparse.Namespace) -> None:
         for name, method in methods.items():
             times = []
             for run in range(arguments.runs + 1):  # the first warms up
-                tokens = rng.integers(0, llm.n_vocab(), arguments.prompt).tolist()
-                question = Question(tokens, (), arguments.tokens)
+                prompt = PromptTokens(rng.integers(0, llm.n_vocab(), arguments.prompt).tolist())
                 llm.gate_options = GateOptions()
                 bare = gate if name == "lcg" else None
                 if run % 2:
-                    before = plain(llm, bare, question, run)
-                    after = evaluated(replier, method, question, run, replies)
+                    before = plain(llm, bare, prompt, arguments.tokens, run)
+                    after = evaluated(replier, method, prompt, arguments.tokens, run, replies)
                 else:
-                    after = evaluated(replier, method, question, run, replies)
-                    before = plain(llm, bare, question, run)
+                    after = evaluated(replier, method, prompt, arguments.tokens, run, replies)
+                    before = plain(llm, bare, prompt, arguments.tokens, run)
                 times.append((before, after))
             ratio = statistics.median(after / before for before, after in times[1:])
             milliseconds = 1e3 * statistics.median(before for before, _ in times[1:])

@@ -140,10 +140,14 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments for `create_completion()` that were given, and a seed."""
-    given = {"temperature": args.temp, "top_k": args.top_k, "top_p": args.top_p, "min_p": args.min_p}
+    """The arguments for `follow()`: a seed, and what was not given as llama-cpp-python has it."""
+    from ..run.llama import GatedLlama  # noqa: PLC0415 (only for the command that was asked for)
+
+    default = _defaults(GatedLlama.create_chat_completion if args.chat else GatedLlama.create_completion)
     seed = secrets.randbelow(_MAX_SEED + 1) if args.seed == RANDOM_SEED else args.seed
-    return {"seed": seed, **{name: value for name, value in given.items() if value is not None}}
+    names = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
+    given = {name: getattr(args, name) for name in names}
+    return {"seed": seed, **{name: default[names[name]] if value is None else value for name, value in given.items()}}
 
 
 def add_gate(parser: argparse.ArgumentParser) -> None:

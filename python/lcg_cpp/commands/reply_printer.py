@@ -5,11 +5,11 @@ from __future__ import annotations
 import codecs
 import sys
 
+from ..engine.base_model import Vocab
 from ..gate.results import GateEvent
-from ..run.llama import GatedLlama
+from ..run.reply import Step
 from .errors import one_line
 from .output import console, styled
-from .trace import token_text
 
 _MAX_REMOVED_SHOWN = 3
 
@@ -17,23 +17,23 @@ _MAX_REMOVED_SHOWN = 3
 class ReplyPrinter:
     """Prints a reply as its bytes become characters, and marks what the gate changed."""
 
-    def __init__(self, llm: GatedLlama, *, highlight: bool) -> None:
+    def __init__(self, vocab: Vocab, *, highlight: bool) -> None:
         """Nothing is printed yet.
 
         Args:
-            llm: The model, whose tokens they are.
+            vocab: The model's tokens.
             highlight: Mark interventions, and tell what they removed.
         """
-        self._llm = llm
+        self._vocab = vocab
         self._highlight = highlight
         self._console = console() if highlight and styled() else None
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._marked: list[GateEvent] = []  # interventions whose characters are not complete yet
 
-    def token(self, token: int, event: GateEvent | None) -> None:
+    def step(self, step: Step) -> None:
         """Print a token, and before it the intervention that led to it."""
-        self._mark(event)
-        self._write(self._decoder.decode(self._llm.detokenize([token])))
+        self._mark(step.event)
+        self._write(self._decoder.decode(step.data))
         sys.stdout.flush()
 
     def end(self, event: GateEvent | None) -> None:
@@ -73,7 +73,7 @@ class ReplyPrinter:
         self._marked.clear()
 
     def _visible(self, token: int) -> str:
-        text = one_line(token_text(self._llm, token))
+        text = one_line(self._vocab.text(token))
         return text.strip() or repr(text)
 
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..engine.model import describe_model
-from ..evaluate.record import ReplyText, event_record, visible_bytes
+from ..evaluate.record import reply_record
 from ..files import write_whole
 from ..gate.families import DEFAULT_FAMILIES, token_families
 from ..run.llama import GatedLlama
-
-if TYPE_CHECKING:
-    from .run import _Reply
+from ..run.reply import Reply
 
 
-def write_trace(args: argparse.Namespace, llm: GatedLlama, reply: _Reply, prompt: str, seed: int) -> None:
+def write_trace(args: argparse.Namespace, llm: GatedLlama, reply: Reply, prompt: str, seed: int) -> None:
     """Write the page.
 
     Args:
@@ -31,25 +27,14 @@ def write_trace(args: argparse.Namespace, llm: GatedLlama, reply: _Reply, prompt
     """
     from ..pages.reply_page import trace_page  # noqa: PLC0415 (most runs write no page)
 
-    gate, vocab = llm.gate, describe_model(llm._model, llm.n_embd()).vocab
-    families = token_families(vocab) if gate is None else gate.token_families
-    text = ReplyText(visible_bytes(vocab))
-    for token in reply.tokens:
-        text.add(token)
-    pieces = text.finish()
+    gate = llm.gate
+    families = token_families(llm.vocab) if gate is None else gate.token_families
     record = {
         "method": "none" if gate is None else "lcg",
         "seed": seed,
         "id": "",
         "prompt": prompt,
-        "reply": "".join(pieces),
-        "tokens": reply.tokens,
-        "pieces": pieces,
-        "families": families[reply.tokens].tolist(),
-        "n_prompt": reply.n_prompt,
-        "finish": reply.finish_reason,
-        "seconds": reply.prompt_seconds + reply.seconds,
-        "events": [event_record(event, families, vocab.tokens) for event in reply.events],
+        **reply_record(reply, families, llm.vocab),
     }
     # names only: pages are shown to others
     name = "none" if gate is None else Path(gate.path).name
@@ -61,8 +46,3 @@ def write_trace(args: argparse.Namespace, llm: GatedLlama, reply: _Reply, prompt
     names = (DEFAULT_FAMILIES if gate is None else gate.families).names
     page = trace_page(record, names, facts=facts)
     write_whole(args.trace, page.encode())
-
-
-def token_text(llm: GatedLlama, token: int) -> str:
-    """The text of a token; bytes that are no complete character become escapes."""
-    return llm.detokenize([token], special=True).decode("utf-8", "backslashreplace")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import GateError
 from ..gate.families import text_families
+from ..run.prompt import chat_prompt, completion_prompt, has_template
+from ..run.reply import Reply, follow
 from .languages import cldr_version
 
 if TYPE_CHECKING:
-    from ..run.llama import Llama
+    from ..run.llama import GatedLlama
     from .prompts import Prompt, PromptSeries
 
 _CJ_LANGUAGES = ("zh", "ja")
@@ -33,7 +35,7 @@ class Answer:
     n_tokens: int
 
 
-def answer(llm: Llama, prompt: Prompt, *, n_predict: int, temperature: float) -> Answer:
+def answer(llm: GatedLlama, prompt: Prompt, *, n_predict: int, temperature: float) -> Answer:
     """Let a model answer a prompt.
 
     Through its chat template; a model without one continues the prompt's text from a new line. The same prompt gets
@@ -48,22 +50,16 @@ def answer(llm: Llama, prompt: Prompt, *, n_predict: int, temperature: float) ->
     Raises:
         GateError: The prompt leaves no room in the context, or the chat template refuses it.
     """
-    settings: dict[str, Any] = {"max_tokens": n_predict, "temperature": temperature, "seed": prompt.seed}
-    # what is left of the last reply would be reused, and change the arithmetic
-    llm.reset()  # type: ignore[no-untyped-call]
-    is_chat = "tokenizer.chat_template" in llm.metadata
+    is_chat = has_template(llm)
     text = prompt.text if is_chat else prompt.text + "\n"
     try:
-        if is_chat:
-            result: Any = llm.create_chat_completion([{"role": "user", "content": text}], **settings)
-            reply = result["choices"][0]["message"]["content"]
-        else:
-            result = llm.create_completion(text, **settings)
-            reply = result["choices"][0]["text"]
-    except Exception as error:  # a chat template is a program, and somebody else's
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise GateError(f"prompt {prompt.number} ({prompt.language}) cannot be answered: {reason[0]}") from error
-    return Answer(text, reply or "", result["usage"]["completion_tokens"])
+        messages = [{"role": "user", "content": text}]
+        reply = Reply(chat_prompt(llm, messages) if is_chat else completion_prompt(llm, text), llm.vocab)
+        for _ in follow(llm, reply, max_tokens=n_predict, seed=prompt.seed, temp=temperature):
+            pass
+    except GateError as error:
+        raise GateError(f"prompt {prompt.number} ({prompt.language}) cannot be answered: {error}") from error
+    return Answer(text, reply.data.decode("utf-8", "ignore"), len(reply.tokens))
 
 
 def is_confused(prompt: Prompt, reply: str) -> bool:

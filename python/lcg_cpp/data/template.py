@@ -14,7 +14,7 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ..errors import GateError
+from ..errors import GateError, first_line
 from .rows import Message
 
 _THINK_END = "</think>"
@@ -73,8 +73,8 @@ class ChatTemplate:
         environment.filters["tojson"] = _to_json
         try:
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
-            raise GateError(f"`tokenizer.chat_template` is no Jinja template: {error}") from error
+        except (jinja2.TemplateError, RecursionError) as error:
+            raise GateError(f"`tokenizer.chat_template` cannot be compiled: {first_line(error)}") from error
         self._names = {
             "bos_token": bos,
             "eos_token": eos,
@@ -100,8 +100,7 @@ class ChatTemplate:
         try:
             return self._template.render(messages=chat, add_generation_prompt=asks, **self._names)
         except Exception as error:  # a template is a program, and somebody else's
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise Refused(f"the model's chat template refuses it: {reason[0]}") from error
+            raise Refused(f"the model's chat template refuses it: {first_line(error)}") from error
 
     def parts(self, messages: Sequence[Message]) -> list[tuple[str, bool]]:
         """The text of a chat in parts, each with whether it is a reply.

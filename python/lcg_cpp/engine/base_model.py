@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 from dataclasses import dataclass, field
@@ -44,6 +45,16 @@ class Vocab:
     def n_vocab(self) -> int:
         """The number of tokens."""
         return len(self.tokens)
+
+    @functools.cached_property
+    def visible(self) -> tuple[bytes, ...]:
+        """What each token adds to a text, as the engine writes texts: nothing where it is a control token."""
+        hidden = (self.types & np.uint32(CONTROL | UNKNOWN) != 0).tolist()
+        return tuple(b"" if is_hidden else token for token, is_hidden in zip(self.tokens, hidden))
+
+    def text(self, token: int) -> str:
+        """A token on its own, control tokens too; bytes of no complete character become escapes."""
+        return self.tokens[token].decode("utf-8", "backslashreplace")
 
     def tokenizer_hash(self) -> str:
         """Identifies the tokenizer: two models with the same hash can share a gate's token table.

@@ -24,8 +24,8 @@ def read_vocab(model: internals.LlamaModel) -> Vocab:
     return Vocab(tokens, attributes & np.uint32(TYPE_BITS))
 
 
-def describe_model(model: internals.LlamaModel, n_embd: int) -> BaseModel:
-    """The facts of a loaded model; `n_embd` is the width of its last hidden state."""
+def describe_model(model: internals.LlamaModel, n_embd: int, vocab: Vocab | None = None) -> BaseModel:
+    """The facts of a loaded model; `n_embd` is the width of its last hidden state, `vocab` its tokens if known."""
     metadata = model.metadata()
     file_type = metadata.get("general.file_type", "")
     if file_type.isdigit():
@@ -35,7 +35,7 @@ def describe_model(model: internals.LlamaModel, n_embd: int) -> BaseModel:
         name=metadata.get("general.name") or os.path.splitext(os.path.basename(model.path_model))[0],
         architecture=metadata.get("general.architecture", ""),
         n_embd=n_embd,
-        vocab=read_vocab(model),
+        vocab=read_vocab(model) if vocab is None else vocab,
         file_type=file_type,
         metadata=metadata,
     )

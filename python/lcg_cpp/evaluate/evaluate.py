@@ -24,16 +24,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GateError
 from ..gate.gate import Gate
 from ..run.llama import GatedLlama
+from ..run.prompt import PromptTokens
+from ..run.reply import context_size
 from .folder import REPLIES, Json, append_reply, check_replies, join_settings, method_settings, read_replies
 from .methods import METHODS, Method, parse_methods
-from .replies import Question, Replier, reply_seed
+from .record import prompt_record
+from .replies import Replier, reply_seed
 
 if TYPE_CHECKING:
     from ..benchmarks import Benchmark, Prompt
@@ -147,8 +150,8 @@ def evaluate(
     paths = {method.gate for method in methods if method.gate is not None}
     loaded = {name: (gates or {}).get(name) or Gate.load(name) for name in sorted(paths)}
     replier = Replier(llm, methods, loaded, options.sampling(), thinking=options.thinking)
-    settings = _settings(llm, replier.n_ctx, benchmark, methods, options)
-    questions = _questions(replier, benchmark.prompts, methods, options.max_tokens)
+    settings = _settings(llm, benchmark, methods, options)
+    asked = _asked(replier, benchmark.prompts, methods)
     settings = join_settings(path, settings)
     replies = read_replies(path)
     check_replies(path, replies, {prompt.id: prompt.prompt for prompt in benchmark.prompts})
@@ -158,17 +161,17 @@ def evaluate(
     begin, n_tokens = time.monotonic(), 0
     with (path / REPLIES).open("ab") as file:
         for n_new, job in enumerate(jobs, 1):
-            question = questions[job.prompt.id, job.method.warning]
+            prompt, seed = asked[job.prompt.id, job.method.warning], reply_seed(job.seed, job.prompt.id)
             if n_new == 1:  # the first reply of a process is slow
-                replier.reply(job.method, replace(question, max_tokens=1), 0, should_stop)
-            said = replier.reply(job.method, question, reply_seed(job.seed, job.prompt.id), should_stop)
-            if said is None:
+                replier.reply(job.method, prompt, 0, 1, should_stop)
+            said = replier.reply(job.method, prompt, seed, options.max_tokens or job.prompt.max_tokens, should_stop)
+            if said.finish == "interrupted":
                 finished = False
                 break
-            reply = {**job.fields(), **said}
+            reply = {**prompt_record(job.prompt, job.method.name, job.seed), **replier.record(job.method, said)}
             append_reply(file, reply)
             replies.append(reply)
-            n_tokens += len(said["tokens"])
+            n_tokens += len(said.tokens)
             total = len(replies) + len(jobs) - n_new
             on_progress(Progress(len(replies), total, n_new, n_tokens, time.monotonic() - begin))
     return Evaluation(replies, replier.families.names, finished, settings)
@@ -186,19 +189,6 @@ class _Job:
     def key(self) -> tuple[str, int, str]:
         return self.method.name, self.seed, self.prompt.id
 
-    def fields(self) -> Json:
-        """What replies.jsonl says of it."""
-        prompt = self.prompt
-        return {
-            "method": self.method.name,
-            "seed": self.seed,
-            "id": prompt.id,
-            "prompt": prompt.prompt,
-            "language": prompt.language,
-            "subset": prompt.subset,
-            "reference": prompt.reference,
-        }
-
 
 def _jobs(prompts: Sequence[Prompt], methods: Sequence[Method], n_seeds: int) -> Iterator[_Job]:
     """Methods inside: a machine that is busy for a while slows all of them alike."""
@@ -208,20 +198,18 @@ def _jobs(prompts: Sequence[Prompt], methods: Sequence[Method], n_seeds: int) ->
                 yield _Job(seed, prompt, method)
 
 
-def _questions(
-    replier: Replier, prompts: Sequence[Prompt], methods: Sequence[Method], max_tokens: int | None
-) -> dict[tuple[str, bool], Question]:
+def _asked(
+    replier: Replier, prompts: Sequence[Prompt], methods: Sequence[Method]
+) -> dict[tuple[str, bool], PromptTokens]:
     """All prompts as tokens, without and with the warning: one that cannot be asked is found before any reply."""
     return {
-        (prompt.id, warning): replier.question(prompt, warning=warning, max_tokens=max_tokens)
+        (prompt.id, warning): replier.prompt_tokens(prompt, warning=warning)
         for warning in sorted({method.warning for method in methods})
         for prompt in prompts
     }
 
 
-def _settings(
-    llm: GatedLlama, n_ctx: int, benchmark: Benchmark, methods: Sequence[Method], options: EvalOptions
-) -> Json:
+def _settings(llm: GatedLlama, benchmark: Benchmark, methods: Sequence[Method], options: EvalOptions) -> Json:
     """What the replies depend on."""
     return {
         "model": {"file": os.path.basename(llm.model_path), "bytes": os.stat(llm.model_path).st_size},
@@ -230,7 +218,7 @@ def _settings(
         "max_tokens": options.max_tokens,
         "thinking": options.thinking,
         "engine": {
-            "n_ctx": n_ctx,
+            "n_ctx": context_size(llm),
             "n_batch": llm.n_batch,
             "n_threads": llm.n_threads,
             "n_gpu_layers": llm.model_params.n_gpu_layers,

@@ -9,18 +9,22 @@ import os
 from collections.abc import Sequence
 from typing import Any, cast
 
+import jinja2
 from llama_cpp import Llama
 from llama_cpp import _internals as internals
 from llama_cpp import llama_cpp as bindings
+from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from .. import _core
+from ..engine.base_model import BaseModel, Vocab
 from ..engine.chain import Chain, insert_stages
-from ..engine.model import read_vocab
-from ..errors import GateError
+from ..engine.model import describe_model
+from ..errors import GateError, first_line
 from ..files import PathLike
 from ..gate.gate import Gate
 from ..gate.options import Device, GateOptions
 from ..gate.results import GateEvent, GateStats
+from .text import WholeTokenizer
 
 __all__ = ["GatedLlama", "Llama"]
 
@@ -56,7 +60,8 @@ class GatedLlama(Llama):
             llama_arguments: Every keyword argument of `llama_cpp.Llama`.
 
         Raises:
-            GateError: The gate file is not valid or was made for another model.
+            GateError: The gate file is not valid or was made for another model, or the model's chat template is no
+                Jinja.
             OSError: The gate file cannot be read.
             ValueError: From `llama_cpp.Llama`, e.g. a model that cannot be loaded.
         """
@@ -71,12 +76,38 @@ class GatedLlama(Llama):
         self._hidden_end = -1  # n_tokens after the newest evaluation that kept hidden states
         self._n_hidden_rows = 0
         loaded = Gate.load(gate, gate_device) if isinstance(gate, (str, os.PathLike)) else gate
-        super().__init__(model_path, **llama_arguments)
+        try:
+            super().__init__(model_path, **llama_arguments)
+        except (jinja2.TemplateError, RecursionError) as error:
+            self.close()
+            raise GateError(
+                f"{model_path}: `tokenizer.chat_template` cannot be compiled: {first_line(error)}; write the model with"
+                " another template (gguf-new-metadata --chat-template-file)"
+            ) from error
+        self._tokenizer = WholeTokenizer(self)
+        if type(self.tokenizer_) is LlamaTokenizer:  # not one that the caller chose
+            self.tokenizer_ = self._tokenizer
         try:
             self.set_gate(loaded)
         except GateError:
             self.close()
             raise
+
+    # ---- the model ----
+
+    @property
+    def vocab(self) -> Vocab:
+        """The tokens of the model."""
+        return self._tokenizer.vocab
+
+    @functools.cached_property
+    def base_model(self) -> BaseModel:
+        """The facts of the model."""
+        return describe_model(self._model, self.n_embd(), self.vocab)
+
+    def tokenizer(self) -> LlamaTokenizer:
+        """The model's own tokenizer."""
+        return self._tokenizer
 
     # ---- the gate ----
 
@@ -102,6 +133,11 @@ class GatedLlama(Llama):
     def gate_stats(self) -> GateStats:
         """Counters over all replies since the gate was set or the counters were reset."""
         return GateStats(**self._stage.stats()) if self._stage is not None else GateStats()
+
+    @property
+    def n_interventions(self) -> int:
+        """`gate_stats.interventions`, for those who ask after every token."""
+        return self._stage.stats()["interventions"] if self._stage is not None else 0
 
     @property
     def gate_events(self) -> list[GateEvent]:
@@ -166,7 +202,7 @@ class GatedLlama(Llama):
     @functools.cached_property
     def _tokenizer_hash(self) -> str:
         """Reading a large vocabulary takes a tenth of a second; gates may be changed for every reply."""
-        return read_vocab(self._model).tokenizer_hash()
+        return self.vocab.tokenizer_hash()
 
     # ---- what Llama calls while it generates ----
 

@@ -1,0 +1,165 @@
+"""One reply: how it grows token by token, and how a model is made to generate it."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..engine.base_model import Vocab
+from ..errors import GateError
+from ..gate.results import GateEvent
+from .llama import GatedLlama
+from .prompt import PromptTokens
+
+
+@dataclass(frozen=True)
+class Step:
+    """A generated token.
+
+    Attributes:
+        token: Its id.
+        data: The bytes that it adds to the text; none if it is a control token or stands behind a stop text.
+        event: What the gate did when it was sampled, None if it did nothing.
+    """
+
+    token: int
+    data: bytes
+    event: GateEvent | None
+
+
+class Reply:
+    """A reply that grows by one token after the other. It knows nothing of what evaluates the model.
+
+    Attributes:
+        prompt: What it answers.
+        tokens: Generated tokens, without the one that ends the reply.
+        events: What the gate did; one can be at the position of the token that ends the reply.
+        finish: "" as long as it goes on; `stop`: the model or a stop text ended it; `length`: it was cut;
+            `interrupted`.
+        prompt_seconds: Up to its first token.
+        seconds: From its first token to its newest.
+    """
+
+    def __init__(self, prompt: PromptTokens, vocab: Vocab) -> None:
+        """Begin a reply.
+
+        Args:
+            prompt: What it answers.
+            vocab: The model's tokens.
+        """
+        self.prompt = prompt
+        self.tokens: list[int] = []
+        self.events: list[GateEvent] = []
+        self.finish = ""
+        self.prompt_seconds = self.seconds = 0.0
+        self._visible = vocab.visible
+        self._stop = [text.encode() for text in prompt.stop]
+        self._data = bytearray()
+        self._ends = [0]  # of each token's bytes
+
+    def add(self, token: int) -> bytes:
+        """Add a token. If a stop text is complete now, it and what is behind it are left out and the reply ends.
+
+        Returns:
+            The bytes it adds to the text.
+        """
+        begin = len(self._data)
+        self._data += self._visible[token]
+        self.tokens.append(token)
+        found = [self._data.find(text, max(0, begin - len(text) + 1)) for text in self._stop]
+        if any(at >= 0 for at in found):
+            del self._data[min(at for at in found if at >= 0) :]
+            self.finish = "stop"
+        self._ends.append(len(self._data))
+        return bytes(self._data[begin:])
+
+    @property
+    def data(self) -> bytes:
+        """The text in bytes, which need not be whole characters."""
+        return bytes(self._data)
+
+    @property
+    def pieces(self) -> list[str]:
+        """The text that each token completes: a character's last byte brings it, U+FFFD stands for what is none."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        pieces = [decoder.decode(self._data[begin:end]) for begin, end in zip(self._ends, self._ends[1:])]
+        if pieces:
+            pieces[-1] += decoder.decode(b"", final=True)
+        return pieces
+
+
+def context_size(llm: GatedLlama) -> int:
+    """Tokens of a prompt and its reply together at most."""
+    return min(llm.n_ctx(), len(llm.input_ids))  # llama.cpp rounds up, llama_cpp does not
+
+
+def room(llm: GatedLlama, prompt: PromptTokens) -> int:
+    """How many tokens a reply can have.
+
+    Raises:
+        GateError: The context has no room for a reply.
+    """
+    n_ctx = context_size(llm)
+    if len(prompt.tokens) >= n_ctx:
+        raise GateError(
+            f"the prompt has {len(prompt.tokens)} tokens and the context {n_ctx}, expected a longer context"
+            " (-c/--ctx-size) or a shorter prompt"
+        )
+    return n_ctx - len(prompt.tokens)
+
+
+def follow(
+    llm: GatedLlama,
+    reply: Reply,
+    *,
+    max_tokens: int | None = None,
+    seed: int | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    **sampling: Any,
+) -> Iterator[Step]:
+    """Generate a reply from an empty context, token by token: it does not depend on those before.
+
+    Args:
+        llm: The model. Of several interventions it must keep the newest (`GateOptions.n_events`).
+        reply: An empty reply; it grows.
+        max_tokens: Tokens of the reply at most; None: until the context is full, which ends it in any case.
+        seed: Of the random choices.
+        should_stop: Asked after every token; the reply is `interrupted` then.
+        sampling: As for `Llama.generate`.
+
+    Yields:
+        The tokens of the reply, each when it is part of it.
+
+    Raises:
+        GateError: The context has no room for a reply.
+    """
+    most = room(llm, reply.prompt)
+    most = most if max_tokens is None else min(max_tokens, most)
+    begin = time.perf_counter()
+    llm.reset()  # a prefix that is kept would change the arithmetic
+    if seed is not None:
+        llm.set_seed(seed)
+    n_events = llm.n_interventions
+    for token in llm.generate(reply.prompt.tokens, **sampling):
+        now = time.perf_counter()
+        if not reply.tokens:
+            reply.prompt_seconds, begin = now - begin, now
+        reply.seconds = now - begin
+        event = None
+        if llm.n_interventions != n_events:
+            n_events, event = llm.n_interventions, llm.gate_events[-1]
+            reply.events.append(event)
+        if llm.ends_reply(token):
+            reply.finish = "stop"
+            return
+        data = reply.add(token)
+        if not reply.finish and len(reply.tokens) == most:
+            reply.finish = "length"
+        yield Step(token, data, event)
+        if not reply.finish and should_stop():
+            reply.finish = "interrupted"
+        if reply.finish:
+            return
