@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+import tiny_model
 from lcg_cpp import GatedLlama, GateError
 from lcg_cpp.run.prompt import chat_prompt, completion_prompt
 
@@ -116,3 +117,16 @@ def test_a_chat_handler_that_completes_no_text_is_told(llm: Watched) -> None:
     llm.chat_handler = lambda **_: {}  # type: ignore[assignment]
     with pytest.raises(GateError, match="completes no text"):
         chat_prompt(llm, CHATS[0])
+
+
+@pytest.mark.parametrize("template", ["{% if %}", "{{ 'unfinished }}", "{% endfor %}", "{{ " + "(" * 3000 + " }}"])
+def test_a_template_that_cannot_be_compiled_is_one_line(tmp_path: Path, template: str) -> None:
+    path = tmp_path / "broken.gguf"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_model, "CHAT_TEMPLATE", template)
+        tiny_model.write_model(path)
+    with pytest.raises(GateError) as error:
+        GatedLlama(str(path), **ENGINE)
+    assert str(error.value).startswith(f"{path}: `tokenizer.chat_template` cannot be compiled: ")
+    assert str(error.value).endswith("gguf-new-metadata --chat-template-file)")
+    assert "\n" not in str(error.value)

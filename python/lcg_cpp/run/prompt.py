@@ -68,8 +68,8 @@ def chat_prompt(
     except Exception as error:  # a chat template is a program, and somebody else's
         subject = f"`{TEMPLATE}`" if has_template(llm) else f"the chat format `{llm.chat_format}`"
         raise GateError(
-            f"{subject} of {llm.model_path} refuses the chat: {first_line(error)}; change the chat, or write the model with"
-            " another template (gguf-new-metadata --chat-template-file)"
+            f"{subject} of {llm.model_path} refuses the chat: {first_line(error)}; change the chat, or write the model"
+            " with another template (gguf-new-metadata --chat-template-file)"
         ) from error
     if stand_in.tokens is None:
         raise GateError(f"the chat format `{llm.chat_format}` completes no text, expected one that makes a prompt")
