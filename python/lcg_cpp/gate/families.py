@@ -45,10 +45,11 @@ def token_families(vocab: Vocab, rules: str = "default") -> npt.NDArray[np.uint8
 
     Args:
         vocab: The vocabulary.
-        rules: `paper`, which is the above, or `default`, in which user-defined and unused tokens are always `symbols`
-            too (a gate must never mask `</think>`), and every unfinished character counts as a letter of a family if
-            all letters it can become are of that family, and most of what it can become are letters or their marks:
-            the lead byte D8 as `lowres` (Arabic), E5 as `cj`, C2 (« £ ° and µ) as `symbols`.
+        rules: `paper`, which is the above, or `default`: user-defined and unused tokens are always `symbols` too (a
+            gate must never mask `</think>`); letter-like symbols (µ º ℝ 𝑥 ʰ) are no letters, Bopomofo and marks such
+            as 々 are `cj`; and every unfinished character counts as a letter of a family if all letters it can become
+            are of that family, and most of what it can become are letters or their marks: the lead byte D8 as `lowres`
+            (Arabic), E5 as `cj`, C2 (« £ ° and µ) as `symbols`.
 
     Returns:
         uint8 (n_vocab,), indices into the names of `family_set(rules)`.

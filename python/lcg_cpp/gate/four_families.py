@@ -2,6 +2,9 @@
 
 A letter is a character of Unicode's general category L*; its script is read off its Unicode name. Characters that the
 running Python's Unicode database does not know yet are no letters.
+
+Beyond the paper, `default` leaves out letter-like symbols (µ º ℝ 𝑥 ʰ), and counts as `cj` whatever only Chinese and
+Japanese texts use: Bopomofo too, and the marks 々 〆 〱 〼, whose names are unlike those of ideographs and kana.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import replace
 from functools import cache
 
 from ..engine.base_model import CONTROL, UNKNOWN, UNUSED, USER_DEFINED
-from .rule_set import FamilySet, RuleSet, common_family
+from .rule_set import FamilySet, RuleSet, common_family, letter_name
 
 _NAMES = ("cj", "latin", "symbols", "lowres")
 _FAMILIES = FamilySet(_NAMES, (True, True, False, False), _NAMES.index("symbols"), "default")
@@ -36,26 +39,44 @@ _IDEOGRAPH_BLOCKS = (
 )
 
 
+# The paper's reference implementation leaves some of these blocks out.
+_REFERENCE_BLOCKS = tuple(block for block in _IDEOGRAPH_BLOCKS if block[0] not in (0x3400, 0xF900, 0x323B0))
+
+_CJ = ("CJK", "HIRAGANA", "KATAKANA")
+# 々 〆 〻, 〱 to 〵, 〼, Bopomofo, and the iteration mark of old Chinese
+_ALSO_CJ = ("IDEOGRAPHIC", "KANA REPEAT", "MASU MARK", "BOPOMOFO", "CHINESE")
+
+
+def _paper_letter(character: str) -> str:
+    is_letter = unicodedata.category(character)[0] == "L"
+    return _family(unicodedata.name(character, ""), _CJ) if is_letter else "symbols"
+
+
 def _letter(character: str) -> str:
-    if unicodedata.category(character)[0] != "L":
-        return "symbols"
-    name = unicodedata.name(character, "")
-    if "CJK" in name or "HIRAGANA" in name or "KATAKANA" in name:
+    name = letter_name(character)
+    return _family(name, _CJ + _ALSO_CJ) if name else "symbols"
+
+
+def _family(name: str, cj: tuple[str, ...]) -> str:
+    if any(word in name for word in cj):
         return "cj"
     return "latin" if "LATIN" in name else "lowres"
 
 
 def _paper_fragment(n_bytes: int, code_points: range) -> str:
-    overlaps = any(code_points[0] <= last and first <= code_points[-1] for first, last in _IDEOGRAPH_BLOCKS)
-    return "cj" if n_bytes > 1 and overlaps else "symbols"
+    return "cj" if n_bytes > 1 and _overlaps(code_points, _REFERENCE_BLOCKS) else "symbols"
 
 
 @cache
 def _fragment(n_bytes: int, code_points: range) -> str:
-    if _paper_fragment(n_bytes, code_points) == "cj":
+    if n_bytes > 1 and _overlaps(code_points, _IDEOGRAPH_BLOCKS):
         return "cj"
     return common_family(_letter, code_points, "symbols")
 
 
+def _overlaps(code_points: range, blocks: tuple[tuple[int, int], ...]) -> bool:
+    return any(code_points[0] <= last and first <= code_points[-1] for first, last in blocks)
+
+
 DEFAULT = RuleSet(_FAMILIES, _ORDER, _letter, _fragment, UNKNOWN | CONTROL | USER_DEFINED | UNUSED)
-PAPER = RuleSet(replace(_FAMILIES, rules="paper"), _ORDER, _letter, _paper_fragment, UNKNOWN | CONTROL)
+PAPER = RuleSet(replace(_FAMILIES, rules="paper"), _ORDER, _paper_letter, _paper_fragment, UNKNOWN | CONTROL)

@@ -11,6 +11,19 @@ from ..errors import GateError
 
 MAX_FAMILIES = 127
 
+# Characters of category L that say nothing of a text's script: units, numbers, transcription, mathematics. Together
+# with the superscripts, subscripts and modifier letters of `letter_name` they are all letters that Unicode gives no
+# script (Script=Common), but for those that one script uses: tatweel, marks of kana, Vedic and Javanese signs.
+_LETTER_LIKE = (
+    (0x00B5, 0x00B5),  # µ, micro
+    (0x02B0, 0x02FF),  # Spacing Modifier Letters: ʰ ʼ ˈ ː
+    (0x0374, 0x0374),  # the Greek numeral sign, ʹ
+    (0x2100, 0x214F),  # Letterlike Symbols: ℃ ℓ ℝ Ω Å
+    (0x2E2F, 0x2E2F),  # vertical tilde
+    (0x1D400, 0x1D7FF),  # Mathematical Alphanumeric Symbols: 𝑥 𝛼
+    (0x1EE00, 0x1EEFF),  # Arabic Mathematical Alphabetic Symbols
+)
+
 
 @dataclass(frozen=True)
 class FamilySet:
@@ -128,16 +141,27 @@ def _completions(token: bytes) -> tuple[int, range] | None:
     return (n_bytes, range(first, last + 1)) if first <= last else None
 
 
+def letter_name(character: str) -> str:
+    """The Unicode name of a letter; empty for everything else, letter-like symbols (µ º ℝ 𝑥 ʰ ⁿ) included."""
+    if unicodedata.category(character)[0] != "L":
+        return ""
+    name = unicodedata.name(character, "")
+    kind = unicodedata.decomposition(character).partition(" ")[0]
+    if kind in ("<super>", "<sub>") or name.startswith("MODIFIER LETTER"):
+        return ""
+    return "" if any(first <= ord(character) <= last for first, last in _LETTER_LIKE) else name
+
+
 def common_family(letter: Callable[[str], str], code_points: range, neutral: str) -> str:
     """The family of all letters among some code points, if they share one and most code points are letters or marks.
 
     Args:
         letter: As in `RuleSet`.
         code_points: What an unfinished character can become.
-        neutral: Returned where no family is sure.
+        neutral: The neutral family; returned where no other is sure.
     """
-    categories = [unicodedata.category(chr(code_point)) for code_point in code_points]
-    found = {letter(chr(c)) for c, category in zip(code_points, categories) if category[0] == "L"}
-    n_script = sum(category[0] in "LM" for category in categories)
-    n_possible = sum(category not in ("Cn", "Cs") for category in categories)  # assigned, and no surrogate
-    return found.pop() if len(found) == 1 and 2 * n_script >= n_possible else neutral
+    characters = [c for c in map(chr, code_points) if unicodedata.category(c) not in ("Cn", "Cs")]  # assigned
+    families = [letter(character) for character in characters]
+    n_script = sum(f != neutral or unicodedata.category(c)[0] == "M" for f, c in zip(families, characters))
+    found = set(families) - {neutral}
+    return found.pop() if len(found) == 1 and 2 * n_script >= len(characters) else neutral
