@@ -715,7 +715,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_model_path: Path) -> di
     ("kind", "wanted"),
     [
         ("missing", "no such file or directory"),
-        ("folder", "is a directory"),
+        ("folder", "is a folder, expected a file"),
         ("text", "invalid magic characters"),
         ("empty", "llama.cpp cannot load it: "),
         ("cut", "not within the file bounds"),
@@ -731,7 +731,7 @@ def test_run_refuses_what_is_no_model(files: dict[str, Path], gate16: Path, kind
     ("kind", "wanted"),
     [
         ("missing", "no such file or directory"),
-        ("folder", "is a directory"),
+        ("folder", "is a folder, expected a file"),
         ("text", "not a GGUF file"),
         ("empty", "file ends inside the magic number"),
     ],

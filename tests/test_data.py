@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +13,22 @@ from typing import Any
 import pytest
 
 from lcg_cpp import GateError
-from lcg_cpp.data import Message, Sample, describe, open_dataset
+from lcg_cpp.data import Message, Sample, open_dataset
 from lcg_cpp.data.rows import BadRow, sample_from_row
 
+POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="pipes with names are of POSIX")
 CHAT = (Message("user", "Hi"), Message("assistant", "Hello"))
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+TOOL_USE = [  # OpenAI's
+    {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}]},
+    {"role": "tool", "tool_call_id": "1", "content": "7"},
+    {"role": "tool", "tool_call_id": "2", "content": "8"},
+]
+FUNCTION_USE = [  # and its older one
+    {"role": "assistant", "content": "", "function_call": {"name": "f", "arguments": "{}"}},
+    {"role": "function", "name": "f", "content": "7"},
+]
+SHAREGPT_USE = [{"from": "function_call", "value": "{}"}, {"from": "observation", "value": "7"}]
 PARTS = [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]
 
 
@@ -60,6 +72,20 @@ def _datasets_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
         {"instruction": "Hi", "input": None, "output": "Hello"},
         {"inputs": "Hi", "targets": "Hello", "language": "English"},
         {"messages": None, "text": None, "prompt": "Hi", "response": "Hello"},
+        {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]},  # TRL's conversations
+        {"prompt": "Hi", "completion": MESSAGES[1:]},
+        {"prompt": MESSAGES[:1], "completion": "Hello"},
+        {"prompt": "Hi", "completion": MESSAGES},  # which repeats the prompt
+        {"prompt": "Hi", "chosen": "Hello", "rejected": "No"},  # and its preferences
+        {"prompt": MESSAGES[:1], "chosen": MESSAGES[1:], "rejected": MESSAGES[1:]},
+        {"chosen": MESSAGES, "rejected": MESSAGES},
+        {"messages": [{"role": "Human", "content": "Hi"}, {"role": " ASSISTANT ", "content": "Hello"}]},
+        {"messages": [{"role": "prompter", "text": "Hi"}, {"role": "Bot", "text": "Hello"}]},
+        {"messages": [{"role": "user", "content": ["H", "i"]}, {"role": "assistant", "content": "Hello"}]},
+        {"messages": [MESSAGES[0], *TOOL_USE, MESSAGES[1]]},
+        {"messages": [*MESSAGES, *TOOL_USE]},
+        {"messages": [MESSAGES[0], *FUNCTION_USE, MESSAGES[1]]},
+        {"conversations": [{"from": "human", "value": "Hi"}, *SHAREGPT_USE, {"from": "gpt", "value": "Hello"}]},
     ],
 )
 def test_a_chat_is_understood_in_every_layout(row: Mapping[str, object]) -> None:
@@ -69,6 +95,17 @@ def test_a_chat_is_understood_in_every_layout(row: Mapping[str, object]) -> None
 def test_input_stands_behind_its_instruction() -> None:
     row = {"instruction": "Add.", "input": "1, 2", "output": "3"}
     assert sample_from_row(row).messages == (Message("user", "Add.\n\n1, 2"), Message("assistant", "3"))
+
+
+def test_what_an_assistant_says_beside_a_call_is_kept_and_so_is_what_the_tool_answers() -> None:
+    said = {"role": "assistant", "content": "Let me see.", "tool_calls": [{"id": "1"}]}
+    row = {"messages": [MESSAGES[0], said, TOOL_USE[1], MESSAGES[1]]}
+    assert sample_from_row(row).messages == (
+        CHAT[0],
+        Message("assistant", "Let me see."),
+        Message("tool", "7"),
+        CHAT[1],
+    )
 
 
 def test_text_is_kept_to_the_letter() -> None:
@@ -99,6 +136,10 @@ def test_query_response_that_only_repeats_the_query_is_the_reply() -> None:
         ({"messages": [{"role": "narrator", "content": "Hi"}]}, "message 1 has the role 'narrator', expected system"),
         ({"messages": [{"role": ["x"], "content": "Hi"}]}, "message 1 has the role ['x'], expected system"),
         ({"messages": [{"role": "assistant", "content": None}]}, "message 1 is nothing, expected text"),
+        ({"messages": [MESSAGES[0], *TOOL_USE]}, "`messages` holds no message of an assistant"),
+        ({"prompt": MESSAGES[:1], "completion": MESSAGES[:1]}, "`completion` holds no message of an assistant"),
+        ({"prompt": [{"role": "x"}], "completion": "y"}, "message 1 of `prompt` has the role 'x', expected system"),
+        ({"chosen": 7}, "`chosen` is a number, expected text"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "message 1 has a part that is no text"),
     ],
 )
@@ -139,7 +180,30 @@ def test_bad_lines_are_counted_shown_and_skipped(tmp_path: Path) -> None:
     assert [reason.split(": ", 1)[0] for reason in dataset.bad] == [f"{rows}:{line}" for line in (3, 5, 6, 7, 8)]
     assert dataset.bad[0].endswith("is not JSON: expecting property name enclosed in double quotes at column 2")
     assert dataset.bad[1].endswith("is not UTF-8 (byte 11 of the line)")
-    assert describe(dataset) == {"name": str(rows), "rows": 3, "bad_rows": 6}
+    assert (dataset.name, len(dataset)) == (str(rows), 3)
+
+
+def test_a_byte_order_mark_inside_of_joined_files_is_no_text(tmp_path: Path) -> None:
+    one = b"\xef\xbb\xbf" + b'{"text": "one"}\n'
+    joined = write_lines(tmp_path / "x.jsonl", one, one)
+    dataset = open_dataset(str(joined))
+    assert [sample.text for sample in dataset] == ["one", "one"]
+    assert dataset.n_bad == 0
+
+
+def test_utf_16_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes('{"text": "one"}\n'.encode("utf-16"))
+    with pytest.raises(GateError, match=r"x\.jsonl:1: is not UTF-8, but UTF-16 \(byte 1 of the line\)"):
+        open_dataset(str(path))
+
+
+@POSIX_ONLY
+@pytest.mark.parametrize("name", ["x.jsonl", "x.parquet"])
+def test_a_pipe_is_refused_and_does_not_wait(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(OSError, match="is a pipe, expected a regular file"):
+        open_dataset(str(tmp_path / name))
 
 
 def test_a_json_array_is_read_row_by_row(tmp_path: Path) -> None:

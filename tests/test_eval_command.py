@@ -167,7 +167,7 @@ def test_ctrl_c_keeps_what_is_there_and_measures_it(finished: Path, tmp_path: Pa
     if process.returncode == 0:
         pytest.skip("it was done before it could be stopped")
     assert process.returncode == 130, err
-    assert err == "\nstopping: what is there is measured (Ctrl-C again ends at once)\n"
+    assert err == "stopping: what is there is measured (Ctrl-C again ends at once)\n"
     assert "(stopped; start it again to go on)" in out
     n = len(replies(folder))
     assert 0 < n < 60

@@ -22,6 +22,7 @@ torch = pytest.importorskip("torch")
 from command_line import refusal  # noqa: E402
 from lcg_cpp import Gate  # noqa: E402
 from lcg_cpp.cli import main  # noqa: E402
+from lcg_cpp.commands import progress  # noqa: E402
 from lcg_cpp.commands import train as command  # noqa: E402
 from lcg_cpp.train.heldout import FamilyScore, Scores  # noqa: E402
 from lcg_cpp.train.options import PAPER_TRAINING, TrainOptions  # noqa: E402
@@ -124,8 +125,8 @@ def test_help_does_not_load_pytorch() -> None:
         (["--preset", "best"], "argument --preset: invalid choice: 'best'"),
         (["--outtype", "q4_0"], "argument --outtype: invalid choice: 'q4_0'"),
         (["--rpc", "nowhere"], "RPC server 'nowhere': expected host:port"),
-        (["-o", "none/g.gguf"], "none/g.gguf: its folder does not exist"),
-        (["-o", "."], ".: is a folder, expected the gate file to write"),
+        (["-o", "none/g.gguf"], "-o/--output: none/g.gguf: there is no folder none, expected a file to write"),
+        (["-o", "."], "-o/--output: .: is a folder, expected a file to write"),
         (["--resume"], "lcg-tiny-F16.checkpoint.safetensors: does not exist, there is nothing to resume"),
         (["-d", "none.jsonl"], "none.jsonl: no such file or directory"),
         (["-d", "notes.txt"], "notes.txt: is not there, expected a .jsonl"),
@@ -328,7 +329,7 @@ def test_lines_without_a_terminal_are_few(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2  # the first group, and the end
     assert all(line.fullmatch(text) for text in lines), lines
-    monkeypatch.setattr(command, "PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
     assert main([*small]) == 0
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
@@ -385,8 +386,8 @@ def test_status_on_a_terminal(small: tuple[str, ...], tmp_path: Path) -> None:
     assert process.returncode == 0
     assert b"\x1b" not in out
     text = b"".join(chunks).decode()
-    assert text.startswith("\x1b[?25l")  # the cursor is hidden, and comes back
-    assert "\x1b[?25h" in text
+    assert text.startswith("reading the texts …")
+    assert text.endswith("\r\x1b[K\x1b[1A\x1b[K")  # both lines are gone in the end
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n").split("\n")
     assert max(map(len, plain)) <= 80
     *_, last_but_one, last = (line for line in plain if line.strip())
@@ -402,16 +403,16 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Presses Ctrl-C when a number of groups were learned from."""
 
     def at(*groups: int) -> None:
-        show, n_groups = command._Status.show, 0
+        show, n_groups = progress.StatusLines.show, 0
 
-        def shown(self: Any, run: Run) -> None:
+        def shown(self: Any, *lines: str, last: bool) -> None:
             nonlocal n_groups
             n_groups += 1
-            show(self, run)
+            show(self, *lines, last=last)
             for _ in range(groups.count(n_groups)):
                 signal.raise_signal(signal.SIGINT)
 
-        monkeypatch.setattr(command._Status, "show", shown)
+        monkeypatch.setattr(progress.StatusLines, "show", shown)
 
     return at
 
@@ -433,7 +434,7 @@ def test_interrupt_leaves_a_gate_to_go_on_from(
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     out, err = capsys.readouterr()
-    assert "\nstopping: the gate is written as it is (Ctrl-C again ends at once)\n" in err
+    assert "stopping: the gate is written as it is (Ctrl-C again ends at once)\n" in err
     assert re.match(r"wrote g\.gguf \(.+\) after \d+% of the training; --resume goes on with it\n", out)
     assert Gate.load("g.gguf").n_hidden == 8
     assert signal.getsignal(signal.SIGINT) is handler

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Files: what kind of file a path names, and writing one whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,11 +6,36 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Union
 
 PathLike = Union[str, "os.PathLike[str]"]
+
+
+def kind_of(path: PathLike) -> str:
+    """What stands at a path: "folder", "pipe", "device" or "socket"; "" for a regular file.
+
+    Raises:
+        OSError: Nothing is there, or it cannot be looked at.
+    """
+    mode = os.stat(path).st_mode
+    kinds = {stat.S_IFREG: "", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def require_regular(path: PathLike) -> None:
+    """Check that a path names a regular file: a pipe would wait for its writer, a device may never end.
+
+    Raises:
+        OSError: Nothing is there, or something else; it names the file.
+    """
+    kind = kind_of(path)
+    if kind:
+        raise OSError(errno.EINVAL, f"is a {kind}, expected a regular file", os.fspath(path))
+    with open(path, "rb"):  # an unreadable file is an OSError here, not the riddle of who reads it
+        pass
 
 
 @contextlib.contextmanager
@@ -27,6 +52,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         OSError: Something could not be written; it names `path`, and nothing is left behind.
     """
     target = Path(path)
+    kind = kind_of(target) if target.exists() else ""
+    if kind not in ("", "folder"):  # /dev/null must stay what it is
+        raise OSError(errno.EINVAL, f"is a {kind}, expected a regular file", str(target))
     temporary = target.with_name(f".lcg-{secrets.token_hex(8)}.tmp")
     try:
         yield temporary

@@ -9,16 +9,15 @@ from ..analyze.analyze import Analysis, analyze, as_dict
 from ..analyze.page import analysis_page
 from ..analyze.report import conclusion, norms_section, position_blocks, texts_sections
 from ..analyze.texts import AnalyzeOptions, TextReport
-from ..engine.load import Engine
 from ..files import write_whole
-from ..gate.families import RULES
 from ..gate.forced import N_BEST, Sampling
 from ..pages.report import Facts, Section, Table, new_figure
 from . import options
 from .errors import EXIT_INTERRUPTED
-from .loading import check_output, load_base, quiet_log, require_file
+from .loading import load_base, quiet_log
 from .output import print_facts, print_heading, print_json, print_table
-from .progress import ask_to_stop, status_line
+from .paths import check_output, require_file
+from .progress import StatusLines, ask_to_stop
 
 _CONTEXT = 60  # characters of the text before a position
 _WIDTH = 110
@@ -29,46 +28,25 @@ _WIDTH = 110
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    default, engine = AnalyzeOptions(), Engine()
+    default = AnalyzeOptions()
     options.add_model(parser)
-    parser.add_argument(
-        "-d",
+    options.add(
+        parser,
         "--data",
-        metavar="TEXTS",
-        action="append",
         default=[],
         help="clean texts to follow with the model: a .jsonl or .parquet file, a folder of them, or hf:NAME; may be"
         " repeated; without any, only the output norms are measured",
     )
-    parser.add_argument("-o", "--output", metavar="PAGE.html", help="write all of it as a page with plots")
-    parser.add_argument(
-        "--rules", choices=RULES, default=default.rules, help="rule set of the token families (default: %(default)s)"
-    )
-    measured = (
-        (("--tokens",), "n_tokens", options.whole(1), default.n_tokens, "tokens of the texts to evaluate"),
-        (("--worst",), "n_worst", options.whole(0, 100), default.n_worst, "positions to show in full"),
-        (("--seed",), "seed", options.whole(0), default.seed, "seed of the order of the texts"),
-    )
-    sampling = (
-        (("--temp",), "temperature", options.real(0.01), default.sampling.temperature, "temperature"),
-        (("--top-k",), "top_k", options.whole(1, N_BEST), default.sampling.top_k, "keep the N most probable tokens"),
-        (("--top-p",), "top_p", options.real(0.01, 1), default.sampling.top_p, "and only until they sum up to this"),
-    )
-    model = (
-        (("-c", "--ctx-size"), "n_ctx", options.whole(2), default.n_ctx, "tokens of a text; longer ones are cut"),
-        (("-b", "--batch-size"), "n_batch", options.whole(1), engine.n_batch, "tokens evaluated at once"),
-    )
-    request = parser.add_argument_group("sampling (what the model could choose from; the paper's by default)")
-    loading = parser.add_argument_group("model")
-    for group, arguments in ((parser, measured), (request, sampling), (loading, model)):
-        for names, field, kind, value, what in arguments:
-            metavar = "X" if isinstance(value, float) else "N"
-            text = f"{what} (default: {value})"
-            group.add_argument(*names, dest=field, metavar=metavar, type=kind, default=value, help=text)
-    loading.add_argument(
-        "-t", "--threads", metavar="N", type=options.whole(1), default=0, help="CPU threads (default: all)"
-    )
-    options.add_gpu_layers(loading)
+    options.add(parser, "--output", metavar="PAGE.html", help="write all of it as a page with plots")
+    options.add(parser, "--rules")
+    for option, value, kind, what in (
+        ("--tokens", default.n_tokens, options.whole(1), "tokens of the texts to evaluate"),
+        ("--worst", default.n_worst, options.whole(0, 100), "positions to show in full"),
+    ):
+        parser.add_argument(option, metavar="N", type=kind, default=value, help=f"{what} (default: {value})")
+    options.add(parser, "--seed", default.seed, help="seed of the order of the texts")
+    options.add_reach(parser, default.sampling, N_BEST)
+    options.add_teacher(parser, default.n_ctx)
     options.add_json(parser)
 
 
@@ -78,25 +56,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     settings = AnalyzeOptions(
-        Sampling(args.temperature, args.top_k, args.top_p),
+        Sampling(args.temp, args.top_k, args.top_p),
         rules=args.rules,
-        n_ctx=args.n_ctx,
-        n_tokens=args.n_tokens,
-        n_worst=args.n_worst,
+        n_ctx=args.ctx_size,
+        n_tokens=args.tokens,
+        n_worst=args.worst,
         seed=args.seed,
     )
     _check_output(args)
     quiet_log()
     load_base(args.model, "-m/--model")  # what is wrong with it is told as of this option
-    engine = Engine(n_batch=args.n_batch, n_threads=args.threads, n_gpu_layers=args.n_gpu_layers or 0)
-    with ask_to_stop("what was measured is told") as should_stop, status_line() as show:
+    with StatusLines() as line, ask_to_stop("what was measured is told", line) as should_stop:
         analysis = analyze(
             args.model,
             args.data,
             settings,
-            engine=engine,
+            engine=options.teacher_engine(args),
             should_stop=should_stop,
-            on_progress=lambda report: show(_status(report, settings.n_tokens)),
+            on_progress=lambda report: line.show(_status(report, settings.n_tokens)),
         )
     if args.output is not None:
         write_whole(args.output, analysis_page(analysis).encode())

@@ -11,8 +11,9 @@ from ..gate.families import RULES
 from ..gate.gate_file import OUTTYPES, gate_file_name
 from . import options
 from .errors import UsageError
-from .loading import file_size, load_base
+from .loading import load_base
 from .output import print_facts, print_heading, print_json, quantity
+from .paths import file_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from ..data.synth import Answer, Corpus, answer, is_confused
 from ..errors import GateError
 from ..gate.options import GateOptions
 from . import options
-from .errors import EXIT_INTERRUPTED, UsageError, one_line
+from .errors import EXIT_INTERRUPTED, UsageError
 from .loading import load_base, load_model
 from .output import print_heading, print_json, print_table
-from .progress import duration, status_line
+from .paths import check_output
+from .progress import StatusLines, duration, tell
 
 _RECIPES = ("paper",)
 _N_TEXTS = 1000
@@ -117,14 +117,8 @@ def _languages(text: str) -> list[str]:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     output = Path(args.output)
-    if output.is_dir() or not output.parent.is_dir():
-        problem = "is a folder" if output.is_dir() else f"there is no folder {output.parent}"
-        raise UsageError(f"-o/--output: {output}: {problem}, expected a file to write")
+    check_output(args.output, "-o/--output", (), "")
     return _recipe(args, output) if args.kind == "recipe" else _synth(args, output)
-
-
-def _tell(text: str) -> None:
-    print(one_line(text), file=sys.stderr, flush=True)
 
 
 # ---- recipe ----
@@ -152,15 +146,15 @@ def _recipe(args: argparse.Namespace, output: Path) -> int:
 
 
 def _read(source: str, name: str, seed: int) -> SourceRows:
-    _tell(f"reading {source}: {name}")
+    tell(f"reading {source}: {name}")
     try:
         part = read_source(source, name, seed)
     except GateError as error:
         raise UsageError(f"--{source}: {error} (`--without {source}` leaves it out)") from error
     for reason in part.bad:
-        _tell(f"bad row: {reason}")
+        tell(f"bad row: {reason}")
     if part.n_bad > len(part.bad):
-        _tell(f"and {part.n_bad - len(part.bad):,} more bad rows of {source}")
+        tell(f"and {part.n_bad - len(part.bad):,} more bad rows of {source}")
     return part
 
 
@@ -183,7 +177,7 @@ def _synth(args: argparse.Namespace, output: Path) -> int:
     llm = load_model(args.model, None, GateOptions(), engine)
     tally = _Tally(corpus.next_number, args.texts)
     interrupted = False
-    with status_line() as show:
+    with StatusLines() as line:
         try:
             for number in range(corpus.next_number, args.texts):
                 prompt = series.prompt(number)
@@ -192,7 +186,7 @@ def _synth(args: argparse.Namespace, output: Path) -> int:
                 if said.text.strip() and not confused:
                     corpus.add(prompt, said)
                 tally.count(said, confused=confused)
-                show(f"{tally.status()}  {prompt.language}")
+                line.show(f"{tally.status()}  {prompt.language}")
         except KeyboardInterrupt:
             interrupted = True
         except GateError as error:

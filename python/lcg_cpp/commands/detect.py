@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 from ..detect.detect import Detection, DetectOptions, Progress, check_gate, detect, usable_prompts
 from ..detect.places import OWN, SPLICED
 from ..detect.scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share, as_dict, score
-from ..engine.load import Engine
 from ..errors import GateError
 from ..files import write_whole
 from ..gate.forced import N_BEST, Sampling
 from ..gate.gate import Gate
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
-from .loading import check_output, load_base, load_gate, quiet_log, read_benchmark, require_file
+from .loading import load_base, load_gate, quiet_log, read_benchmark
 from .output import print_facts, print_heading, print_json, print_table
-from .progress import ask_to_stop, duration, status_line
+from .paths import check_output, require_file
+from .progress import StatusLines, ask_to_stop, duration
 
 if TYPE_CHECKING:
     from ..benchmarks import Benchmark
@@ -50,45 +50,20 @@ is stopped with Ctrl-C has measured a sample, too.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    default, engine = DetectOptions(), Engine()
+    default = DetectOptions()
     parser.epilog = _EPILOG
     options.add_model(parser)
-    parser.add_argument("--lcg", metavar="FILE", required=True, help="the gate, a GGUF file made for this model")
-    parser.add_argument(
-        "-d",
-        "--benchmark",
-        metavar="BENCH",
-        default="cldr",
-        help="prompts with right replies: cldr (built in, the default), demo, flores:…, or a .jsonl file",
-    )
-    parser.add_argument("-o", "--output", metavar="FILE.json", help="write all of it as JSON")
-    model = parser.add_argument_group("model")
-    sampling = parser.add_argument_group("sampling (what is in reach; the paper's by default)")
-    for group, names, field, kind, value, what in (
-        (parser, ("--limit",), "n_texts", options.whole(1), default.n_texts, "replies to use, drawn at random"),
-        (parser, ("--seed",), "seed", options.whole(0), default.seed, "of what is drawn and spliced in"),
-        (sampling, ("--temp",), "temperature", options.real(0.01), default.sampling.temperature, "temperature"),
-        (sampling, ("--top-k",), "top_k", options.whole(1, N_BEST), default.sampling.top_k, "keep the N best tokens"),
-        (sampling, ("--top-p",), "top_p", options.real(0.01, 1), default.sampling.top_p, "and only up to this sum"),
-        (model, ("-c", "--ctx-size"), "n_ctx", options.whole(2), default.n_ctx, "tokens of a text at most"),
-        (model, ("-b", "--batch-size"), "n_batch", options.whole(1), engine.n_batch, "tokens evaluated at once"),
-    ):
-        metavar = "X" if isinstance(value, float) else "N"
-        group.add_argument(
-            *names, dest=field, metavar=metavar, type=kind, default=value, help=f"{what} (default: {value})"
-        )
-    model.add_argument("-t", "--threads", metavar="N", type=options.whole(1), default=0, help="threads (default: all)")
-    options.add_gpu_layers(model)
-    _add_rules(parser)
-    options.add_json(parser)
-
-
-def _add_rules(parser: argparse.ArgumentParser) -> None:
+    options.add(parser, "--lcg", required=True)
+    options.add(parser, "--benchmark")
+    options.add(parser, "--output", metavar="FILE.json", help="write all of it as JSON")
+    options.add(parser, "--limit", default.n_texts, help="replies to use, drawn at random")
+    options.add(parser, "--seed", default.seed, help="seed of what is drawn and spliced in")
+    options.add_reach(parser, default.sampling, N_BEST)
+    options.add_teacher(parser, default.n_ctx)
     group = parser.add_argument_group("gate (as `run` has them)")
-    group.add_argument(
-        "--lcg-device", choices=("cpu", "gpu", "auto"), default="cpu", help="where it runs (default: cpu)"
-    )
+    options.add(group, "--lcg-device")
     options.add_rules(group)
+    options.add_json(parser)
 
 
 # ---- running ----
@@ -97,10 +72,10 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     settings = DetectOptions(
-        Sampling(args.temperature, args.top_k, args.top_p),
+        Sampling(args.temp, args.top_k, args.top_p),
         gate_options=options.gate_options(args),
-        n_texts=args.n_texts,
-        n_ctx=args.n_ctx,
+        n_texts=args.limit,
+        n_ctx=args.ctx_size,
         seed=args.seed,
     )
     require_file(args.model, "-m/--model")
@@ -111,17 +86,16 @@ def run(args: argparse.Namespace) -> int:
     benchmark = read_benchmark(args.benchmark, usable_prompts)
     _check_gate(args, gate)
     quiet_log()
-    engine = Engine(n_batch=args.n_batch, n_threads=args.threads, n_gpu_layers=args.n_gpu_layers or 0)
-    with ask_to_stop("what was measured is told") as should_stop, status_line() as show:
+    with StatusLines() as line, ask_to_stop("what was measured is told", line) as should_stop:
         try:
             detection = detect(
                 args.model,
                 gate,
                 benchmark.prompts,
                 settings,
-                engine=engine,
+                engine=options.teacher_engine(args),
                 should_stop=should_stop,
-                on_progress=lambda progress: show(status(progress)),
+                on_progress=lambda progress: line.show(status(progress)),
             )
         except GateError as error:
             if not should_stop():

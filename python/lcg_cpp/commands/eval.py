@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +17,11 @@ from ..files import write_whole
 from ..gate.options import GateOptions
 from ..measure.measures import check_prompts
 from . import options
-from .errors import EXIT_INTERRUPTED, UsageError, one_line
-from .loading import load_gate, load_model, read_benchmark, require_file
+from .errors import EXIT_INTERRUPTED, UsageError
+from .loading import load_gate, load_model, read_benchmark
 from .output import print_heading, print_json, print_table
-from .progress import ask_to_stop, duration, status_line
+from .paths import require_file
+from .progress import StatusLines, ask_to_stop, duration, tell
 
 if TYPE_CHECKING:
     from ..gate.gate import Gate
@@ -145,23 +145,23 @@ def run(args: argparse.Namespace) -> int:
         args.ctx_size = _context(folder, benchmark, settings)
     llm = load_model(args.model, None, GateOptions(), options.llama_arguments(args))
     if "tokenizer.chat_template" not in llm.metadata and any(prompt.chat for prompt in benchmark.prompts):
-        _tell("the model has no chat template: it continues each prompt from a new line")
-    with ask_to_stop("what is there is measured") as should_stop:
-        with status_line() as show:
-            evaluation = evaluate(
-                llm,
-                benchmark,
-                methods,
-                folder,
-                settings,
-                gates=gates,
-                should_stop=should_stop,
-                on_progress=lambda progress: show(status(progress)),
-            )
+        tell("the model has no chat template: it continues each prompt from a new line")
+    with StatusLines() as line, ask_to_stop("what is there is measured", line) as should_stop:
+        evaluation = evaluate(
+            llm,
+            benchmark,
+            methods,
+            folder,
+            settings,
+            gates=gates,
+            should_stop=should_stop,
+            on_progress=lambda progress: line.show(status(progress)),
+        )
+        line.clear()
         if evaluation.replies:
             _report(args, folder, benchmark, evaluation)
         else:
-            _tell("stopped before the first reply: nothing was measured")
+            tell("stopped before the first reply: nothing was measured")
     return 0 if evaluation.finished else EXIT_INTERRUPTED
 
 
@@ -197,10 +197,6 @@ def _context(folder: Path, benchmark: Benchmark, settings: EvalOptions) -> int:
     )
     wanted = longest + len(WARNING.encode()) + _TEMPLATE_TOKENS
     return max(_LEAST_CONTEXT, 1 << (wanted - 1).bit_length())
-
-
-def _tell(text: str) -> None:
-    print(one_line(text), file=sys.stderr, flush=True)
 
 
 def status(progress: Progress) -> str:

@@ -9,8 +9,9 @@ import numpy as np
 
 from ..gate.gate import Gate
 from . import options
-from .loading import file_size, load_gate
+from .loading import load_gate
 from .output import print_facts, print_heading, print_json, print_table, quantity, short
+from .paths import file_size
 
 _TRAIN = "adapter.lcg.train."
 # What the facts and the table below already say, or what says nothing about this file.

@@ -5,13 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import re
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..engine.model import read_base_model
@@ -19,48 +16,13 @@ from ..errors import GateError
 from ..gate.gate import Gate, read_gate_file
 from ..gate.options import Device, GateOptions
 from ..run.llama import GatedLlama
-from .errors import UsageError, one_line
+from .errors import UsageError
+from .paths import checkpoint_given_as_model, named, require_file
+from .progress import tell
 
 if TYPE_CHECKING:
     from ..benchmarks import Benchmark, Prompt
     from ..engine.base_model import BaseModel
-
-
-def require_file(path: str, option: str) -> None:
-    """Check that a file can be opened.
-
-    Args:
-        path: The file.
-        option: How it was given; "" if not by an option.
-
-    Raises:
-        UsageError: It cannot.
-    """
-    try:
-        with open(path, "rb"):
-            pass
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UsageError(_named(option, f"{path}: {reason}, expected a file that can be read")) from error
-
-
-def check_output(path: str, option: str, sources: Iterable[str], what: str) -> None:
-    """Find out before long work whether a file can be written.
-
-    Args:
-        path: The file.
-        option: How it was given.
-        sources: What is read, as it was given: files, and names of what is none.
-        what: The sources in words.
-
-    Raises:
-        UsageError: It is a folder or in one that does not exist, or one of the sources.
-    """
-    output = Path(path)
-    if output.is_dir() or not output.parent.is_dir():
-        raise UsageError(f"{option}: {output}: expected a file to write, in a folder that exists")
-    if output.exists() and any(Path(source).exists() and output.samefile(source) for source in sources):
-        raise UsageError(f"{option}: {output}: is {what}, expected another file")
 
 
 def read_benchmark(name: str, check: Callable[[Sequence[Prompt]], object], limit: int | None = None) -> Benchmark:
@@ -82,13 +44,8 @@ def read_benchmark(name: str, check: Callable[[Sequence[Prompt]], object], limit
     except GateError as error:
         raise UsageError(f"-d/--benchmark: {error}") from error
     if benchmark.n_bad:
-        left_out = f"{name}: left out {benchmark.n_bad:,} rows that cannot be used, the first: {benchmark.bad[0]}"
-        print(one_line(left_out), file=sys.stderr, flush=True)
+        tell(f"{name}: left out {benchmark.n_bad:,} rows that cannot be used, the first: {benchmark.bad[0]}")
     return benchmark
-
-
-def _named(option: str, message: str) -> str:
-    return f"{option}: {message}" if option else message
 
 
 @contextlib.contextmanager
@@ -120,7 +77,7 @@ def load_base(path: str, option: str) -> BaseModel:
         with _interruptible():
             return read_base_model(path)
     except GateError as error:
-        raise UsageError(f"{option}: {_gate_given_as_model(path) or error}") from error
+        raise UsageError(f"{option}: {_not_a_model(path) or error}") from error
 
 
 def load_gate(path: str, option: str, device: Device = "cpu") -> Gate:
@@ -138,7 +95,7 @@ def load_gate(path: str, option: str, device: Device = "cpu") -> Gate:
     try:
         return Gate.load(path, device)
     except GateError as error:
-        raise UsageError(_named(option, _model_given_as_gate(path) or str(error))) from error
+        raise UsageError(named(option, _model_given_as_gate(path) or str(error))) from error
 
 
 @contextlib.contextmanager
@@ -173,8 +130,8 @@ def load_model(path: str, gate: Gate | None, options: GateOptions, llama_argumen
     except GateError as error:
         raise UsageError(f"--lcg: {error}") from error
     except ValueError as error:
-        reason = _gate_given_as_model(path)
-        if reason is None:
+        reason = _not_a_model(path)
+        if not reason:
             with quiet_engine() as log, contextlib.suppress(ValueError):
                 load(verbose=True)  # once more, to hear why
             reason = f"{path}: llama.cpp cannot load it: {_last_error(log.getvalue()) or error}"
@@ -188,12 +145,12 @@ def quiet_log() -> None:
     logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints it
 
 
-def _gate_given_as_model(path: str) -> str | None:
-    """What is wrong with a model that llama.cpp cannot load, if it is a gate."""
+def _not_a_model(path: str) -> str:
+    """What a file is that llama.cpp cannot load, and what to do; empty if nothing is known of it."""
     try:
         architecture = read_gate_file(path).metadata["general.architecture"]
     except (GateError, OSError):
-        return None
+        return checkpoint_given_as_model(path)
     return f"{path}: is a gate (for {architecture}), expected a base model; a gate goes to --lcg"
 
 
@@ -214,8 +171,3 @@ def _last_error(log: str) -> str:
         if found:
             return found[-1]
     return ""
-
-
-def file_size(path: str | os.PathLike[str]) -> int:
-    """Size of a file in bytes."""
-    return os.stat(path).st_size

@@ -1,4 +1,4 @@
-"""The options that several commands share. Their names are llama.cpp's."""
+"""The options that several commands share, each declared once. Their names are llama.cpp's."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ..engine.load import Engine
+from ..gate.families import RULES
 from .errors import UsageError
 
 if TYPE_CHECKING:
+    from ..gate.forced import Sampling
     from ..gate.options import GateOptions
 
 RANDOM_SEED = -1
@@ -44,64 +47,155 @@ def _number(kind: Callable[[str], Any], low: float, high: float, expected: str) 
     return parse
 
 
-def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
-
-
 def _layers(text: str) -> int:
     return -1 if text == "all" else whole(-1)(text)
 
 
+class _Download(argparse.Action):
+    """Explains llama.cpp's options that download a model."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: object, values: Any, option: str | None = None
+    ) -> None:
+        """Refuse the option, and say how to get the file."""
+        repository, _, quantization = str(values).partition(":")
+        wanted = f"*{quantization}*" if quantization else "*"
+        command = f"`hf download {repository} --include '{wanted}.gguf' --local-dir .`"
+        if option in _BY_URL:
+            command = f"`curl -LO {values}`"
+        parser.error(f"{option}: models are read from local files: download it with {command}, then give -m FILE")
+
+
+_BY_URL = ("-mu", "--model-url")
+
+# The options of all commands, by their long names: further names, and what `add_argument` takes.
+_VOCABULARY: dict[str, dict[str, Any]] = {
+    "--model": {"flags": ("-m",), "metavar": "FILE", "help": "the base model, a GGUF file"},
+    "--lcg": {"metavar": "FILE", "help": "the gate, a GGUF file made for this model"},
+    "--lcg-device": {"choices": ("cpu", "gpu", "auto"), "default": "cpu", "help": "where the gate runs"},
+    "--data": {"flags": ("-d",), "metavar": "TEXTS", "action": "append"},
+    "--benchmark": {
+        "flags": ("-d",),
+        "metavar": "BENCH",
+        "default": "cldr",
+        "help": "prompts: cldr, which is built in, demo, flores:…, include:…, humaneval-xl:…, lcb:…, or a .jsonl file",
+    },
+    "--output": {"flags": ("-o",), "metavar": "FILE"},
+    "--rules": {"choices": RULES, "default": RULES[0], "help": "rule set of the token families"},
+    "--n-predict": {"flags": ("-n",), "type": whole(1), "help": "tokens of a reply at most"},
+    "--limit": {"type": whole(1), "help": "use at most N of them, drawn at random"},
+    "--seed": {"type": whole(0), "help": "seed of the random choices"},
+    "--temp": {"metavar": "T", "type": real(0), "help": "temperature; 0 always takes the most probable token"},
+    "--top-k": {"type": whole(0), "help": "keep the N most probable tokens; 0 keeps all"},
+    "--top-p": {"metavar": "P", "type": real(0, 1), "help": "keep the most probable tokens up to this probability"},
+    "--min-p": {"metavar": "P", "type": real(0, 1), "help": "drop tokens less probable than this part of the best one"},
+    "--ctx-size": {"flags": ("-c",), "type": whole(1), "help": "tokens of context"},
+    "--batch-size": {"flags": ("-b",), "type": whole(1), "help": "tokens evaluated at once"},
+    "--threads": {
+        "flags": ("-t",),
+        "type": whole(1),
+        "help": "CPU threads (default: half of the CPUs, all for prompts)",
+    },
+    "--n-gpu-layers": {
+        "flags": ("-ngl",),
+        "type": _layers,
+        "help": "layers to keep on the GPU, -1 or all for every one (default: 0)",
+    },
+    "--json": {"action": "store_true", "help": "print one JSON object and nothing else"},
+}
+
+
+def add(group: argparse._ActionsContainer, option: str, default: Any = None, **changes: Any) -> None:
+    """Add an option that several commands have.
+
+    Args:
+        group: A parser, or a group of its options.
+        option: Its long name.
+        default: Its value where it is not given; the help says so.
+        **changes: What `add_argument` shall take instead of the vocabulary's.
+    """
+    given = {**_VOCABULARY[option], **changes}
+    default = given.pop("default", None) if default is None else default
+    if default is not None:
+        given.update(default=default, help=f"{given['help']} (default: {default})")
+    if "action" not in given and "choices" not in given:
+        given.setdefault("metavar", "N")
+    group.add_argument(*given.pop("flags", ()), option, **given)
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add -m/--model."""
-    parser.add_argument("-m", "--model", metavar="FILE", required=True, help="the base model, a GGUF file")
+    """Add -m/--model, and refuse llama.cpp's options that download one."""
+    add(parser, "--model", required=True)
+    refuse_downloads(parser)
+
+
+def refuse_downloads(parser: argparse.ArgumentParser) -> None:
+    """Explain llama.cpp's options that download a model, where people give them."""
+    names = ("-hf", "-hfr", "--hf-repo", *_BY_URL)
+    parser.add_argument(*names, action=_Download, help=argparse.SUPPRESS)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add(parser, "--json")
 
 
 def add_threads(parser: argparse._ActionsContainer) -> None:
     """Add -t/--threads."""
-    parser.add_argument(
-        "-t", "--threads", metavar="N", type=whole(1), help="CPU threads (default: half of the CPUs, all for prompts)"
-    )
+    add(parser, "--threads")
 
 
 def add_gpu_layers(parser: argparse._ActionsContainer) -> None:
     """Add -ngl/--n-gpu-layers."""
-    parser.add_argument(
-        "-ngl",
-        "--n-gpu-layers",
-        metavar="N",
-        type=_layers,
-        help="layers to keep on the GPU, -1 or all for every one (default: 0)",
-    )
+    add(parser, "--n-gpu-layers")
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add the options of how llama.cpp runs the model; those not given keep `Llama()`'s own defaults."""
-    from ..run.llama import GatedLlama  # noqa: PLC0415 (only for the command that was asked for)
+    """Add the options of how `Llama()` runs the model; those not given keep its own defaults."""
+    from llama_cpp import Llama  # noqa: PLC0415 (only for the command that was asked for)
 
-    default = _defaults(GatedLlama.__mro__[1])
+    default = _defaults(Llama)
     group = parser.add_argument_group("model (defaults are those of llama-cpp-python's Llama())")
-    group.add_argument(
-        "-c",
-        "--ctx-size",
-        metavar="N",
-        type=whole(0),
-        help=f"tokens of context; 0 takes what the model was trained for (default: {default['n_ctx']})",
-    )
-    add_threads(group)
-    add_gpu_layers(group)
-    group.add_argument(
-        "-b",
-        "--batch-size",
-        metavar="N",
-        type=whole(1),
-        help=f"tokens per batch of the prompt (default: {default['n_batch']})",
-    )
+    context = f"tokens of context; 0 takes what the model was trained for (default: {default['n_ctx']})"
+    add(group, "--ctx-size", type=whole(0), help=context)
+    add(group, "--threads")
+    add(group, "--n-gpu-layers")
+    add(group, "--batch-size", help=f"tokens per batch of the prompt (default: {default['n_batch']})")
+
+
+def add_teacher(parser: argparse.ArgumentParser, n_ctx: int) -> argparse._ArgumentGroup:
+    """Add the options of how whole texts are evaluated.
+
+    Args:
+        parser: The command's.
+        n_ctx: Most tokens of a text if the option is not given.
+
+    Returns:
+        The group, for more of its kind.
+    """
+    group = parser.add_argument_group("model")
+    add(group, "--ctx-size", n_ctx, type=whole(2), help="most tokens of a text; what is longer is cut")
+    add(group, "--batch-size", Engine().n_batch)
+    add(group, "--threads", help="CPU threads (default: all)")
+    add(group, "--n-gpu-layers")
+    return group
+
+
+def teacher_engine(args: argparse.Namespace, rpc: tuple[str, ...] = ()) -> Engine:
+    """How llama.cpp shall evaluate whole texts."""
+    return Engine(args.batch_size, args.threads or 0, args.n_gpu_layers or 0, rpc)
+
+
+def add_reach(parser: argparse.ArgumentParser, default: Sampling, max_top_k: int) -> None:
+    """Add the sampling that says which tokens are in reach."""
+    group = parser.add_argument_group("sampling (what the model could choose from; the paper's by default)")
+    add(group, "--temp", default.temperature, type=real(0.01), help="temperature")
+    add(group, "--top-k", default.top_k, type=whole(1, max_top_k), help="keep the N most probable tokens")
+    add(group, "--top-p", default.top_p, type=real(0.01, 1), help="and only until they sum up to this")
 
 
 def llama_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -116,27 +210,21 @@ def llama_arguments(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
+# the options of the sampling chain, and what llama-cpp-python calls them
+SAMPLING = {"--temp": "temperature", "--top-k": "top_k", "--top-p": "top_p", "--min-p": "min_p"}
+
+
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add the options of the sampling chain; those not given keep llama-cpp-python's own defaults."""
     from ..run.llama import GatedLlama  # noqa: PLC0415 (only for the command that was asked for)
 
     plain, chat = _defaults(GatedLlama.create_completion), _defaults(GatedLlama.create_chat_completion)
     group = parser.add_argument_group("sampling (defaults are those of llama-cpp-python)")
-    for option, metavar, name, kind, what in (
-        ("--temp", "T", "temperature", real(0), "temperature; 0 always takes the most probable token"),
-        ("--top-k", "N", "top_k", whole(0), "keep the N most probable tokens; 0 keeps all"),
-        ("--top-p", "P", "top_p", real(0, 1), "keep the most probable tokens up to this sum of probabilities"),
-        ("--min-p", "P", "min_p", real(0, 1), "drop tokens less probable than this part of the best one"),
-    ):
+    for option, name in SAMPLING.items():
         with_chat = "" if chat[name] == plain[name] else f", with --chat {chat[name]}"
-        group.add_argument(option, metavar=metavar, type=kind, help=f"{what} (default: {plain[name]}{with_chat})")
-    group.add_argument(
-        "--seed",
-        metavar="N",
-        type=whole(RANDOM_SEED, _MAX_SEED),
-        default=RANDOM_SEED,
-        help="seed of the random choices; -1, the default, picks one and reports it",
-    )
+        add(group, option, help=f"{_VOCABULARY[option]['help']} (default: {plain[name]}{with_chat})")
+    seed = "seed of the random choices; -1 picks one and reports it"
+    add(group, "--seed", RANDOM_SEED, type=whole(RANDOM_SEED, _MAX_SEED), help=seed)
 
 
 def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -153,11 +241,9 @@ def sampling_arguments(args: argparse.Namespace) -> dict[str, Any]:
 def add_gate(parser: argparse.ArgumentParser) -> None:
     """Add the options of the gate."""
     group = parser.add_argument_group("gate")
-    group.add_argument("--lcg", metavar="FILE", help="the gate, a GGUF file made for this model")
+    add(group, "--lcg")
     group.add_argument("--no-lcg", action="store_true", help="generate without a gate, as stock llama.cpp does")
-    group.add_argument(
-        "--lcg-device", choices=("cpu", "gpu", "auto"), default="cpu", help="where the gate runs (default: cpu)"
-    )
+    add(group, "--lcg-device")
     group.add_argument(
         "--lcg-mode",
         choices=("mask", "observe", "off"),

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from .errors import one_line
+
 PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
 
 
 @contextlib.contextmanager
-def ask_to_stop(consequence: str) -> Iterator[Callable[[], bool]]:
+def ask_to_stop(consequence: str, line: StatusLines) -> Iterator[Callable[[], bool]]:
     """The first Ctrl-C asks to stop, the second one ends the process.
 
     Args:
         consequence: What the user is told after the first.
+        line: Where.
 
     Yields:
         Whether it was asked.
@@ -30,7 +34,7 @@ def ask_to_stop(consequence: str) -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        print(f"\nstopping: {consequence} (Ctrl-C again ends at once)", file=sys.stderr, flush=True)
+        line.tell(f"stopping: {consequence} (Ctrl-C again ends at once)")
 
     earlier = signal.signal(signal.SIGINT, ask)
     try:
@@ -39,25 +43,65 @@ def ask_to_stop(consequence: str) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, earlier)
 
 
-@contextlib.contextmanager
-def status_line() -> Iterator[Callable[[str], None]]:
-    """A line on standard error that changes on a terminal; a line now and then elsewhere."""
-    on_terminal = sys.stderr.isatty()
-    shown = time.monotonic()
+class StatusLines:
+    """A line or more on standard error that change on a terminal; elsewhere one line now and then."""
 
-    def show(line: str) -> None:
-        nonlocal shown
-        if on_terminal:
-            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
-        elif time.monotonic() - shown >= PLAIN_SECONDS:
-            print(line, file=sys.stderr, flush=True)
-            shown = time.monotonic()
+    def __init__(self, *, wanted: bool = True, at_once: bool = False, opening: str = "") -> None:
+        """Prepare to show.
 
-    try:
-        yield show
-    finally:
-        if on_terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        Args:
+            wanted: False shows nothing at all.
+            at_once: Where there is no terminal, show the first status too.
+            opening: What a terminal shows before the first status.
+        """
+        self._wanted = wanted
+        self._on_terminal = sys.stderr.isatty()
+        self._opening = opening
+        self._n_shown = 0
+        self._next = time.monotonic() + (0.0 if at_once else PLAIN_SECONDS)
+
+    def __enter__(self) -> StatusLines:
+        if self._on_terminal and self._opening:
+            self.show(self._opening)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.clear()
+
+    def show(self, *lines: str, last: bool = False) -> None:
+        """Show how far the work is.
+
+        Args:
+            *lines: What takes the place of the lines before.
+            last: Where there is no terminal, show it whenever the last one was.
+        """
+        if not self._wanted:
+            return
+        if self._on_terminal:
+            self.clear()
+            width = shutil.get_terminal_size().columns  # a line that wraps could not be erased
+            print("\n".join(line[:width] for line in lines), end="", file=sys.stderr, flush=True)
+            self._n_shown = len(lines)
+        elif last or time.monotonic() >= self._next:
+            print("  ".join(lines), file=sys.stderr, flush=True)
+            self._next = time.monotonic() + PLAIN_SECONDS
+
+    def tell(self, text: str) -> None:
+        """Show a notice that stays."""
+        self.clear()
+        if self._wanted:
+            tell(text)
+
+    def clear(self) -> None:
+        """Take the lines off the terminal."""
+        if self._n_shown:
+            print("\r\x1b[K" + "\x1b[1A\x1b[K" * (self._n_shown - 1), end="", file=sys.stderr, flush=True)
+            self._n_shown = 0
+
+
+def tell(text: str) -> None:
+    """Print a notice on standard error, in one line."""
+    print(one_line(text), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

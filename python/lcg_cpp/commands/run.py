@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from ..engine.base_model import Vocab
@@ -14,8 +13,9 @@ from ..run.prompt import PromptTokens, chat_prompt, completion_prompt, has_templ
 from ..run.reply import Reply, follow
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
-from .loading import check_output, load_gate, load_model, require_file
+from .loading import load_gate, load_model
 from .output import print_json
+from .paths import check_output, read_prompt, require_file
 from .reply_printer import ReplyPrinter
 from .trace import write_trace
 
@@ -88,20 +88,15 @@ def run(args: argparse.Namespace) -> int:
 def _read_prompt(args: argparse.Namespace) -> str:
     if args.prompt is None and args.file is None:
         raise UsageError("no prompt: give -p TEXT, or -f FILE (- is standard input)")
-    option = "-p/--prompt" if args.file is None else "-f/--file"
+    if args.file is not None:
+        return read_prompt(args.file, "-f/--file")
+    prompt = str(args.prompt)
     try:
-        if args.file is None:
-            prompt = str(args.prompt)
-            prompt.encode()
-        else:
-            if args.file != "-":
-                require_file(args.file, option)
-            data = sys.stdin.buffer.read() if args.file == "-" else Path(args.file).read_bytes()
-            prompt = data.decode().removesuffix("\n")
+        prompt.encode()
     except UnicodeError as error:
-        raise UsageError(f"{option}: is not UTF-8: {error}") from error
+        raise UsageError(f"-p/--prompt: is not UTF-8: {error}") from error
     if not prompt:
-        raise UsageError(f"{option}: the prompt is empty, expected some text")
+        raise UsageError("-p/--prompt: the prompt is empty, expected some text")
     return prompt
 
 

@@ -7,8 +7,6 @@ import dataclasses
 import math
 import os
 import shlex
-import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -18,14 +16,12 @@ from ..gate.gate_file import OUTTYPES
 from ..train.options import NORMS, POSITIONS, PRESETS, SCHEDULES, TrainOptions
 from ..train.train import require_extra, train
 from . import options, train_engine
-from .errors import EXIT_INTERRUPTED, UsageError, one_line
-from .loading import file_size
+from .errors import EXIT_INTERRUPTED, UsageError
 from .output import print_facts, print_heading, print_json, quantity
-from .progress import PLAIN_SECONDS, ask_to_stop, duration
+from .paths import file_size
+from .progress import StatusLines, ask_to_stop, duration
 
 if TYPE_CHECKING:
-    from rich.live import Live
-
     from ..train.run import Run
     from ..train.train import Trained
 
@@ -62,18 +58,15 @@ _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     train_engine.add_model(parser)
-    parser.add_argument(
-        "-d",
+    options.add(
+        parser,
         "--data",
-        metavar="DATA",
-        action="append",
         required=True,
         help="texts to learn from: a .jsonl or .parquet file, a folder of them, or hf:NAME; may be repeated",
     )
-    parser.add_argument(
-        "-o",
+    options.add(
+        parser,
         "--output",
-        metavar="FILE",
         help="the gate to write (default: lcg-<base name>-<TYPE>.gguf, with --hf .safetensors, here)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
@@ -110,6 +103,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _settings(args: argparse.Namespace) -> TrainOptions:
     fields = [field.name for field in dataclasses.fields(TrainOptions)]
     given = {name: getattr(args, name) for name in fields if getattr(args, name, None) is not None}
+    given["n_ctx"] = args.ctx_size
     if given.get("n_hidden") == -1:
         given["n_hidden"] = None
     if not args.soft:
@@ -129,7 +123,8 @@ def run(args: argparse.Namespace) -> int:
     output, engine = train_engine.output_and_engine(args)
     require_extra(hf=args.hf is not None)
     is_first = os.environ.get("RANK", "0") == "0"
-    with ask_to_stop("the gate is written as it is") as should_stop, _Status(is_first) as status:
+    progress = StatusLines(wanted=is_first, at_once=True, opening="reading the texts …")
+    with progress as line, ask_to_stop("the gate is written as it is", line) as should_stop:
         result = train(
             args.hf or args.model,
             args.data,
@@ -141,50 +136,12 @@ def run(args: argparse.Namespace) -> int:
             license=args.license,
             resume=args.resume,
             should_stop=should_stop,
-            on_progress=status.show,
-            on_notice=status.tell,
+            on_progress=lambda run: line.show(*status(run), last=run.progress >= 1.0),
+            on_notice=line.tell,
         )
     if is_first:
         _print_result(args, output, result)
     return 0 if result.finished else EXIT_INTERRUPTED
-
-
-class _Status:
-    """Two lines on standard error that change on a terminal; a line now and then elsewhere."""
-
-    def __init__(self, wanted: bool) -> None:
-        self._wanted = wanted
-        self._live: Live | None = None
-        self._shown = -PLAIN_SECONDS
-
-    def __enter__(self) -> _Status:
-        if self._wanted and sys.stderr.isatty():
-            from rich.console import Console  # noqa: PLC0415 (for terminals only)
-            from rich.live import Live  # noqa: PLC0415
-
-            console = Console(stderr=True, highlight=False, markup=False)
-            self._live = Live("reading the texts …", console=console, refresh_per_second=2)
-            self._live.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def show(self, run: Run) -> None:
-        """Show how far the run is."""
-        if self._live is not None:
-            self._live.update("\n".join(status(run)))
-        elif self._wanted and (time.monotonic() - self._shown >= PLAIN_SECONDS or run.progress >= 1.0):
-            print("  ".join(status(run)), file=sys.stderr, flush=True)
-            self._shown = time.monotonic()
-
-    def tell(self, text: str) -> None:
-        """Show a notice that stays."""
-        if self._live is not None:
-            self._live.console.print(one_line(text))
-        elif self._wanted:
-            print(one_line(text), file=sys.stderr, flush=True)
 
 
 def status(run: Run) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from ..engine.load import DTYPES, Engine, HfEngine
@@ -11,41 +10,23 @@ from ..gate.gate_file import gate_file_name
 from ..train.options import TrainOptions
 from . import options
 from .errors import UsageError
-from .loading import load_base, quiet_log, require_file
+from .loading import load_base, quiet_log
+from .paths import check_output, require_file
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add -m/--model and --hf."""
     model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument("-m", "--model", metavar="FILE", help="the base model, a GGUF file")
+    options.add(model, "--model")
     model.add_argument(
         "--hf", metavar="FOLDER", help="the base model, a Hugging Face checkpoint; the gate is then for `convert`"
     )
+    options.refuse_downloads(parser)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add how the model is evaluated."""
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "-c",
-        "--ctx-size",
-        dest="n_ctx",
-        metavar="N",
-        type=options.whole(2),
-        help=f"most tokens of a text; what is longer is cut (default: {TrainOptions().n_ctx})",
-    )
-    group.add_argument(
-        "-b",
-        "--batch-size",
-        metavar="N",
-        type=options.whole(1),
-        default=Engine().n_batch,
-        help="tokens evaluated at once (default: %(default)s)",
-    )
-    group.add_argument(
-        "-t", "--threads", metavar="N", type=options.whole(1), default=0, help="CPU threads (default: all)"
-    )
-    options.add_gpu_layers(group)
+    group = options.add_teacher(parser, TrainOptions().n_ctx)
     group.add_argument(
         "--rpc",
         metavar="HOST:PORT,…",
@@ -74,10 +55,9 @@ def _with_llama(args: argparse.Namespace) -> tuple[str, Engine]:
     quiet_log()
     base = load_base(args.model, "-m/--model")
     output = args.output or gate_file_name(base.name, args.outtype or "f16")
-    if os.path.exists(output) and os.path.samefile(output, args.model):
-        raise UsageError(f"-o/--output: {output}: is the file given as -m/--model, expected another one")
+    check_output(output, "-o/--output", (args.model,), "the file given as -m/--model")
     rpc = tuple(server for server in args.rpc.split(",") if server)
-    return output, Engine(args.batch_size, args.threads, args.n_gpu_layers or 0, rpc)
+    return output, options.teacher_engine(args, rpc)
 
 
 def _with_transformers(args: argparse.Namespace) -> tuple[str, HfEngine]:
@@ -89,4 +69,4 @@ def _with_transformers(args: argparse.Namespace) -> tuple[str, HfEngine]:
     output = args.output or str(Path(name).with_suffix(".safetensors"))
     if Path(output).suffix != ".safetensors":
         raise UsageError(f"-o/--output: {output}: expected a name that ends in .safetensors with --hf")
-    return output, HfEngine(args.batch_size, args.threads, args.dtype or "auto", args.device or "auto")
+    return output, HfEngine(args.batch_size, args.threads or 0, args.dtype or "auto", args.device or "auto")

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import GateError
+from ..files import require_regular
 from .safetensors_file import SafetensorsFile, parse_json
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def _open_file(path: Path) -> Checkpoint:
+    require_regular(path)
     return SafetensorsFile(path) if path.suffix in SAFETENSORS_SUFFIXES else _Pickled(path)
 
 
@@ -173,6 +175,7 @@ class _Sharded:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        require_regular(path)
         with path.open("rb") as file:
             text = file.read(_MAX_INDEX + 1)
         if len(text) > _MAX_INDEX:

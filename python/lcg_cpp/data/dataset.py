@@ -104,8 +104,3 @@ def open_dataset(name: str) -> Dataset:
         OSError: A file cannot be read.
     """
     return Dataset(name, open_files(name))
-
-
-def describe(dataset: Dataset) -> dict[str, str | int]:
-    """What a training record says of the data: its name, its usable rows and those left out."""
-    return {"name": dataset.name, "rows": len(dataset), "bad_rows": dataset.n_bad}

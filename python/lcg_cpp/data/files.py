@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ..errors import GateError
+from ..files import require_regular
 from .rows import BadRow
 
 HUB = "hf:"
@@ -179,8 +180,7 @@ def _files_in(folder: Path, split: str) -> list[Path]:
 
 
 def _open_file(path: Path) -> RowFile:
-    with path.open("rb"):  # a missing file is an OSError, whatever reads it
-        pass
+    require_regular(path)  # rows are found again by their place in it
     if path.suffix.lower() in _TEXT:
         return TextFile(path)
     return Table(str(path), _load(str(path), "parquet", data_files=str(path), split="train"))
@@ -215,9 +215,10 @@ def _load(name: str, *what: str | None, **how: str) -> Any:
 
 def _parse(data: bytes) -> object:
     try:
-        return json.loads(data.decode())
+        return json.loads(data.decode("utf-8-sig"))  # files with a mark that were joined have some inside
     except UnicodeDecodeError as error:
-        return BadRow(f"is not UTF-8 (byte {error.start + 1} of the line)")
+        utf16 = ", but UTF-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+        return BadRow(f"is not UTF-8{utf16} (byte {error.start + 1} of the line)")
     except (ValueError, RecursionError) as error:
         return BadRow(f"is not JSON: {_reason(error)}")
 

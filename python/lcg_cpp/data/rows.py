@@ -10,7 +10,7 @@ from ..errors import GateError
 _CHATS = ("messages", "conversations", "conversation")
 # prompt, what belongs to it, the columns its reply may be in
 _PAIRS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("prompt", (), ("response", "completion")),
+    ("prompt", (), ("response", "completion", "chosen")),
     ("query", (), ("query_response", "response")),
     ("instruction", ("input", "context"), ("output", "response")),
     ("inputs", (), ("targets",)),
@@ -18,18 +18,15 @@ _PAIRS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
 KNOWN_COLUMNS = (
     "`messages`, `prompt` and `response`, `query` and `query_response`, `instruction` and `output`, or `text`"
 )
+_CALL = "call"  # a message of an assistant that calls a tool and says nothing
+# how the role of a message is written, in lower case -> what it is
 _ROLES = {
     "system": "system",
     "developer": "developer",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
+    **dict.fromkeys(("user", "human", "prompter", "question"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatbot", "ai", "chatgpt", "answer"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), _CALL),
 }
 _MAX_SHOWN = 60  # characters
 
@@ -72,8 +69,9 @@ def sample_from_row(row: object) -> Sample:
     """Read a row.
 
     Known are, in this order: `messages` (role and content; also ShareGPT's `conversations` with from and value);
-    `prompt` with `response` or `completion`; `query` with `query_response`; `instruction`, `input` and `output`
-    (Alpaca); `inputs` and `targets` (Aya); `text`. Columns that are null count as absent, others are ignored.
+    `prompt` with `response`, `completion` or `chosen` (TRL; each of them text or messages); `query` with
+    `query_response`; `instruction`, `input` and `output` (Alpaca); `inputs` and `targets` (Aya); `chosen` alone;
+    `text`. Columns that are null count as absent, others are ignored.
 
     `query_response` holds the reply alone in the data of the method's reference implementation, and the query with the
     reply behind it where that name comes from (the summarization data of RLHF trainers). Both are read: a query at its
@@ -93,7 +91,13 @@ def sample_from_row(row: object) -> Sample:
     for prompt, additions, replies in _PAIRS:
         reply = next((name for name in replies if name in columns), None)
         if prompt in columns and reply is not None:
+            if isinstance(columns[prompt], list) or isinstance(columns[reply], list):
+                return _conversation(columns, prompt, reply)
             return _pair(columns, prompt, additions, reply)
+    if isinstance(columns.get("chosen"), list):  # of a pair of whole chats
+        return Sample(messages=_chat(columns["chosen"], "chosen"))
+    if "chosen" in columns:
+        return Sample(text=text_of(columns["chosen"], "`chosen`"))
     if "text" in columns:
         return Sample(text=text_of(columns["text"], "`text`"))
     found = ", ".join(f"`{name}`" for name in columns)
@@ -133,19 +137,46 @@ def _pair(columns: Mapping[str, object], prompt: str, additions: tuple[str, ...]
     return Sample(messages=(Message("user", asked), Message("assistant", answered)))
 
 
+def _conversation(columns: Mapping[str, object], prompt: str, reply: str) -> Sample:
+    """A prompt and its reply, of which one at least is a list of messages; the reply may repeat the prompt."""
+    turns = []
+    for name, role in ((prompt, "user"), (reply, "assistant")):
+        value = columns[name]
+        turns.append(value if isinstance(value, list) else [{"role": role, "content": value}])
+    asked, answered = (_messages(turn, name) for turn, name in zip(turns, (prompt, reply)))
+    if answered[: len(asked)] == asked:
+        asked = []
+    return Sample(messages=_until_reply([*asked, *answered], reply))
+
+
 def _chat(value: object, name: str) -> tuple[Message, ...]:
     if isinstance(value, Mapping):  # a list of records, as older `datasets` give it: a record of lists
         columns = [column for column in value.values() if isinstance(column, list)]
         value = [dict(zip(value, record)) for record in zip(*columns)] if len(columns) == len(value) else value
     if not isinstance(value, list):
         raise BadRow(f"`{name}` is {_a(value)}, expected a list of messages")
-    messages = [_message(item, f"message {number}") for number, item in enumerate(value, 1)]
-    kept = [message for message in messages if message is not None]
-    while kept and kept[-1].role != "assistant":
-        kept.pop()
-    if not kept:
+    return _until_reply(_messages(value, name), name)
+
+
+def _until_reply(messages: list[Message], name: str) -> tuple[Message, ...]:
+    """The messages up to the last reply."""
+    n = max((i for i, message in enumerate(messages, 1) if message.role == "assistant"), default=0)
+    if not n:
         raise BadRow(f"`{name}` holds no message of an assistant")
-    return tuple(kept)
+    return tuple(messages[:n])
+
+
+def _messages(items: list[object], name: str) -> list[Message]:
+    """All messages but calls of tools, which hold no text, with what the tools answered, and empty system messages."""
+    kept: list[Message] = []
+    called = False
+    for number, item in enumerate(items, 1):
+        where = f"message {number}" if name in _CHATS else f"message {number} of `{name}`"
+        message = _message(item, where)
+        called = message is not None and (message.role == _CALL or (called and message.role == "tool"))
+        if message is not None and not called:
+            kept.append(message)
+    return kept
 
 
 def _message(item: object, name: str) -> Message | None:
@@ -153,20 +184,23 @@ def _message(item: object, name: str) -> Message | None:
     if not isinstance(item, Mapping):
         raise BadRow(f"{name} is {_a(item)}, expected an object with `role` and `content`")
     given = item.get("role") or item.get("from")
-    role = _ROLES.get(given) if isinstance(given, str) else None
+    role = _ROLES.get(given.strip().lower()) if isinstance(given, str) else None
     if role is None:
         raise BadRow(f"{name} has the role {_shortened(repr(given))}, expected system, user, assistant or tool")
-    content = item["content"] if item.get("content") is not None else item.get("value")
+    content = next((item[key] for key in ("content", "value", "text") if item.get(key) is not None), None)
     if isinstance(content, list):
         content = "".join(_part(part, name) for part in content)
-    if role == "system" and (content is None or content == ""):
-        return None
-    return Message(role, text_of(content, name))
+    if content is None or content == "":
+        if role == "system":
+            return None
+        if role == "assistant" and (item.get("tool_calls") or item.get("function_call")):
+            role = _CALL
+    return Message(role, "" if role == _CALL else text_of(content, name))
 
 
 def _part(part: object, name: str) -> str:
     """A part of a message that is a list of texts, images and the like."""
-    text = part.get("text") if isinstance(part, Mapping) else None
+    text = part.get("text") if isinstance(part, Mapping) else part
     if not isinstance(text, str):
         raise BadRow(f"{name} has a part that is no text")
     return text

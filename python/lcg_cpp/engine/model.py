@@ -10,7 +10,7 @@ from llama_cpp import llama_cpp as bindings
 
 from .. import _core
 from ..errors import GateError
-from ..files import PathLike
+from ..files import PathLike, require_regular
 from .base_model import TYPE_BITS, BaseModel, Vocab
 from .connect import connect_core
 
@@ -55,8 +55,7 @@ def read_base_model(path: PathLike) -> BaseModel:
         OSError: The file cannot be read.
     """
     name = os.fspath(path)
-    with open(name, "rb"):  # a missing or unreadable file is an OSError, not llama.cpp's "failed to load"
-        pass
+    require_regular(name)
     bindings.llama_backend_init()
     params = bindings.llama_model_default_params()
     params.vocab_only = True

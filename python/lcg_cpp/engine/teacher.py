@@ -19,7 +19,7 @@ from llama_cpp import llama_cpp as bindings
 from llama_cpp._logger import set_verbose
 
 from ..errors import GateError
-from ..files import PathLike
+from ..files import PathLike, require_regular
 from .base_model import BaseModel
 from .connect import function_addresses
 from .model import describe_model
@@ -81,8 +81,7 @@ class Teacher:
             OSError: The file cannot be read.
         """
         name = os.fspath(model_path)
-        with open(name, "rb"):  # a missing file is an OSError, not llama.cpp's "failed to load"
-            pass
+        require_regular(name)
         self._n_batch = n_batch
         self._n_sequences = min(_MAX_SEQUENCES, n_batch)  # llama.cpp ends the process where there are more
         self._stack = contextlib.ExitStack()
