@@ -1,6 +1,8 @@
 // Bounds first, exact values where they are needed.
 #include "adjusted_row.h"
 
+#include "rows.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -115,21 +117,6 @@ adjustment::adjustment(const float * norms, double softcap, size_t n_vocab)
 double adjustment::of(const float * logits, size_t i) const {
     const double raw = softcap > 0 ? before_softcap(logits[i], softcap) : logits[i];
     return norms != nullptr ? raw / norms[i] : raw;
-}
-
-void check_row(const float * logits, size_t n_vocab, size_t row) {
-    bool counts = false;
-    for (size_t i = 0; i < n_vocab; i++) {
-        counts = counts || logits[i] > -INFINITY;
-        if (!(logits[i] < INFINITY)) {
-            throw gate_error("`logits` is " + std::to_string(logits[i]) + " in row " + std::to_string(row) +
-                             " at token " + std::to_string(i) + ", expected a finite number or -inf");
-        }
-    }
-    if (!counts) {
-        throw gate_error(
-            "`logits` is -inf at every token of row " + std::to_string(row) + ", expected one that is finite");
-    }
 }
 
 adjusted_row::adjusted_row(const adjustment & adjustment)

@@ -5,9 +5,6 @@
 
 namespace lcg {
 
-// Throws, naming row and token, if a logit is NaN or +inf, or if all are -inf.
-void check_row(const float * logits, size_t n_vocab, size_t row);
-
 // What is done to every row.
 struct adjustment {
     // norms [n_vocab], or null: logits are not divided; softcap 0: the model has none. Throws for a norm that is not

@@ -196,21 +196,6 @@ py::tuple split_tokens(const token_data * tokens, size_t n) {
     return py::make_tuple(ids, logits);
 }
 
-const char * verdict_name(verdict outcome) {
-    switch (outcome) {
-    case verdict::intervene:
-        return "intervene";
-    case verdict::no_history:
-        return "no_history";
-    case verdict::nothing_banned:
-        return "nothing_banned";
-    case verdict::not_confident:
-        return "not_confident";
-    default:
-        return "would_empty";
-    }
-}
-
 gate_rules make_rules(
     float threshold, bool persistence, bool confidence, bool first_token, float confidence_temperature) {
     return {threshold, persistence, confidence, first_token, confidence_temperature};
@@ -254,7 +239,7 @@ py::tuple decide_on(const std::shared_ptr<const gate> & gate, const array_t<int3
         s.push_back(candidates[position]);
     }
     const decision d = decide(*gate, rules, strength, candidates, s, z.data(), last, temperature);
-    return py::make_tuple(verdict_name(d.outcome), indices(d.predicted), indices(d.allowed), indices(d.banned),
+    return py::make_tuple(static_cast<int>(d.outcome), indices(d.predicted), indices(d.allowed), indices(d.banned),
         split_tokens(d.candidates.data(), d.candidates.size()));
 }
 
@@ -457,6 +442,6 @@ PYBIND11_MODULE(_core, m) {
     m.def("gate_callbacks", [] { return callbacks_dict(gate_callbacks()); });
     m.def("read_vocab", &read_vocab);
     bind_gate(m);
-    bind_labels(m);
+    bind_rows(m);
     bind_stage(m);
 }

@@ -16,4 +16,4 @@ std::string shape_text(const py::array & values);
 // Throws unless it is a flat array of n elements.
 void check_shape(const py::array & values, size_t n, const char * name);
 
-void bind_labels(py::module_ & m);
+void bind_rows(py::module_ & m);

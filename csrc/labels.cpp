@@ -1,13 +1,8 @@
 // Family labels (paper, section 3.2): the families of the tokens that the model itself finds likely.
 #include "adjusted_row.h"
+#include "rows.h"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <exception>
-#include <functional>
-#include <mutex>
-#include <thread>
 
 namespace lcg {
 namespace {
@@ -67,52 +62,6 @@ void write_label(
     }
 }
 
-using row_work = std::function<void(size_t row)>;
-
-// Rows are handed out one by one to up to n_threads threads (0: all cores), this one included; each makes its own work,
-// with its own memory. Throws the error of the first row that has one.
-void for_each_row(size_t n_rows, size_t n_threads, const std::function<row_work()> & make_work) {
-    std::atomic<size_t> next{0};
-    std::mutex          lock;
-    std::exception_ptr  error;
-    size_t              error_row = n_rows;
-    const auto          run       = [&] {
-        size_t row = n_rows;
-        try {
-            const row_work work = make_work();
-            while ((row = next++) < n_rows) {
-                work(row);
-            }
-        } catch (...) {
-            // rows before this one are done or in work: one that is bad as well will still come here
-            const std::lock_guard<std::mutex> guard(lock);
-            next = n_rows;
-            if (!error || row < error_row) {
-                error     = std::current_exception();
-                error_row = row;
-            }
-        }
-    };
-    if (n_threads == 0) {
-        n_threads = std::max(std::thread::hardware_concurrency(), 1u);
-    }
-    std::vector<std::thread> threads;
-    try {
-        while (threads.size() + 1 < std::min(n_threads, n_rows)) {
-            threads.emplace_back(run);
-        }
-    } catch (const std::exception &) {
-        // no more threads are to be had: those that are there will do
-    }
-    run();
-    for (std::thread & thread : threads) {
-        thread.join();
-    }
-    if (error) {
-        std::rethrow_exception(error);
-    }
-}
-
 } // namespace
 
 void family_labels(const logit_rows & rows, const float * norms, const uint8_t * families,
@@ -131,26 +80,6 @@ void family_labels(const logit_rows & rows, const float * norms, const uint8_t *
             row.load(rows.data + i * rows.n_vocab, i);
             const size_t n_kept = choose(row, rows.n_vocab, families, options);
             write_label(row, n_kept, families, options, labels + i * options.n_families);
-        };
-    });
-}
-
-void top_tokens(const logit_rows & rows, size_t k, double temperature, size_t n_threads, int32_t * ids, float * best,
-    double * log_sum) {
-    for_each_row(rows.n, n_threads, [&] {
-        const auto order = std::make_shared<std::vector<uint32_t>>();
-        return [&, order](size_t row) {
-            const float * logits = rows.data + row * rows.n_vocab;
-            if (!select_top(logits, rows.n_vocab, k, *order) || logits[order->front()] == -INFINITY) {
-                check_row(logits, rows.n_vocab, row);
-            }
-            const float largest = logits[order->front()];
-            for (size_t i = 0; i < k; i++) {
-                ids[row * k + i]  = static_cast<int32_t>((*order)[i]);
-                best[row * k + i] = logits[(*order)[i]];
-            }
-            log_sum[row] = largest / temperature +
-                           std::log(softmax_sum(logits, rows.n_vocab, largest, static_cast<float>(temperature)));
         };
     });
 }

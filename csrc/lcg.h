@@ -5,6 +5,7 @@
 #include "host_api.h"
 
 #include <bitset>
+#include <functional>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -119,6 +120,11 @@ struct gate_rules {
 
 enum class verdict { intervene, no_history, nothing_banned, not_confident, would_empty };
 
+struct ruling {
+    verdict    outcome = verdict::no_history;
+    family_set predicted, allowed, banned;
+};
+
 // The m largest of n logits, largest first, equal ones by index; false if one of them is NaN or +inf.
 bool select_top(const float * logits, size_t n, size_t m, std::vector<uint32_t> & best);
 
@@ -127,6 +133,11 @@ family_set allowed_families(const gate_rules & rules, family_set predicted, int 
 family_set families_of(const token_data * tokens, size_t n, const uint8_t * token_family);
 family_set predicted_families(const float * z, size_t n_families, float threshold);
 
+// The rules (paper, section 3.3). survivors: the families in S; confident: those in H, asked for only where they
+// matter.
+ruling rule(const gate_rules & rules, float strength, const family_set & maskable, const family_set & predicted,
+    int last, const family_set & survivors, const std::function<family_set()> & confident);
+
 // Sum of exp((logit - max)/T) over all candidates.
 double softmax_sum(const float * logits, size_t n, float max_logit, float temperature);
 
@@ -134,14 +145,14 @@ double softmax_sum(const float * logits, size_t n, float max_logit, float temper
 size_t confident_count(
     const token_data * best, size_t n_best, const std::vector<confidence_set> & sets, float temperature, double sum);
 
-// Replaces `survivors` by (S ∪ H) less the banned families (or with `strength` subtracted from their logits); sorts
-// what it returns. False: nothing would be left, `out` is undefined.
-bool apply_ban(const token_data_array & survivors, const token_data * confident, size_t n_confident,
+// How many of them are in S = what top-k and then top-p leave; llama.cpp applies both before the temperature.
+size_t survivor_count(const token_data * best, size_t n_best, size_t top_k, float top_p);
+
+// (S ∪ H) less the banned families (or with `strength` subtracted from their logits), sorted.
+void apply_ban(const token_data_array & survivors, const token_data * confident, size_t n_confident,
     const family_set & banned, const uint8_t * token_family, float strength, std::vector<token_data> & out);
 
-struct decision {
-    verdict                 outcome = verdict::no_history;
-    family_set              predicted, allowed, banned;
+struct decision : ruling {
     std::vector<token_data> candidates;
 };
 
@@ -149,12 +160,33 @@ struct decision {
 decision decide(const gate & gate, const gate_rules & rules, float strength, const std::vector<token_data> & candidates,
     const std::vector<token_data> & survivors, const float * z, int last, float temperature);
 
-// ---- labels for training (labels.cpp) ----
+// ---- rows of logits, many at once (rows.cpp, labels.cpp) ----
 
 struct logit_rows {
     const float * data; // [n, n_vocab]
     size_t        n, n_vocab;
 };
+
+// What S and H are taken with.
+struct step_options {
+    size_t                      top_k; // at least 1
+    float                       top_p;
+    float                       temperature;  // of the request
+    float                       confident_at; // the temperature of H
+    std::vector<confidence_set> confidence;
+};
+
+struct step_results {
+    size_t    n_best;      // tokens kept of each row
+    int32_t * ids;         // [n, n_best], most probable first, equal ones by id
+    float *   best;        // [n, n_best], their logits
+    double *  log_sum;     // [n], log of the sum of all exp(logit / temperature), to 1e-6
+    int32_t * n_survivors; // [n], how many of the best are in S
+    int32_t * n_confident; // [n], ... in H
+};
+
+// n_threads 0 is all cores. Throws gate_error for values that cannot be, naming where they are.
+void read_steps(const logit_rows & rows, const step_options & options, size_t n_threads, const step_results & results);
 
 struct label_options {
     size_t n_families;
@@ -165,14 +197,9 @@ struct label_options {
 };
 
 // The families that topkp(logits / norms) holds, or with `soft` their shares of it: labels [n, n_families]. norms
-// [n_vocab] may be null; n_threads 0 is all cores. Throws gate_error for values that cannot be, naming where they are.
+// [n_vocab] may be null. Threads and errors as in read_steps.
 void family_labels(const logit_rows & rows, const float * norms, const uint8_t * families,
     const label_options & options, size_t n_threads, float * labels);
-
-// The k most probable tokens, ids and logits [n, k], and log_sum [n] = log of the sum of all exp(logit / temperature),
-// to 1e-6. Throws as family_labels does.
-void top_tokens(const logit_rows & rows, size_t k, double temperature, size_t n_threads, int32_t * ids, float * best,
-    double * log_sum);
 
 // ---- the two stages in llama.cpp's sampling chain (sampler.cpp) ----
 

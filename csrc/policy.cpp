@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace lcg {
 namespace {
@@ -158,7 +159,40 @@ size_t confident_count(
     return longest;
 }
 
-bool apply_ban(const token_data_array & survivors, const token_data * confident, size_t n_confident,
+size_t survivor_count(const token_data * best, size_t n_best, size_t top_k, float top_p) {
+    const size_t limit = std::min(top_k, n_best);
+    size_t       n     = 0;
+    double       sum   = 0.0;
+    for (; n < limit && counts(best[n]); n++) {
+        sum += std::exp(best[n].logit - best[0].logit);
+    }
+    return top_p < 1 ? confident_count(best, n, {{static_cast<uint32_t>(n), top_p}}, 1.0f, sum) : n;
+}
+
+ruling rule(const gate_rules & rules, float strength, const family_set & maskable, const family_set & predicted,
+    int last, const family_set & survivors, const std::function<family_set()> & confident) {
+    ruling result;
+    result.predicted = predicted;
+    result.allowed   = allowed_families(rules, predicted, last);
+    result.banned    = maskable & ~result.allowed;
+    if (!may_act(rules, last)) {
+        result.outcome = verdict::no_history;
+    } else if ((survivors & result.banned).none()) {
+        result.outcome = verdict::nothing_banned;
+    } else {
+        const family_set h = confident();
+        if (rules.confidence && (h & predicted).none()) {
+            result.outcome = verdict::not_confident;
+        } else if (strength == INFINITY && ((survivors | h) & ~result.banned).none()) {
+            result.outcome = verdict::would_empty;
+        } else {
+            result.outcome = verdict::intervene;
+        }
+    }
+    return result;
+}
+
+void apply_ban(const token_data_array & survivors, const token_data * confident, size_t n_confident,
     const family_set & banned, const uint8_t * token_family, float strength, std::vector<token_data> & out) {
     out.clear();
     const auto keep = [&](token_data token) {
@@ -166,11 +200,12 @@ bool apply_ban(const token_data_array & survivors, const token_data * confident,
             return;
         }
         if (banned[token_family[token.id]]) {
-            token.logit -= strength;
+            if (strength == INFINITY) {
+                return;
+            }
+            token.logit = std::max(token.logit - strength, std::numeric_limits<float>::lowest());
         }
-        if (counts(token)) {
-            out.push_back(token);
-        }
+        out.push_back(token);
     };
     for (size_t i = 0; i < survivors.size; i++) {
         keep(survivors.data[i]);
@@ -184,47 +219,36 @@ bool apply_ban(const token_data_array & survivors, const token_data * confident,
         }
     }
     std::sort(out.begin(), out.end(), more_probable);
-    return !out.empty();
 }
 
 decision decide(const gate & gate, const gate_rules & rules, float strength, const std::vector<token_data> & candidates,
     const std::vector<token_data> & survivors, const float * z, int last, float temperature) {
-    const uint8_t * family = gate.token_family.data();
-    decision        result;
-    result.candidates = survivors;
+    const uint8_t *         family    = gate.token_family.data();
+    std::vector<token_data> best      = candidates;
+    size_t                  n         = 0; // of the best are in H
+    const auto              confident = [&] {
+        std::sort(best.begin(), best.end(), more_probable);
+        std::vector<float> logits;
+        for (const token_data & token : best) {
+            logits.push_back(token.logit);
+        }
+        const float  at  = std::max(temperature, rules.confidence_temperature);
+        const double sum = softmax_sum(logits.data(), logits.size(), logits[0], at);
+        n                = confident_count(best.data(), best.size(), gate.config.confidence, at, sum);
+        return families_of(best.data(), n, family);
+    };
+    const family_set predicted = predicted_families(z, gate.config.families.size(), rules.threshold);
+    const family_set present   = families_of(survivors.data(), survivors.size(), family);
+    decision         result;
+    static_cast<ruling &>(result) = rule(rules, strength, gate.maskable, predicted, last, present, confident);
+    result.candidates             = survivors;
     std::sort(result.candidates.begin(), result.candidates.end(), more_probable);
-    result.predicted = predicted_families(z, gate.config.families.size(), rules.threshold);
-    result.allowed   = allowed_families(rules, result.predicted, last);
-    result.banned    = gate.maskable & ~result.allowed;
-    if (!may_act(rules, last)) {
-        result.outcome = verdict::no_history;
-        return result;
+    if (result.outcome == verdict::intervene) {
+        const token_data_array  s = {result.candidates.data(), result.candidates.size(), -1, true};
+        std::vector<token_data> left;
+        apply_ban(s, best.data(), n, result.banned, family, strength, left);
+        result.candidates = std::move(left);
     }
-    if ((families_of(survivors.data(), survivors.size(), family) & result.banned).none()) {
-        result.outcome = verdict::nothing_banned;
-        return result;
-    }
-    std::vector<token_data> best = candidates;
-    std::sort(best.begin(), best.end(), more_probable);
-    std::vector<float> logits;
-    for (const token_data & token : candidates) {
-        logits.push_back(token.logit);
-    }
-    const float  at  = std::max(temperature, rules.confidence_temperature);
-    const double sum = softmax_sum(logits.data(), logits.size(), best[0].logit, at);
-    const size_t n   = confident_count(best.data(), best.size(), gate.config.confidence, at, sum);
-    if (rules.confidence && (families_of(best.data(), n, family) & result.predicted).none()) {
-        result.outcome = verdict::not_confident;
-        return result;
-    }
-    const token_data_array  s = {result.candidates.data(), result.candidates.size(), -1, true};
-    std::vector<token_data> left;
-    if (!apply_ban(s, best.data(), n, result.banned, family, strength, left)) {
-        result.outcome = verdict::would_empty;
-        return result;
-    }
-    result.outcome    = verdict::intervene;
-    result.candidates = std::move(left);
     return result;
 }
 

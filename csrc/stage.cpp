@@ -135,26 +135,29 @@ void stage::state::on_gate(token_data_array * tokens) {
 }
 
 void stage::state::judge(token_data_array * tokens, const token_data_array & s, const family_set & present) {
-    const gate_config & config    = model->config;
-    const uint8_t *     family    = model->token_family.data();
-    const family_set    predicted = predicted_families(z.data(), z.size(), options.rules.threshold);
-    const family_set    banned    = model->maskable & ~allowed_families(options.rules, predicted, last);
-    if ((present & banned).none()) {
-        return;
-    }
-    const float  temperature = std::max(facts.temperature, options.rules.confidence_temperature);
-    const double sum         = softmax_sum(row, n_row, best[0].logit, temperature);
-    const size_t n           = confident_count(best.data(), best.size(), config.confidence, temperature, sum);
-    if (options.rules.confidence && (families_of(best.data(), n, family) & predicted).none()) {
+    const uint8_t *  family      = model->token_family.data();
+    const float      temperature = std::max(facts.temperature, options.rules.confidence_temperature);
+    const family_set predicted   = predicted_families(z.data(), z.size(), options.rules.threshold);
+    double           sum         = 0; // of the softmax at that temperature
+    size_t           n           = 0; // of the best are in H
+    const auto       confident   = [&] {
+        sum = softmax_sum(row, n_row, best[0].logit, temperature);
+        n   = confident_count(best.data(), best.size(), model->config.confidence, temperature, sum);
+        return families_of(best.data(), n, family);
+    };
+    // by reference: a copy of the lambda would be allocated
+    const ruling found =
+        rule(options.rules, options.strength, model->maskable, predicted, last, present, std::cref(confident));
+    if (found.outcome == verdict::not_confident) {
         const std::lock_guard<std::mutex> guard(lock);
         stats.not_confident++;
+    }
+    if (found.outcome != verdict::intervene) {
         return;
     }
-    if (!apply_ban(s, best.data(), n, banned, family, options.strength, kept)) {
-        return;
-    }
+    apply_ban(s, best.data(), n, found.banned, family, options.strength, kept);
     const bool same = temperature == facts.temperature;
-    record(s, predicted, banned, same ? sum : softmax_sum(row, n_row, best[0].logit, facts.temperature));
+    record(s, predicted, found.banned, same ? sum : softmax_sum(row, n_row, best[0].logit, facts.temperature));
     if (options.mode == gate_mode::mask) {
         tokens->data   = kept.data();
         tokens->size   = kept.size();

@@ -30,12 +30,14 @@ from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.engine.load import Engine
 from lcg_cpp.engine.output_norms import OutputMatrix, read_output_matrix
 from lcg_cpp.engine.teacher import States, Teacher
-from lcg_cpp.gate.families import exempt_tokens, token_families
-from lcg_cpp.gate.forced import NO_FAMILY, Candidates, FamilyTable, Sampling
+from lcg_cpp.gate.decisions import NO_FAMILY, FamilyTable
+from lcg_cpp.gate.families import exempt_tokens, family_set, token_families
+from lcg_cpp.gate.steps import Sampling, Steps
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
 NAMES = ("cj", "latin", "symbols", "lowres")
-FAMILIES = FamilyTable(np.array([CJ, LATIN, SYMBOLS, LOWRES, LOWRES]), np.array([True, True, False, False]), SYMBOLS)
+FOUR = family_set()
+FAMILIES = FamilyTable(np.array([CJ, LATIN, SYMBOLS, LOWRES, LOWRES]), FOUR)
 REQUEST = Sampling(temperature=1.0, top_k=20, top_p=0.8)
 ONE_THREAD = Engine(n_batch=64, n_threads=1)
 
@@ -46,8 +48,8 @@ def logits_of(*rows: Sequence[float]) -> npt.NDArray[np.float32]:
 
 
 def points_of(rows: list[list[float]], last: list[int], following: list[int], sampling: Sampling = REQUEST) -> Points:
-    candidates = Candidates.of(logits_of(*rows), sampling)
-    return Points.of(candidates, np.array(last, np.int64), np.array(following), FAMILIES)
+    steps = Steps.of(logits_of(*rows), sampling)
+    return Points.of(steps, sampling, np.array(last, np.int64), np.array(following), FAMILIES)
 
 
 #        cj   latin  symbols  lowres  lowres
@@ -115,12 +117,14 @@ def test_a_position_can_be_a_switch_and_a_confusion_point() -> None:
 
 
 def test_a_right_token_outside_the_twenty_most_probable_has_no_rank() -> None:
-    families = FamilyTable(np.array([CJ] * 21 + [LOWRES]), np.array([True, True, False, False]), SYMBOLS)
+    families = FamilyTable(np.array([CJ] * 21 + [LOWRES]), FOUR)
     row = np.linspace(2, 1, 22, dtype=np.float32)[None]
-    last = np.array([LOWRES])
-    assert Points.of(Candidates.of(row, REQUEST), last, np.array([21]), families).rank[0] == 0
+    last, following = np.array([LOWRES]), np.array([21])
+    for top_k in (1, 20, 22):  # however many the request could sample
+        request = dataclasses.replace(REQUEST, top_k=top_k)
+        assert Points.of(Steps.of(row, request), request, last, following, families).rank[0] == 0
     row[0, 21] = row[0, 18] + 0.01  # above the tokens 18 to 20: the nineteenth
-    assert Points.of(Candidates.of(row, REQUEST), last, np.array([21]), families).rank[0] == 19
+    assert Points.of(Steps.of(row, REQUEST), REQUEST, last, following, families).rank[0] == 19
 
 
 def test_a_right_token_that_is_impossible_has_no_rank() -> None:
@@ -403,8 +407,6 @@ def test_texts_longer_than_the_model_was_trained_for_are_cut(tmp_path: Path, tin
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sampling": Sampling(temperature=0.0)}, "`temperature` is 0.0, expected a positive number"),
-        ({"sampling": Sampling(top_p=1.5)}, "`top_p` is 1.5, expected more than 0 and at most 1"),
         ({"n_ctx": 1}, "`n_ctx` is 1, expected at least 2"),
         ({"n_worst": -1}, "`n_worst` is -1, expected at least 0"),
     ],

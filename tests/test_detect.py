@@ -46,8 +46,10 @@ from lcg_cpp.detect.scores import THRESHOLDS, as_dict, score
 from lcg_cpp.detect.texts import Probe, Question, Splicer
 from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.engine.teacher import Teacher
+from lcg_cpp.gate.decisions import NO_FAMILY, DecodingRules, FamilyTable
 from lcg_cpp.gate.families import family_set
-from lcg_cpp.gate.forced import NO_FAMILY, Candidates, FamilyTable, Sampling
+from lcg_cpp.gate.gate_file import CONFIDENCE
+from lcg_cpp.gate.steps import Sampling
 from oracle import Chain, Rules, Switches
 
 MakeGate = Callable[..., Gate]
@@ -161,11 +163,7 @@ def gate() -> Gate:
 
 @pytest.fixture(scope="module")
 def splicer(teacher: Teacher, gate: Gate) -> Splicer:
-    return Splicer(teacher, table_of(gate), gate.families.names, 256)
-
-
-def table_of(gate: Gate) -> FamilyTable:
-    return FamilyTable(gate.token_families.astype(np.intp), np.array(gate.families.maskable), gate.families.neutral)
+    return Splicer(teacher, FamilyTable.of(gate), 256)
 
 
 ARABIC = Prompt("ar", "Spain, Georgia\nArabic:", chat=False, reference="إسبانيا, جورجيا", language="ar")
@@ -270,8 +268,8 @@ def test_a_space_that_the_tokenizer_puts_in_front_belongs_to_the_first_token() -
     base = BaseModel("model.gguf", "model", "llama", 4, vocab)
     ids = {"": [], "Q\n": [0], "да нет": [1, 2]}
     model: Any = SimpleNamespace(base=base, tokenize=lambda text, special=False, bos=False: ids.get(text, []))
-    families = FamilyTable(np.array([SYMBOLS, LOWRES, LOWRES]), np.array(MASKABLE), SYMBOLS)
-    splicer = Splicer(model, families, ("cj", "latin", "symbols", "lowres"), 64)
+    families = FamilyTable(np.array([SYMBOLS, LOWRES, LOWRES]), family_set())
+    splicer = Splicer(model, families, 64)
     clean = splicer.probes(Prompt("1", "Q", chat=True, reference="да нет", language="ru"), 0)[0]
     assert {(question.index, question.group) for question in clean.questions} == {(1, START), (2, BETWEEN)}
 
@@ -296,13 +294,13 @@ def test_spliced_switches_take_turns_and_end_before_what_is_asked(teacher: Teach
 
 
 def test_the_same_is_spliced_in_whatever_other_prompts_there_are(teacher: Teacher, gate: Gate) -> None:
-    first, second = (Splicer(teacher, table_of(gate), gate.families.names, 256) for _ in range(2))
+    first, second = (Splicer(teacher, FamilyTable.of(gate), 256) for _ in range(2))
     first.probes(SWITCHING, 0)
     assert [p.tokens for p in first.probes(ARABIC, 0)] == [p.tokens for p in second.probes(ARABIC, 0)]
 
 
 def test_replies_that_cannot_be_used_are_counted(teacher: Teacher, gate: Gate) -> None:
-    splicer = Splicer(teacher, table_of(gate), gate.families.names, 12)
+    splicer = Splicer(teacher, FamilyTable.of(gate), 12)
     assert splicer.probes(dataclasses.replace(ARABIC, reference="12, 13"), 0) == []
     assert splicer.probes(ARABIC, 0) == []
     assert splicer.skipped == {
@@ -332,6 +330,7 @@ def answers_of(
 
 
 ONLY_LOWRES = (-4.0, -4.0, -4.0, 4.0)
+TABLE = FamilyTable(np.arange(4), family_set())  # a token of each
 
 
 @pytest.mark.parametrize(
@@ -351,7 +350,8 @@ ONLY_LOWRES = (-4.0, -4.0, -4.0, 4.0)
 def test_what_keeps_a_token(
     z: tuple[float, ...], last: int, confident: set[int], options: GateOptions, wanted: int
 ) -> None:
-    assert answers_of(z, CJ, last, set(), confident).verdicts(MASKABLE, options, 0.5).tolist() == [wanted]
+    rules = DecodingRules(TABLE, 0.5, CONFIDENCE, options)
+    assert answers_of(z, CJ, last, set(), confident).verdicts(rules).tolist() == [wanted]
 
 
 REASONS_OF_RULES = {
@@ -369,7 +369,8 @@ def random_answers(rng: np.random.Generator, make_gate: MakeGate) -> Iterator[tu
     n_vocab = int(rng.choice([5, 21, 60]))
     family = rng.choice(4, n_vocab, p=rng.dirichlet(np.ones(4)))
     family[:2] = CJ, LATIN
-    rules = Rules(family, MASKABLE, SYMBOLS)
+    sets = [((5, 0.999), (20, 0.95)), ((1, 0.9),), ((3, 0.5), (2, 0.99), (7, 0.8))][rng.integers(3)]
+    rules = Rules(family, MASKABLE, SYMBOLS, float(rng.choice([0.5, 0.8])), sets)
     gate = make_gate(rules)
     sampling = Sampling(
         float(rng.choice([0.3, 1.0, 2.0])), int(rng.choice([1, 5, 20])), float(rng.choice([0.5, 0.9, 1]))
@@ -378,7 +379,7 @@ def random_answers(rng: np.random.Generator, make_gate: MakeGate) -> Iterator[tu
     switches = Switches(
         persistence=persistence,
         confidence=confidence,
-        confidence_temperature=sampling.confidence_temperature,
+        confidence_temperature=float(rng.choice([0.0, 0.7])),
         first_token=first_token,
     )
     options = GateOptions(**dataclasses.asdict(switches))
@@ -397,11 +398,12 @@ def random_answers(rng: np.random.Generator, make_gate: MakeGate) -> Iterator[tu
         if min(margin, wanted.margin) < MARGIN:
             continue
         decided = gate.decide(ids, logits, survivors, z, options=options, **given)
-        best = Candidates.of(logits[None], sampling)
-        held = [set(family[best.ids[some]].tolist()) for some in (best.survivors(), best.confident())]
+        of_gate = DecodingRules.of(gate, options)
+        steps = of_gate.steps(logits[None], sampling)
+        held = [set(family[steps.ids[some]].tolist()) for some in (steps.survivors(), steps.confident())]
         answers = answers_of(z, int(family[token]), last, *held)
         assert answers.in_reach.tolist() == [any(family[i] == family[token] for i in left)]
-        yield int(answers.verdicts(MASKABLE, options, 0.5)[0]), wanted, decided, int(family[token])
+        yield int(answers.verdicts(of_gate)[0]), wanted, decided, int(family[token])
 
 
 def test_random_verdicts_equal_the_oracle_and_the_core_with_the_token_among_the_survivors(make_gate: MakeGate) -> None:
@@ -439,8 +441,8 @@ def test_a_run_decides_as_the_core_does_step_by_step(
     teacher: Teacher, gate: Gate, options: GateOptions, temperature: float
 ) -> None:
     detection = run(teacher, gate, n_texts=6, gate_options=options, sampling=Sampling(temperature))
-    verdicts = detection.answers.verdicts(gate.families.maskable, options, detection.threshold)
-    splicer = Splicer(teacher, table_of(gate), gate.families.names, 256)
+    verdicts = detection.answers.verdicts(detection.rules)
+    splicer = Splicer(teacher, FamilyTable.of(gate), 256)
     drawn = random.Random(0).sample(load_benchmark("demo").prompts, 6)
     probes = [probe for number, prompt in enumerate(drawn, 1) for probe in splicer.probes(prompt, number)]
     wanted = []
@@ -516,10 +518,6 @@ def test_what_cannot_be_measured_is_said(teacher: Teacher, gate: Gate) -> None:
         detect(MODEL, gate, [ARABIC], should_stop=lambda: True)
     with pytest.raises(GateError, match="`n_texts` is 0, expected at least 1"):
         DetectOptions(n_texts=0)
-    with pytest.raises(GateError, match="`temperature` is 0, expected a positive number"):
-        DetectOptions(Sampling(0))
-    with pytest.raises(GateError, match="`top_p` is 0, expected more than 0"):
-        DetectOptions(Sampling(top_p=0))
 
 
 def test_gates_of_other_models_and_with_other_rules_are_refused(teacher: Teacher, make_gate: MakeGate) -> None:
@@ -545,7 +543,13 @@ def synthetic(answers: list[tuple[int, str, int, bool, bool]], own_tokens: list[
         base=cast(Any, SimpleNamespace(path="model.gguf")),
         gate=cast(
             Any,
-            SimpleNamespace(path="gate.gguf", families=family_set(), threshold=0.5),
+            SimpleNamespace(
+                path="gate.gguf",
+                token_families=np.arange(4),
+                families=family_set(),
+                threshold=0.5,
+                confidence=CONFIDENCE,
+            ),
         ),
         options=DetectOptions(),
         answers=Answers(

@@ -9,14 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from lcg_cpp.gate.forced import NO_FAMILY, Candidates, FamilyTable, Sampling
+from lcg_cpp.gate.decisions import NO_FAMILY, DecodingRules, FamilyTable
+from lcg_cpp.gate.families import family_set
+from lcg_cpp.gate.gate_file import CONFIDENCE
+from lcg_cpp.gate.steps import PAPER_SAMPLING, Sampling
 from lcg_cpp.train.heldout import FamilyScore, HeldOut, Scores
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
 NAMES = ("cj", "latin", "symbols", "lowres")
 N_VOCAB = 8  # two tokens of each family: token // 2
 
-PAPER = Sampling()
+RULES = DecodingRules(FamilyTable(np.arange(N_VOCAB) // 2, family_set()), 0.5, CONFIDENCE)
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,7 +29,6 @@ def held_out(
     probabilities: list[dict[int, float]],
     last: list[int],
     following: list[int],
-    sampling: Sampling = PAPER,
 ) -> HeldOut:
     """Positions whose hidden states are never looked at."""
     n = len(labels)
@@ -37,11 +39,10 @@ def held_out(
     return HeldOut(
         np.arange(n, dtype=np.float32)[:, None],
         np.array(labels, np.float32),
-        Candidates.of(logits, sampling),
+        RULES.steps(logits),
         np.array(last),
         np.array(following),
-        FamilyTable(np.arange(N_VOCAB) // 2, np.array([True, True, False, False]), SYMBOLS),
-        NAMES,
+        RULES,
     )
 
 
@@ -143,7 +144,7 @@ def test_gate_that_is_right_contradicts_nothing() -> None:
 
 def test_measured_at_the_papers_sampling() -> None:
     # T 0.7, top-k 20, top-p 0.8 (paper, section 4.1)
-    assert Sampling(temperature=0.7, top_k=20, top_p=0.8) == PAPER
+    assert Sampling(temperature=0.7, top_k=20, top_p=0.8) == PAPER_SAMPLING
     # a token behind 0.8 does not survive; behind 0.79 it does
     inside = held_out([[0, 0, 0, 1]], [{6: 0.79, 0: 0.21}], [LOWRES], [6])
     outside = held_out([[0, 0, 0, 1]], [{6: 0.81, 0: 0.19}], [LOWRES], [6])

@@ -1,4 +1,4 @@
-"""`family_labels` and `top_tokens` against NumPy in float64, written from the method's text, and against examples.
+"""`family_labels` and `Steps` against NumPy in float64, written from the method's text, and against examples.
 
 The oracle sorts whole rows and adds up whole distributions. Whether a sum of probabilities is less than p is left open
 where the two are closer than `OPEN`: then the label must lie between those of both answers. Such rows are counted, and
@@ -7,6 +7,7 @@ a test fails when they are more than one in a thousand.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ import numpy.typing as npt
 import pytest
 
 from lcg_cpp import GateError
-from lcg_cpp.gate.labels import family_labels, top_tokens
+from lcg_cpp.gate.labels import family_labels
+from lcg_cpp.gate.steps import Sampling, Steps
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -426,68 +428,70 @@ def test_arguments_are_left_as_they_were() -> None:
     families = rng.integers(0, 4, 100, dtype=np.uint8)
     copies = [array.copy() for array in (logits, norms, families)]
     family_labels(logits, norms, families, softcap=30.0)
-    top_tokens(logits, 5)
+    Steps.of(logits)
     for array, copy in zip((logits, norms, families), copies):
         np.testing.assert_array_equal(array, copy)
 
 
-# --- top_tokens ----------------------------------------------------------------------------------------------------
+# --- steps ---------------------------------------------------------------------------------------------------------
+# what S and H hold is in test_decisions.py
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_top_tokens_are_those_of_a_sorted_row(seed: int) -> None:
+def test_the_best_tokens_are_those_of_a_sorted_row(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(300):
         n, n_vocab = int(rng.integers(1, 5)), int(np.exp(rng.uniform(np.log(2), np.log(5000))))
-        logits = random_logits(rng, n, n_vocab)
-        k = int(rng.choice([1, min(20, n_vocab), n_vocab]))
-        check_top_tokens(logits, k, float(rng.choice([0.3, 0.7, 1.0, 1.9])), int(rng.integers(1, 4)))
+        k = int(rng.choice([1, 20, 1000]))
+        sampling = Sampling(float(rng.choice([0.3, 0.7, 1.0, 1.9])), k)
+        check_best_tokens(random_logits(rng, n, n_vocab), sampling, int(rng.integers(1, 4)))
 
 
-def test_top_tokens_of_a_real_vocabulary_are_those_of_a_sorted_row() -> None:
+def test_the_best_tokens_of_a_real_vocabulary_are_those_of_a_sorted_row() -> None:
     rng = np.random.default_rng(0)
     for k in (1, 20, 1000):
-        check_top_tokens(random_logits(rng, 2, 151_936), k, 1.0, 2)
+        check_best_tokens(random_logits(rng, 2, 151_936), Sampling(1.0, k), 2)
 
 
-def check_top_tokens(logits: Singles, k: int, temperature: float, n_threads: int) -> None:
+def check_best_tokens(logits: Singles, sampling: Sampling, n_threads: int) -> None:
     """Compares ids and logits exactly, the logarithm of the sum to single precision."""
     logits.flags.writeable = False
-    ids, best, log_sum = top_tokens(logits, k, temperature=temperature, n_threads=n_threads)
+    steps = Steps.of(logits, sampling, [(1, 0.5)], n_threads=n_threads)
     n_vocab = logits.shape[1]
-    assert (ids.dtype, best.dtype, log_sum.dtype) == (np.int32, np.float32, np.float64)
-    order = np.lexsort((np.broadcast_to(np.arange(n_vocab), logits.shape), -logits), axis=1)[:, :k]
-    np.testing.assert_array_equal(ids, order)
-    np.testing.assert_array_equal(best, np.take_along_axis(logits, order, axis=1))
-    scaled = logits.astype(np.float64) / temperature
-    assert np.isfinite(log_sum).all()
+    assert (steps.ids.dtype, steps.logits.dtype, steps.log_sum.dtype) == (np.int32, np.float32, np.float64)
+    order = np.lexsort((np.broadcast_to(np.arange(n_vocab), logits.shape), -logits), axis=1)[:, : sampling.top_k]
+    np.testing.assert_array_equal(steps.ids, order)
+    np.testing.assert_array_equal(steps.logits, np.take_along_axis(logits, order, axis=1))
+    scaled = logits.astype(np.float64) / sampling.temperature
+    assert np.isfinite(steps.log_sum).all()
     largest = scaled.max(axis=1)
     wanted = largest + np.log(np.exp(scaled - largest[:, None]).sum(axis=1))
-    np.testing.assert_allclose(log_sum, wanted, rtol=1e-12, atol=1e-6)
+    np.testing.assert_allclose(steps.log_sum, wanted, rtol=1e-7, atol=1e-6)
 
 
-def test_top_tokens_give_probabilities() -> None:
-    ids, logits, log_sum = top_tokens(logs(0.1, 0.6, 0.3), 2)
-    assert ids.tolist() == [[1, 2]]
-    assert np.exp(logits - log_sum[:, None])[0].tolist() == pytest.approx([0.6, 0.3], abs=1e-6)
-    ids, logits, log_sum = top_tokens(logs(0.1, 0.6, 0.3), 1, temperature=0.5)
+def test_the_best_tokens_have_probabilities() -> None:
+    steps = Steps.of(logs(0.1, 0.6, 0.3), Sampling(1.0, 2), [(1, 0.5)])
+    assert steps.ids.tolist() == [[1, 2]]
+    assert np.exp(steps.logits - steps.log_sum[:, None])[0].tolist() == pytest.approx([0.6, 0.3], abs=1e-6)
+    steps = Steps.of(logs(0.1, 0.6, 0.3), Sampling(0.5, 1), [(1, 0.5)])
     # squares: 0.36 of 0.01 + 0.36 + 0.09
-    assert math.exp(logits[0, 0] / 0.5 - log_sum[0]) == pytest.approx(0.36 / 0.46, abs=1e-6)
+    assert math.exp(steps.logits[0, 0] / 0.5 - steps.log_sum[0]) == pytest.approx(0.36 / 0.46, abs=1e-6)
 
 
-def test_forbidden_tokens_come_last_in_top_tokens() -> None:
-    ids, logits, log_sum = top_tokens(np.array([[-math.inf, 1, -math.inf, -math.inf]], np.float32), 3)
-    assert ids.tolist() == [[1, 0, 2]]
-    assert logits.tolist() == [[1, -math.inf, -math.inf]]
-    assert log_sum.tolist() == [1]
+def test_forbidden_tokens_come_last() -> None:
+    steps = Steps.of(np.array([[-math.inf, 1, -math.inf, -math.inf]], np.float32), Sampling(1.0, 3), [(1, 0.5)])
+    assert steps.ids.tolist() == [[1, 0, 2]]
+    assert steps.logits.tolist() == [[1, -math.inf, -math.inf]]
+    assert steps.log_sum.tolist() == [1]
 
 
-def test_top_tokens_do_not_depend_on_threads() -> None:
+def test_steps_do_not_depend_on_threads() -> None:
     logits = np.random.default_rng(4).normal(0, 3, (33, 900)).astype(np.float32)
-    alone = top_tokens(logits, 7, n_threads=1)
+    alone = Steps.of(logits, n_threads=1)
     for n_threads in (0, 2, 5):
-        for one, other in zip(alone, top_tokens(logits, 7, n_threads=n_threads)):
-            np.testing.assert_array_equal(one, other)
+        many = Steps.of(logits, n_threads=n_threads)
+        for column in dataclasses.fields(Steps):
+            np.testing.assert_array_equal(getattr(alone, column.name), getattr(many, column.name))
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------
@@ -506,7 +510,7 @@ def with_value(value: float) -> Singles:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_logit_that_is_no_number_is_refused_with_its_place(value: float) -> None:
-    for call in (lambda rows: family_labels(rows, None, FAMILIES), lambda rows: top_tokens(rows, 2)):
+    for call in (lambda rows: family_labels(rows, None, FAMILIES), Steps.of):
         with pytest.raises(GateError) as error:
             call(with_value(value))
         assert "row 1" in str(error.value)
@@ -522,7 +526,7 @@ def test_of_several_bad_rows_the_first_is_named() -> None:
     for n_threads in (1, 2, 4, 8):
         for call in (
             lambda n: family_labels(rows, None, families, n_threads=n),
-            lambda n: top_tokens(rows, 2, n_threads=n),
+            lambda n: Steps.of(rows, n_threads=n),
         ):
             with pytest.raises(GateError, match=r"row 3\b"):
                 call(n_threads)
@@ -531,7 +535,7 @@ def test_of_several_bad_rows_the_first_is_named() -> None:
 def test_a_row_without_any_token_is_refused() -> None:
     rows = ROWS.copy()
     rows[1] = -math.inf
-    for call in (lambda: family_labels(rows, None, FAMILIES), lambda: top_tokens(rows, 2)):
+    for call in (lambda: family_labels(rows, None, FAMILIES), lambda: Steps.of(rows)):
         with pytest.raises(GateError, match="row 1"):
             call()
 
@@ -570,15 +574,8 @@ def test_wrong_arguments_are_refused_by_name(changes: dict[str, Any], subject: s
 
 @pytest.mark.parametrize(
     ("changes", "subject"),
-    [
-        ({"logits": ROWS.astype(np.float16)}, "logits"),
-        ({"k": 0}, "k"),
-        ({"k": 6}, "k"),
-        ({"temperature": 0.0}, "temperature"),
-        ({"temperature": math.nan}, "temperature"),
-        ({"n_threads": -1}, "n_threads"),
-    ],
+    [({"logits": ROWS.astype(np.float16)}, "logits"), ({"n_threads": -1}, "n_threads")],
 )
-def test_wrong_arguments_of_top_tokens_are_refused_by_name(changes: dict[str, Any], subject: str) -> None:
+def test_wrong_arguments_of_steps_are_refused_by_name(changes: dict[str, Any], subject: str) -> None:
     with pytest.raises(GateError, match=f"`{subject}`"):
-        top_tokens(**{"logits": ROWS, "k": 2, **changes})
+        Steps.of(**{"logits": ROWS, **changes})

@@ -1,4 +1,4 @@
-"""How `family_labels` and `top_tokens` treat memory, threads and mistakes; what they compute is in test_labels.py."""
+"""How `family_labels` and `Steps` treat memory, threads and mistakes; what they compute is in test_labels.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 
 from lcg_cpp import GateError
-from lcg_cpp.gate.labels import family_labels, top_tokens
+from lcg_cpp.gate.labels import family_labels
+from lcg_cpp.gate.steps import Sampling, Steps
 
 Singles = npt.NDArray[np.float32]
 
@@ -57,7 +58,7 @@ def test_logits_are_not_copied(writeable: bool) -> None:
     tracemalloc.start()  # NumPy reports what it allocates, and a copy would be NumPy's
     try:
         family_labels(rows, norms, families, n_threads=1)
-        top_tokens(rows, 5, n_threads=1)
+        Steps.of(rows, n_threads=1)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -79,12 +80,12 @@ def test_logits_that_would_have_to_be_copied_are_refused(logits: Singles) -> Non
     with pytest.raises(GateError, match=r"^`logits` is .*, expected a"):
         family_labels(logits, None, random_families())
     with pytest.raises(GateError, match=r"^`logits` is .*, expected a"):
-        top_tokens(logits, 2)
+        Steps.of(logits)
 
 
 @pytest.mark.parametrize("shape", [(N_VOCAB,), (1, 1, N_VOCAB), (1, 0), ()])
 def test_logits_are_rows_of_a_vocabulary(shape: tuple[int, ...]) -> None:
-    for call in (lambda rows: family_labels(rows, None, random_families()), lambda rows: top_tokens(rows, 1)):
+    for call in (lambda rows: family_labels(rows, None, random_families()), Steps.of):
         with pytest.raises(GateError, match=r"^`logits` has shape \(.*\), expected \(n, n_vocab\)$"):
             call(np.zeros(shape, np.float32))
 
@@ -92,8 +93,9 @@ def test_logits_are_rows_of_a_vocabulary(shape: tuple[int, ...]) -> None:
 def test_no_rows_give_empty_arrays() -> None:
     rows = np.empty((0, N_VOCAB), np.float32)
     assert family_labels(rows, random_norms(), random_families(), n_families=5).shape == (0, 5)
-    ids, logits, log_sum = top_tokens(rows, 3)
-    assert (ids.shape, logits.shape, log_sum.shape) == ((0, 3), (0, 3), (0,))
+    steps = Steps.of(rows, Sampling(top_k=30))
+    assert (steps.ids.shape, steps.logits.shape, steps.log_sum.shape) == ((0, 30), (0, 30), (0,))
+    assert steps.n_survivors.shape == steps.n_confident.shape == (0,)
 
 
 # ---- threads ----
@@ -109,12 +111,12 @@ def patient_interpreter() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("patient_interpreter")
-@pytest.mark.parametrize("function", ["family_labels", "top_tokens"])
+@pytest.mark.parametrize("function", ["family_labels", "Steps.of"])
 def test_other_python_threads_run_meanwhile(function: str) -> None:
     rows, families = random_rows(200), random_families()
     calls: dict[str, Callable[[], object]] = {
         "family_labels": lambda: family_labels(rows, None, families, n_threads=1),
-        "top_tokens": lambda: top_tokens(rows, 5, n_threads=1),
+        "Steps.of": lambda: Steps.of(rows, n_threads=1),
     }
     start, ran = threading.Lock(), []
 
@@ -166,7 +168,7 @@ def test_a_bad_logit_is_found_anywhere(token: int, softcap: float) -> None:
         with pytest.raises(GateError, match=message):
             family_labels(rows, random_norms(), random_families(), softcap=softcap)
         with pytest.raises(GateError, match=message):
-            top_tokens(rows, 4)
+            Steps.of(rows)
 
 
 def test_a_row_of_forbidden_tokens_is_named() -> None:
@@ -176,7 +178,7 @@ def test_a_row_of_forbidden_tokens_is_named() -> None:
     with pytest.raises(GateError, match=message):
         family_labels(rows, random_norms(), random_families())
     with pytest.raises(GateError, match=message):
-        top_tokens(rows, 4)
+        Steps.of(rows)
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0.0*"), (-1.5, "-1.50*"), (np.inf, "inf"), (np.nan, "nan")])

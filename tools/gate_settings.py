@@ -11,6 +11,7 @@ finished work: start again to continue a run that was stopped.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -29,11 +30,12 @@ from lcg_cpp.demo.score import score_reply
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.engine.output_norms import label_norms, read_output_matrix
 from lcg_cpp.engine.teacher import Teacher
+from lcg_cpp.gate.decisions import DecodingRules, FamilyTable, last_families
 from lcg_cpp.gate.families import DEFAULT_FAMILIES, token_families
-from lcg_cpp.gate.forced import Candidates, FamilyTable, decide, last_families
 from lcg_cpp.gate.gate_file import spec_for, write_gate
 from lcg_cpp.gate.labels import family_labels
 from lcg_cpp.gate.options import PAPER_OPTIONS, GateOptions
+from lcg_cpp.gate.steps import Steps
 from lcg_cpp.train.learner import Learner, Ranks
 from lcg_cpp.train.options import TrainOptions
 from timed_log import log
@@ -84,14 +86,14 @@ class Rows:
     Attributes:
         hidden: float32 (n, n_embd).
         labels: Norm and labels -> float32 (n, n_families); only of training texts.
-        candidates: The most probable tokens.
+        steps: The most probable tokens.
         last: int64 (n,), family of the newest language token of the reply.
         following: int64 (n,), family of the text's own next token.
     """
 
     hidden: npt.NDArray[np.float32]
     labels: dict[tuple[str, Labels], npt.NDArray[np.float32]]
-    candidates: Candidates
+    steps: Steps
     last: npt.NDArray[np.int64]
     following: npt.NDArray[np.int64]
 
@@ -101,7 +103,7 @@ def evaluate(model: Path, data: Path, n_rows: int, with_labels: bool, n_threads:
     matrix = read_output_matrix(model)
     norms = {norm: label_norms(matrix.norms, norm) for norm in NORMS}
     dataset = open_dataset(str(data))
-    hidden, candidates, last, following = [], [], [], []
+    hidden, steps, last, following = [], [], [], []
     labels: dict[tuple[str, Labels], list[npt.NDArray[np.float32]]] = {}
     with Teacher(model, n_ctx=512, n_threads=n_threads) as teacher:
         encoder = Encoder(teacher.tokenize, teacher.base, teacher.n_ctx)
@@ -119,7 +121,7 @@ def evaluate(model: Path, data: Path, n_rows: int, with_labels: bool, n_threads:
                 part = slice(first, first + len(at))  # one reply, at the end of the text
                 n_rows -= len(at)
                 hidden.append(states.hidden[part].copy())
-                candidates.append(Candidates.of(states.logits[part]))
+                steps.append(Steps.of(states.logits[part]))
                 last.append(newest[at])
                 following.append(table.token_family[tokens[at + 1]])
                 for (norm, divisor), chosen in itertools.product(norms.items() if with_labels else (), LABELS):
@@ -131,7 +133,7 @@ def evaluate(model: Path, data: Path, n_rows: int, with_labels: bool, n_threads:
     return Rows(
         np.concatenate(hidden),
         {key: np.concatenate(parts) for key, parts in labels.items()},
-        Candidates.join(candidates),
+        Steps.join(steps),
         np.concatenate(last),
         np.concatenate(following),
     )
@@ -170,11 +172,8 @@ class Point:
 
 def find_points(rows: Rows, table: FamilyTable) -> Point:
     """Finds the positions where a gate has something to do, or something to leave alone."""
-    n, n_families = len(rows.last), len(table.maskable)
-    present = np.zeros((n, n_families), np.bool_)
-    survivors = rows.candidates.survivors()
-    for family in range(n_families):
-        present[:, family] = (survivors & (table.token_family[rows.candidates.ids] == family)).any(1)
+    n_families = len(table.maskable)
+    present = table.held(rows.steps, rows.steps.survivors())
     other = table.maskable & (np.arange(n_families) != rows.following[:, None])
     other &= np.arange(n_families) != rows.last[:, None]
     wrong = present & other
@@ -182,12 +181,10 @@ def find_points(rows: Rows, table: FamilyTable) -> Point:
     return Point(wrong.any(1), maskable & (rows.following != rows.last), wrong)
 
 
-def score(
-    rows: Rows, points: Point, table: FamilyTable, z: npt.NDArray[np.float32], options: GateOptions
-) -> dict[str, float]:
+def score(rows: Rows, points: Point, rules: DecodingRules, z: npt.NDArray[np.float32]) -> dict[str, float]:
     """Shares of confusion points repaired and of legitimate switches wrongly banned."""
-    decisions = decide(rows.candidates, z, rows.last, table, options)
-    active = decisions.banned & decisions.intervene[:, None]
+    rulings = rules.judge(rows.steps, z, rows.last)
+    active = rulings.banned & rulings.intervene[:, None]
     repaired = ~(points.wrong & ~active).any(1)[points.confused]
     banned = active[np.arange(len(z)), rows.following][points.switch]
     return {"repaired": float(repaired.mean()), "wrongly_banned": float(banned.mean())}
@@ -198,11 +195,11 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), (max(values) - min(values)) / 2
 
 
-def run_grid(rows: Rows, held: Rows, table: FamilyTable, out: Path) -> dict[str, dict[str, float]]:
+def run_grid(rows: Rows, held: Rows, rules: DecodingRules, out: Path) -> dict[str, dict[str, float]]:
     """Trains and measures every setting; what an earlier run finished is read."""
     path = out / "grid.json"
     done: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.exists() else {}
-    points = find_points(held, table)
+    points = find_points(held, rules.families)
     log(
         f"{len(held.last)} positions: {int(points.confused.sum())} of confusion, {int(points.switch.sum())} of switches"
     )
@@ -212,8 +209,8 @@ def run_grid(rows: Rows, held: Rows, table: FamilyTable, out: Path) -> dict[str,
             continue
         learner = train(rows, setting, seed)
         z = learner.predict(held.hidden)
-        done[name] = score(held, points, table, z, GateOptions())
-        paper = score(held, points, table, z, PAPER_OPTIONS)
+        done[name] = score(held, points, rules, z)
+        paper = score(held, points, dataclasses.replace(rules, options=PAPER_OPTIONS), z)
         done[name].update({f"{key}_paper_rules": value for key, value in paper.items()})
         path.write_text(json.dumps(done, indent=1))
         log(f"{name}: {done[name]}")
@@ -325,8 +322,8 @@ def main() -> None:
     rows = evaluate(arguments.model, arguments.train, arguments.states, True, arguments.threads)
     held = evaluate(arguments.model, arguments.points, 1 << 40, False, arguments.threads)
     log(f"{len(rows.last)} states to learn from")
-    table = FamilyTable.of(spec_for(read_base_model(arguments.model), n_hidden=0))
-    grid = run_grid(rows, held, table, arguments.out)
+    rules = DecodingRules.of(spec_for(read_base_model(arguments.model), n_hidden=0))
+    grid = run_grid(rows, held, rules, arguments.out)
     generation = run_generation(arguments.model, grid, rows, load_prompts(arguments.prompts), arguments.out)
     text = "\n".join(tables(grid, generation))
     (arguments.out / "tables.md").write_text(text + "\n", encoding="utf-8")

@@ -19,9 +19,8 @@ from gate_settings import evaluate, find_points, score
 from lcg_cpp import Gate
 from lcg_cpp.engine.load import Engine
 from lcg_cpp.engine.model import read_base_model
-from lcg_cpp.gate.forced import Decisions, FamilyTable, decide
+from lcg_cpp.gate.decisions import DecodingRules, Rulings
 from lcg_cpp.gate.gate_file import spec_for
-from lcg_cpp.gate.options import GateOptions
 from lcg_cpp.train.options import TrainOptions
 from lcg_cpp.train.train import train
 from timed_log import log
@@ -36,7 +35,7 @@ def quantize(model: Path, kind: str, out: Path) -> None:
         raise RuntimeError(f"{model}: llama.cpp cannot quantize it to {kind} ({code})")
 
 
-def flips(found: Decisions, wanted: Decisions) -> float:
+def flips(found: Rulings, wanted: Rulings) -> float:
     """Share of the positions with another decision."""
     active, expected = (d.banned & d.intervene[:, None] for d in (found, wanted))
     return float((active != expected).any(1).mean())
@@ -69,18 +68,18 @@ def main() -> None:
         )
         gates[name] = Gate.load(path)
         log(f"trained {path}")
-    table = FamilyTable.of(spec_for(read_base_model(arguments.model), n_hidden=0))
+    rules = DecodingRules.of(spec_for(read_base_model(arguments.model), n_hidden=0))
     results = {}
     for name, model in models.items():
         rows = evaluate(model, arguments.points, 1 << 40, False, arguments.threads)
-        points = find_points(rows, table)
+        points = find_points(rows, rules.families)
         z = {gate: gates[gate].predict(rows.hidden) for gate in gates}
-        decisions = {gate: decide(rows.candidates, z[gate], rows.last, table) for gate in gates}
+        decisions = {gate: rules.judge(rows.steps, z[gate], rows.last) for gate in gates}
         for gate in gates:
             results[f"model {name}, gate of {gate}"] = {
                 "flips": flips(decisions[gate], decisions[name]),
                 "acts": float(decisions[gate].intervene.mean()),
-                **score(rows, points, table, z[gate], GateOptions()),
+                **score(rows, points, rules, z[gate]),
             }
     (arguments.out / "transfer.json").write_text(json.dumps(results, indent=1))
     print("| model | gate trained on | decisions flipped % | acts % | repaired % | wrongly banned % |")

@@ -93,7 +93,7 @@ class Gate:
         temperature: float,
         rules: Rules,
         strength: float,
-    ) -> tuple[str, Families, Families, Families, tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]: ...
+    ) -> tuple[int, Families, Families, Families, tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]]: ...
 
 def family_labels(
     logits: npt.NDArray[np.float32],
@@ -106,9 +106,31 @@ def family_labels(
     softcap: float,
     n_threads: int,
 ) -> npt.NDArray[np.float32]: ...
-def top_tokens(
-    logits: npt.NDArray[np.float32], k: int, temperature: float, n_threads: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float64]]: ...
+def read_steps(
+    logits: npt.NDArray[np.float32],
+    n_best: int,
+    top_k: int,
+    top_p: float,
+    temperature: float,
+    confident_at: float,
+    confidence: list[tuple[int, float]],
+    n_threads: int,
+) -> tuple[
+    npt.NDArray[np.int32],
+    npt.NDArray[np.float32],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.int32],
+    npt.NDArray[np.int32],
+]: ...
+def judge(
+    rules: Rules,
+    strength: float,
+    maskable: npt.NDArray[np.bool_],
+    z: npt.NDArray[np.float32],
+    last: npt.NDArray[np.int64],
+    survivors: npt.NDArray[np.bool_],
+    confident: npt.NDArray[np.bool_],
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]: ...
 
 class Stage:
     def __init__(self, gate: Gate, options: StageOptions) -> None: ...

@@ -17,7 +17,7 @@ from lcg_cpp.detect.detect import DetectOptions, detect_on
 from lcg_cpp.detect.scores import Share, score
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.engine.teacher import Teacher
-from lcg_cpp.gate.forced import FamilyTable, decide
+from lcg_cpp.gate.decisions import DecodingRules
 from lcg_cpp.gate.gate import Gate
 from lcg_cpp.gate.gate_file import OUTTYPES, spec_for
 from lcg_cpp.gate.options import PAPER_OPTIONS, GateOptions
@@ -35,12 +35,12 @@ def decisions(gates: Mapping[str, Path], work: Path) -> str:
     examples = corpus.evaluation_examples(contaminated_terms(), N_TEXTS, f"{SEED} results points")
     write_rows(path, ({"prompt": example.prompt, "response": f" {example.reference}"} for example in examples))
     rows = evaluate(MODEL, path, 1 << 40, False, 1)
-    families = FamilyTable.of(spec_for(read_base_model(MODEL), n_hidden=0))
+    rules = DecodingRules.of(spec_for(read_base_model(MODEL), n_hidden=0))
     z = {outtype: Gate.load(gates[f"type {outtype}"]).predict(rows.hidden) for outtype in OUTTYPES}
-    exact = decide(rows.candidates, z["f32"], rows.last, families)
+    exact = rules.judge(rows.steps, z["f32"], rows.last)
     lines = []
     for outtype in OUTTYPES[1:]:
-        found = decide(rows.candidates, z[outtype], rows.last, families)
+        found = rules.judge(rows.steps, z[outtype], rows.last)
         size = gates[f"type {outtype}"].stat().st_size
         difference = float(np.abs(z[outtype] - z["f32"]).max())
         lines.append([outtype, f"{size / 1000:.0f} kB", f"{difference:.3f}", f"{100 * flips(found, exact):.4f}"])

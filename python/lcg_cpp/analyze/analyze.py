@@ -22,9 +22,8 @@ from ..engine.teacher import Teacher
 from ..errors import GateError
 from ..files import PathLike
 from ..gate.families import family_set, token_families
-from ..gate.forced import N_BEST
 from ..gate.rule_set import FamilySet
-from .confusion import BEYOND, Position, Tally
+from .confusion import BEYOND, N_RANKS, Position, Tally
 from .texts import NORMS, AnalyzeOptions, TextAnalysis, TextReport
 
 if TYPE_CHECKING:
@@ -249,7 +248,7 @@ def _tally_as_dict(tally: Tally, families: FamilySet) -> dict[str, Any]:
 
 
 def _ranks_as_dict(counts: npt.NDArray[Any]) -> dict[str, Any]:
-    return {**{str(rank): counts[rank].item() for rank in range(1, N_BEST + 1)}, "beyond": counts[BEYOND].item()}
+    return {**{str(rank): counts[rank].item() for rank in range(1, N_RANKS + 1)}, "beyond": counts[BEYOND].item()}
 
 
 def _position_as_dict(position: Position, vocab: Vocab, names: Sequence[str]) -> dict[str, Any]:

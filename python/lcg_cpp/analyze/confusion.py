@@ -23,10 +23,11 @@ from typing import Any, Optional
 import numpy as np
 import numpy.typing as npt
 
-from ..gate.forced import N_BEST, NO_FAMILY, Candidates, FamilyTable
-from ..gate.labels import top_tokens
+from ..gate.decisions import NO_FAMILY, FamilyTable
+from ..gate.steps import Sampling, Steps
 
-BEYOND = 0  # the rank of a right token that is not among the N_BEST most probable ones
+N_RANKS = 20  # of the most probable tokens
+BEYOND = 0  # the rank of a right token that is not among them
 Norms = Optional[npt.NDArray[np.float32]]
 
 
@@ -42,7 +43,7 @@ class Points:
             among the survivors).
         wrong_is_top: bool (n,), whether the most probable token is of a wrong family: greedy decoding takes it.
         rank: intp (n,), rank of the most probable token of family g among all tokens, from 1; `BEYOND` if it is not
-            among the N_BEST most probable.
+            among the N_RANKS most probable.
     """
 
     right: npt.NDArray[np.intp]
@@ -61,7 +62,8 @@ class Points:
     @classmethod
     def of(
         cls,
-        candidates: Candidates,
+        steps: Steps,
+        sampling: Sampling,
         last: npt.NDArray[np.int64],
         following: npt.NDArray[np.integer[Any]],
         families: FamilyTable,
@@ -69,26 +71,25 @@ class Points:
         """Compares n positions with their text.
 
         Args:
-            candidates: The most probable tokens, and the request.
+            steps: The most probable tokens, at least `N_RANKS` of them.
+            sampling: The request.
             last: int64 (n,), family of the newest language token of the reply, NO_FAMILY if there is none.
             following: (n,), the text's own next tokens.
             families: The families of the tokens.
         """
-        rows = np.arange(len(candidates))
-        family = families.token_family[candidates.ids]  # (n, N_BEST)
+        rows = np.arange(len(steps))
+        family = families.token_family[steps.ids]  # (n, k)
         right = families.token_family[following]
-        survivors = candidates.survivors()
-        could_ban = np.zeros((len(rows), len(families.maskable)), np.bool_)
-        for f in np.flatnonzero(families.maskable):
-            could_ban[:, f] = (survivors & (family == f)).any(1)
+        survivors = steps.survivors()
+        could_ban = families.maskable & families.held(steps, survivors)
         could_ban[rows[last != NO_FAMILY], last[last != NO_FAMILY]] = False
         could_ban[right == families.neutral] = False
         wrong = could_ban.copy()
         wrong[rows, right] = False
         is_wrong = np.take_along_axis(wrong, family, 1)
-        above = (candidates.logits - candidates.logits[:, :1]).astype(np.float64)  # at most 0
-        weights = survivors * np.exp(above / candidates.sampling.temperature)
-        is_right = (family == right[:, None]) & np.isfinite(candidates.logits)
+        above = (steps.logits - steps.logits[:, :1]).astype(np.float64)  # at most 0
+        weights = survivors * np.exp(above / sampling.temperature)
+        is_right = ((family == right[:, None]) & np.isfinite(steps.logits))[:, :N_RANKS]
         return cls(
             right=right,
             wrong=wrong,
@@ -144,17 +145,16 @@ def compare_norms(
     if softcap > 0:
         bound = float(np.nextafter(np.float32(1), np.float32(0)))  # a logit can be rounded to the cap itself
         raw = np.where(np.isfinite(raw), softcap * np.arctanh(np.clip(raw / softcap, -bound, bound)), raw)
-    n_vocab = len(raw)
-    top_k = label[0] or n_vocab
+    top_k = label[0] or len(raw)
+    request = Sampling(temperature=1.0, top_k=n_shown, top_p=1.0)
     by_norm = []
     shown = {own}
     for divisor in norms:
         adjusted = (raw if divisor is None else raw / divisor).astype(np.float32)
-        best, kept, log_sum = (part[0] for part in top_tokens(adjusted[None], min(max(top_k, n_shown), n_vocab)))
-        p = np.exp(kept - log_sum)
-        held = (np.arange(len(p)) < top_k) & (p.cumsum() - p < label[1])
-        by_norm.append((adjusted, log_sum, set(best[held].tolist())))
-        shown |= set(best[:n_shown].tolist())
+        step = Steps.of(adjusted[None], request, [(top_k, label[1])], 1.0)  # the label's set, as if it were H
+        best = step.ids[0].tolist()
+        by_norm.append((adjusted, step.log_sum[0], set(best[: step.n_confident[0]])))
+        shown |= set(best[:n_shown])
     first = by_norm[0][0]
     return tuple(
         Shown(
@@ -239,10 +239,10 @@ class Tally:
         intruders: int64 (n_families, n_families), how often the second family was wrong where the first one is right.
         at_start: Confusion points before the first language token of a reply.
         wrong_is_top: Confusion points whose most probable token is of a wrong family.
-        ranks: int64 (N_BEST + 1,), confusion points by rank of the first right token; at `BEYOND` the others.
+        ranks: int64 (N_RANKS + 1,), confusion points by rank of the first right token; at `BEYOND` the others.
         chance: Sum of `Points.chance`: how many wrong tokens the request would sample.
         chance_is_top: The part of `chance` that is at points counted in `wrong_is_top`.
-        chance_ranks: float64 (N_BEST + 1,), `chance` by rank as in `ranks`.
+        chance_ranks: float64 (N_RANKS + 1,), `chance` by rank as in `ranks`.
         chances: int64 (N_CHANCES,), confusion points by `Points.chance`, in steps of 1 / N_CHANCES.
         switches: Switch points.
         labels: Each way of making labels -> its outcome.
@@ -254,8 +254,8 @@ class Tally:
         self.chance = self.chance_is_top = 0.0
         self.language, self.confused = np.zeros((2, n), np.int64)
         self.intruders = np.zeros((n, n), np.int64)
-        self.ranks = np.zeros(N_BEST + 1, np.int64)
-        self.chance_ranks = np.zeros(N_BEST + 1)
+        self.ranks = np.zeros(N_RANKS + 1, np.int64)
+        self.chance_ranks = np.zeros(N_RANKS + 1)
         self.chances = np.zeros(N_CHANCES, np.int64)
         self.labels = {setting: LabelOutcome() for setting in settings}
         self._neutral = families.neutral
@@ -271,11 +271,11 @@ class Tally:
         np.add.at(self.intruders, right, points.wrong[at])
         self.at_start += int(np.count_nonzero(last[at] == NO_FAMILY))
         self.wrong_is_top += int(np.count_nonzero(points.wrong_is_top))
-        self.ranks += np.bincount(points.rank[at], minlength=N_BEST + 1)
+        self.ranks += np.bincount(points.rank[at], minlength=N_RANKS + 1)
         chance = points.chance[at]
         self.chance += float(chance.sum())
         self.chance_is_top += float(points.chance[points.wrong_is_top].sum())
-        self.chance_ranks += np.bincount(points.rank[at], chance, minlength=N_BEST + 1)
+        self.chance_ranks += np.bincount(points.rank[at], chance, minlength=N_RANKS + 1)
         bins = np.minimum((chance * N_CHANCES).astype(np.intp), N_CHANCES - 1)
         self.chances += np.bincount(bins, minlength=N_CHANCES)
         self.switches += int(np.count_nonzero(points.switch))

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
-from ..gate.forced import N_BEST
 from ..pages.report import Facts, Figure, Section, figure_svg, new_figure, page
 from .analyze import LARGEST, Analysis, NormReport
-from .confusion import BEYOND, N_CHANCES, Tally
+from .confusion import BEYOND, N_CHANCES, N_RANKS, Tally
 from .report import conclusion, norms_section, number, position_blocks, texts_sections
 
 if TYPE_CHECKING:
@@ -101,8 +100,8 @@ def _norm_plots(norms: NormReport, families: Sequence[str]) -> Figure:
 def _rank_plots(tally: Tally) -> Figure:
     figure = new_figure(7.0, 2.6)
     left, right = figure.subplots(1, 2)
-    left.bar([*range(1, N_BEST + 1), N_BEST + 2], [*tally.ranks[1:], tally.ranks[BEYOND]], color="#888888")
-    left.set_xticks([1, 5, 10, 15, N_BEST + 2], ["1", "5", "10", "15", f">{N_BEST}"])
+    left.bar([*range(1, N_RANKS + 1), N_RANKS + 2], [*tally.ranks[1:], tally.ranks[BEYOND]], color="#888888")
+    left.set_xticks([1, 5, 10, 15, N_RANKS + 2], ["1", "5", "10", "15", f">{N_RANKS}"])
     left.set(xlabel="rank of the first right token", ylabel="confusion points")
     right.stairs(tally.chances, np.linspace(0, 1, N_CHANCES + 1), fill=True, color="#888888")
     right.set(xlabel="probability of a wrong token", ylabel="confusion points", xlim=(0, 1))

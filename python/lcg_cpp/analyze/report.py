@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable, Sequence
 
 from ..engine.base_model import Vocab
-from ..gate.forced import N_BEST
 from ..pages.report import Facts, Section, Table
 from .analyze import Analysis, context_text, token_text
-from .confusion import LabelSetting, Position, Tally
+from .confusion import N_RANKS, LabelSetting, Position, Tally
 from .texts import LABELS, NORMS
 
-_TOPS = (1, 3, 5, N_BEST)
+_TOPS = (1, 3, 5, N_RANKS)
 _MAX_REASONS = 3
 _LABEL_NAMES = {name: f"{top_k} / {top_p:g}" for name, (top_k, top_p) in LABELS.items()}
 

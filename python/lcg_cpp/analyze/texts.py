@@ -16,10 +16,11 @@ import numpy.typing as npt
 from ..data import Dataset, Encoded, Encoder
 from ..engine.output_norms import OutputMatrix, label_norms
 from ..errors import GateError
+from ..gate.decisions import FamilyTable, last_families
 from ..gate.families import RULES, token_families
-from ..gate.forced import Candidates, FamilyTable, Sampling, last_families
 from ..gate.gate_file import spec_for
 from ..gate.labels import family_labels
+from ..gate.steps import Sampling, Steps
 from ..train.options import PRESETS
 from .confusion import LabelSetting, Points, Position, Tally, compare_norms
 
@@ -40,7 +41,7 @@ class AnalyzeOptions:
     """What is measured.
 
     Attributes:
-        sampling: The request whose survivors are looked at; top-k at most 20.
+        sampling: The request whose survivors are looked at.
         rules: Rule set of the token families.
         n_ctx: Most tokens of a text, if the model takes that many; what is longer is cut.
         n_tokens: Tokens to evaluate; it ends after the text that reaches this many.
@@ -56,10 +57,6 @@ class AnalyzeOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.sampling.temperature < math.inf:
-            raise GateError(f"`temperature` is {self.sampling.temperature}, expected a positive number")
-        if not 0.0 < self.sampling.top_p <= 1.0:
-            raise GateError(f"`top_p` is {self.sampling.top_p}, expected more than 0 and at most 1")
         for name, low in (("n_ctx", 2), ("n_tokens", 1), ("n_worst", 0), ("seed", 0)):
             if getattr(self, name) < low:
                 raise GateError(f"`{name}` is {getattr(self, name)}, expected at least {low}")
@@ -213,9 +210,9 @@ class TextAnalysis:
     ) -> None:
         """Counts rows of one evaluation."""
         begin = int(rows[0])
-        span = Candidates.of(states.logits[begin : rows[-1] + 1], self._options.sampling)
-        candidates = span[rows - begin]
-        points = Points.of(candidates, last, following, self._families)
+        sampling = self._options.sampling
+        span = Steps.of(states.logits[begin : rows[-1] + 1], sampling)
+        points = Points.of(span[rows - begin], sampling, last, following, self._families)
         self.report.tally.add(points, last)
         for i in np.flatnonzero(points.confused | points.switch).tolist():
             logits = states.logits[rows[i] : rows[i] + 1]

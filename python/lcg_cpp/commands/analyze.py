@@ -10,7 +10,7 @@ from ..analyze.page import analysis_page
 from ..analyze.report import conclusion, norms_section, position_blocks, texts_sections
 from ..analyze.texts import AnalyzeOptions, TextReport
 from ..files import write_whole
-from ..gate.forced import N_BEST, Sampling
+from ..gate.steps import MAX_TOP_K, Sampling
 from ..pages.report import Facts, Section, Table, new_figure
 from . import options
 from .errors import EXIT_INTERRUPTED
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(option, metavar="N", type=kind, default=value, help=f"{what} (default: {value})")
     options.add(parser, "--seed", default.seed, help="seed of the order of the texts")
-    options.add_reach(parser, default.sampling, N_BEST)
+    options.add_reach(parser, default.sampling, MAX_TOP_K)
     options.add_teacher(parser, default.n_ctx)
     options.add_json(parser)
 

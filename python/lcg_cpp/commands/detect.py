@@ -16,8 +16,8 @@ from ..detect.places import OWN, SPLICED
 from ..detect.scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share, as_dict, score
 from ..errors import GateError
 from ..files import write_whole
-from ..gate.forced import N_BEST, Sampling
 from ..gate.gate import Gate
+from ..gate.steps import MAX_TOP_K, Sampling
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import load_base, load_gate, quiet_log, read_benchmark
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(parser, "--output", metavar="FILE.json", help="write all of it as JSON")
     options.add(parser, "--limit", default.n_texts, help="replies to use, drawn at random")
     options.add(parser, "--seed", default.seed, help="seed of what is drawn and spliced in")
-    options.add_reach(parser, default.sampling, N_BEST)
+    options.add_reach(parser, default.sampling, MAX_TOP_K)
     options.add_teacher(parser, default.n_ctx)
     group = parser.add_argument_group("gate (as `run` has them)")
     options.add(group, "--lcg-device")

@@ -14,8 +14,8 @@ from ..gate.families import RULES
 from .errors import UsageError
 
 if TYPE_CHECKING:
-    from ..gate.forced import Sampling
     from ..gate.options import GateOptions
+    from ..gate.steps import Sampling
 
 RANDOM_SEED = -1
 _MAX_SEED = 2**32 - 2  # llama.cpp takes 2^32 - 1 for "random"

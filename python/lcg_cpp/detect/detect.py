@@ -27,10 +27,10 @@ from ..engine.load import Engine, Model
 from ..engine.teacher import Teacher
 from ..errors import GateError
 from ..files import PathLike
-from ..gate.forced import Candidates, FamilyTable, Sampling
+from ..gate.decisions import DecodingRules
 from ..gate.gate import Gate
-from ..gate.gate_file import CONFIDENCE
 from ..gate.options import GateOptions
+from ..gate.steps import Sampling
 from ..measure.measures import expected_families
 from .places import GROUPS
 from .rules import Answers
@@ -49,7 +49,7 @@ class DetectOptions:
     """What is measured.
 
     Attributes:
-        sampling: The request whose survivors are looked at; top-k at most 20.
+        sampling: The request whose survivors are looked at.
         gate_options: Threshold and rules; `mode` and `strength` have no meaning here.
         n_texts: Replies to evaluate, drawn at random.
         n_ctx: Most tokens of a text; longer ones are left out.
@@ -63,10 +63,6 @@ class DetectOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.sampling.temperature < np.inf:
-            raise GateError(f"`temperature` is {self.sampling.temperature}, expected a positive number")
-        if not 0.0 < self.sampling.top_p <= 1.0:
-            raise GateError(f"`top_p` is {self.sampling.top_p}, expected more than 0 and at most 1")
         for name, low in (("n_texts", 1), ("n_ctx", 2), ("seed", 0)):
             if getattr(self, name) < low:
                 raise GateError(f"`{name}` is {getattr(self, name)}, expected at least {low}")
@@ -109,10 +105,9 @@ class Detection:
         return len(self.own_tokens)
 
     @property
-    def threshold(self) -> float:
-        """Probability from which a family is predicted."""
-        chosen = self.options.gate_options.threshold
-        return self.gate.threshold if chosen is None else chosen
+    def rules(self) -> DecodingRules:
+        """The rules that are asked."""
+        return DecodingRules.of(self.gate, self.options.gate_options)
 
 
 @dataclass(frozen=True)
@@ -169,10 +164,9 @@ def detect_on(
     check_gate(gate, model.base)
     given = usable_prompts(prompts)
     drawn = random.Random(options.seed).sample(given, min(options.n_texts, len(given)))
-    families = FamilyTable(gate.token_families.astype(np.intp), np.array(gate.families.maskable), gate.families.neutral)
-    splicer = Splicer(model, families, gate.families.names, min(options.n_ctx, model.n_ctx), options.seed)
-    sampling = dataclasses.replace(options.sampling, confidence_temperature=options.gate_options.confidence_temperature)
-    asking = _Asking(model, gate, sampling)
+    rules = DecodingRules.of(gate, options.gate_options)
+    splicer = Splicer(model, rules.families, min(options.n_ctx, model.n_ctx), options.seed)
+    asking = _Asking(model, gate, rules, options.sampling)
     start, finished = time.monotonic(), True
     own_tokens: list[int] = []
     for n_done, texts in _groups(splicer, drawn):
@@ -218,10 +212,10 @@ def usable_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 def check_gate(gate: Gate, base: BaseModel) -> None:
-    """Compare what the gate was made for with the model, and what it decides by with what is computed here.
+    """Compare what the gate was made for with the model.
 
     Raises:
-        GateError: It was made for another model, or has other confidence sets than the paper's.
+        GateError: It was made for another model.
     """
     facts: list[tuple[str, object, object]] = [
         ("architecture", gate.architecture, base.architecture),
@@ -229,9 +223,6 @@ def check_gate(gate: Gate, base: BaseModel) -> None:
         ("tokenizer hash", gate.tokenizer_hash, base.vocab.tokenizer_hash()),
     ]
     gate.check_model(base.path, facts)
-    sets = tuple((top_k, np.float32(top_p)) for top_k, top_p in CONFIDENCE)
-    if tuple((top_k, np.float32(top_p)) for top_k, top_p in gate.confidence) != sets:
-        raise GateError(f"{gate.path}: has the confidence sets {gate.confidence}, expected {CONFIDENCE}")
 
 
 def _groups(splicer: Splicer, prompts: Sequence[Prompt]) -> Iterator[tuple[int, list[list[Probe]]]]:
@@ -255,8 +246,8 @@ class _Asking:
         tokens: Tokens evaluated.
     """
 
-    def __init__(self, model: Model, gate: Gate, sampling: Sampling) -> None:
-        self._model, self._gate, self._sampling = model, gate, sampling
+    def __init__(self, model: Model, gate: Gate, rules: DecodingRules, sampling: Sampling) -> None:
+        self._model, self._gate, self._rules, self._sampling = model, gate, rules, sampling
         self.parts: list[Answers] = []
         self.tokens = 0
 
@@ -285,15 +276,14 @@ class _Asking:
     ) -> Answers:
         """What the rules look at in some rows of an evaluation, one for each question, ascending."""
         begin, of_row = rows[0], np.array(rows) - rows[0]
-        candidates = Candidates.of(states.logits[begin : rows[-1] + 1], self._sampling)
-        family = self._gate.token_families[candidates.ids]  # (n, N_BEST)
-        is_family = family[:, :, None] == np.arange(len(self._gate.families))
+        steps = self._rules.steps(states.logits[begin : rows[-1] + 1], self._sampling)
+        held = self._rules.families.held
         return Answers(
             text=np.array(texts, np.intp),
             group=np.array([GROUPS.index(question.group) for question in questions], np.intp),
             family=np.array([question.family for question in questions], np.intp),
             last=np.array([question.last for question in questions], np.int64),
             z=self._gate.predict(states.hidden[begin : rows[-1] + 1])[of_row],
-            survivors=(is_family & candidates.survivors()[:, :, None]).any(1)[of_row],
-            confident=(is_family & candidates.confident()[:, :, None]).any(1)[of_row],
+            survivors=held(steps, steps.survivors())[of_row],
+            confident=held(steps, steps.confident())[of_row],
         )

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..gate.forced import NO_FAMILY, predict_and_allow
-from ..gate.options import GateOptions
+from ..gate.decisions import DecodingRules
 
 Bools = npt.NDArray[np.bool_]
 
@@ -61,25 +60,24 @@ class Answers:
         held: Bools = self.survivors[np.arange(len(self)), self.family]
         return held
 
-    def verdicts(self, maskable: Sequence[bool], options: GateOptions, threshold: float) -> npt.NDArray[np.intp]:
-        """Apply the decoding rules (paper, section 3.3) with the token among the survivors.
+    def verdicts(self, rules: DecodingRules) -> npt.NDArray[np.intp]:
+        """Apply the decoding rules with the token among the survivors.
 
         Args:
-            maskable: For each family, whether it may be banned; those that are asked about may.
-            options: Which rules hold.
-            threshold: Probability from which a family is predicted.
+            rules: Of the gate; the families that are asked about may be banned.
 
         Returns:
             intp (n,): BANNED, or the first thing that keeps the token.
         """
         rows = np.arange(len(self))
-        predicted, allowed = predict_and_allow(self.z, self.last, threshold, persistence=options.persistence)
-        stays = ~np.asarray(maskable) | allowed
+        survivors = self.survivors.copy()
+        survivors[rows, self.family] = True
+        rulings = rules.judge_families(self.z, self.last, survivors, self.confident)
         keeps = (
-            predicted[rows, self.family],
-            stays[rows, self.family],
-            (self.last == NO_FAMILY) & (options.persistence and not options.first_token),
-            ~(self.confident & predicted).any(1) & options.confidence,
-            ~((self.survivors | self.confident) & stays).any(1),
+            rulings.predicted[rows, self.family],
+            ~rulings.banned[rows, self.family],
+            rulings.are("no_history"),
+            rulings.are("not_confident"),
+            rulings.are("would_empty"),
         )
         return np.select(keeps, range(PREDICTED, NOTHING_LEFT + 1), BANNED)

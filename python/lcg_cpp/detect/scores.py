@@ -122,7 +122,7 @@ def as_dict(detection: Detection, found: Score) -> dict[str, Any]:
             "model": detection.base.path,
             "gate": detection.gate.path,
             "sampling": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")},
-            "rules": {"threshold": detection.threshold, **rules},
+            "rules": {"threshold": detection.rules.threshold, **rules},
             "seed": detection.options.seed,
             "texts": detection.n_texts,
             "wanted": detection.n_wanted,
@@ -156,7 +156,7 @@ def score(detection: Detection, *, seed: int = 0) -> Score:
         seed: Of the resampling.
     """
     answers = detection.answers
-    counter = _Counter(answers, _verdicts(detection, detection.threshold) == BANNED, detection.n_texts, seed)
+    counter = _Counter(answers, _verdicts(detection, detection.rules.threshold) == BANNED, detection.n_texts, seed)
     own = _is_any(answers, (*OWN, PLAIN))
     families = {
         name: answers.family == f for f, name in enumerate(detection.gate.families.names) if f in answers.family
@@ -173,7 +173,7 @@ def score(detection: Detection, *, seed: int = 0) -> Score:
 
 
 def _verdicts(detection: Detection, threshold: float) -> npt.NDArray[np.intp]:
-    return detection.answers.verdicts(detection.gate.families.maskable, detection.options.gate_options, threshold)
+    return detection.answers.verdicts(dataclasses.replace(detection.rules, threshold=threshold))
 
 
 def _is_any(answers: Answers, groups: Sequence[str]) -> Bools:
@@ -241,7 +241,7 @@ def _precision(recall: float, false_bans: float) -> float:
 def _family_score(detection: Detection, counter: _Counter, of_family: Bools) -> FamilyScore:
     answers = detection.answers
     wrong, own, spliced = (of_family & _is_any(answers, groups) for groups in (PLACES, OWN, SPLICED))
-    verdicts = _verdicts(detection, detection.threshold)
+    verdicts = _verdicts(detection, detection.rules.threshold)
     at_thresholds = []
     for threshold in THRESHOLDS:
         removed = _verdicts(detection, threshold) == BANNED

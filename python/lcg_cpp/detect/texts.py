@@ -34,8 +34,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data import Encoder, Message, Sample
+from ..gate.decisions import FamilyTable, last_families
 from ..gate.families import text_families
-from ..gate.forced import FamilyTable, last_families
 from ..measure.language_id import language_family
 from ..measure.measures import expected_families
 from .places import (
@@ -123,13 +123,12 @@ class Splicer:
         skipped: Why prompts were left out, and how many.
     """
 
-    def __init__(self, model: Model, families: FamilyTable, names: Sequence[str], n_ctx: int, seed: int = 0) -> None:
+    def __init__(self, model: Model, families: FamilyTable, n_ctx: int, seed: int = 0) -> None:
         """Prepare for a model.
 
         Args:
             model: The base model.
             families: The families of its tokens.
-            names: Their names.
             n_ctx: Most tokens of a text.
             seed: Of the random choices: they are the same for a prompt whichever others there are.
 
@@ -141,7 +140,7 @@ class Splicer:
         self._has_template = bool(base.metadata.get("tokenizer.chat_template"))
         self._chat = Encoder(model.tokenize, base, n_ctx)
         self._plain = Encoder(model.tokenize, replace(base, metadata=plain), n_ctx)
-        self._texts, self._families, self._names, self._seed = base.vocab.tokens, families, names, seed
+        self._texts, self._families, self._names, self._seed = base.vocab.tokens, families, families.names, seed
         self._plain.skipped = self._chat.skipped
         self.skipped: Counter[str] = self._chat.skipped
 

@@ -6,7 +6,6 @@ import math
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,7 @@ from ..engine.connect import connect_core
 from ..errors import GateError
 from ..files import PathLike
 from .options import Device, GateOptions
-from .results import Decision, Reason
+from .results import REASONS, Decision
 from .rule_set import FamilySet
 
 MAX_FILE_SIZE = 2 << 30  # bytes; the largest real gate, F32 at 8,192 dimensions, has 270 MB
@@ -178,19 +177,19 @@ class Gate:
             raise GateError(f"`temperature` is {temperature}, expected more than 0 (1 for greedy)")
         if last is not None and not 0 <= last < len(self.families):
             raise GateError(f"`last` is {last}, expected None or a family that is not neutral")
-        reason, predicted, allowed, banned, (left, left_logits) = self._core.decide(
+        code, predicted, allowed, banned, (left, left_logits) = self._core.decide(
             np.asarray(ids, dtype=np.int32),
             np.asarray(logits, dtype=np.float32),
             np.asarray(survivors, dtype=np.int32),
             np.asarray(z, dtype=np.float32),
             last,
             temperature,
-            self.core_rules(chosen),
+            chosen.core_rules(self.threshold),
             chosen.strength,
         )
         return Decision(
-            intervene=reason == "intervene",
-            reason=cast(Reason, reason),
+            intervene=REASONS[code] == "intervene",
+            reason=REASONS[code],
             predicted=self.names(predicted),
             allowed=self.names(allowed),
             banned=self.names(banned),
@@ -215,16 +214,6 @@ class Gate:
                     " a gate fits only the model it was trained on"
                 )
 
-    def core_rules(self, options: GateOptions) -> _core.Rules:
-        """The rules of `options`, with this gate's threshold where they name none."""
-        return _core.Rules(
-            threshold=self.threshold if options.threshold is None else options.threshold,
-            persistence=options.persistence,
-            confidence=options.confidence,
-            first_token=options.first_token and options.mode != "observe",
-            confidence_temperature=options.confidence_temperature,
-        )
-
     def new_stage(self, options: GateOptions) -> _core.Stage:
         """State for one sampling chain at a time."""
         return _core.Stage(self._core, self.core_stage_options(options))
@@ -233,7 +222,7 @@ class Gate:
         """`options` as the core takes them."""
         return _core.StageOptions(
             mode=options.mode,
-            rules=self.core_rules(options),
+            rules=options.core_rules(self.threshold),
             strength=options.strength,
             n_events=options.n_events,
             eager=options.eager,

@@ -50,10 +50,10 @@ def family_labels(
     Raises:
         GateError: An argument has a wrong type, shape or value, a logit is NaN or +inf, or a row is -inf throughout.
     """
-    _require("logits", logits, np.float32)
-    _require("families", families, np.uint8)
+    check_array("logits", logits, np.float32)
+    check_array("families", families, np.uint8)
     if norms is not None:
-        _require("norms", norms, np.float32)
+        check_array("norms", norms, np.float32)
     if top_k < 0:
         raise GateError(f"`top_k` is {top_k}, expected a number of tokens, or 0 for no limit")
     if not 0 < top_p <= 1:
@@ -62,42 +62,16 @@ def family_labels(
         raise GateError(f"`n_families` is {n_families}, expected 2 to {MAX_FAMILIES}")
     if not 0 <= softcap < math.inf:
         raise GateError(f"`softcap` is {softcap}, expected the model's soft cap, or 0 for none")
-    _require_threads(n_threads)
+    check_threads(n_threads)
     return _core.family_labels(logits, norms, families, n_families, top_k, top_p, soft, softcap, n_threads)
 
 
-def top_tokens(
-    logits: npt.NDArray[np.float32], k: int, *, temperature: float = 1.0, n_threads: int = 0
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """Finds the most probable tokens of each row, and what turns their logits into probabilities.
-
-    The probability of a token is exp(logit / temperature - log_sum).
-
-    Args:
-        logits: float32 (n, n_vocab), C-contiguous; read in place.
-        k: 1 to n_vocab.
-        temperature: Above 0.
-        n_threads: 0 takes all cores.
-
-    Returns:
-        int32 (n, k), ids of the largest logits, largest first and equal ones by id; float32 (n, k), their logits;
-        float64 (n,), log_sum, the logarithm of the sum of exp(logit / temperature) over the whole row, to 1e-6.
+def check_array(name: str, array: object, dtype: type[np.generic]) -> None:
+    """Refuses what the core could only read by copying it.
 
     Raises:
-        GateError: An argument has a wrong type, shape or value, a logit is NaN or +inf, or a row is -inf throughout.
+        GateError: It has another type, or is not contiguous.
     """
-    _require("logits", logits, np.float32)
-    if k < 1:
-        raise GateError(f"`k` is {k}, expected 1 to the number of tokens")
-    # checked as the core will see it: 1e-60 is 0 in 32 bits
-    if not 0 < np.float32(temperature) < math.inf:
-        raise GateError(f"`temperature` is {temperature}, expected more than 0")
-    _require_threads(n_threads)
-    return _core.top_tokens(logits, k, temperature, n_threads)
-
-
-def _require(name: str, array: object, dtype: type[np.generic]) -> None:
-    """Refuses what the core could only read by copying it."""
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         found = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else f"a {type(array).__name__}"
         raise GateError(f"`{name}` is {found}, expected an array of {np.dtype(dtype)}")
@@ -105,6 +79,7 @@ def _require(name: str, array: object, dtype: type[np.generic]) -> None:
         raise GateError(f"`{name}` is strided by {array.strides} bytes, expected a C-contiguous array")
 
 
-def _require_threads(n_threads: int) -> None:
+def check_threads(n_threads: int) -> None:
+    """Refuses a negative number of threads."""
     if n_threads < 0:
         raise GateError(f"`n_threads` is {n_threads}, expected a number of threads, or 0 for all cores")

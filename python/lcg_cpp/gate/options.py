@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from .. import _core
 from ..errors import GateError
 
 Mode = Literal["mask", "observe", "off"]
@@ -62,6 +63,16 @@ class GateOptions:
             raise GateError(f"`confidence_temperature` is {self.confidence_temperature}, expected a number from 0")
         if type(self.n_events) is not int or not 0 <= self.n_events <= MAX_EVENTS:
             raise GateError(f"`n_events` is {self.n_events}, expected 0 to {MAX_EVENTS}")
+
+    def core_rules(self, threshold: float) -> _core.Rules:
+        """The rules as the core takes them, with a gate's threshold where none is named."""
+        return _core.Rules(
+            threshold=threshold if self.threshold is None else self.threshold,
+            persistence=self.persistence,
+            confidence=self.confidence,
+            first_token=self.first_token and self.mode != "observe",
+            confidence_temperature=self.confidence_temperature,
+        )
 
 
 PAPER_OPTIONS = GateOptions(first_token=False, confidence_temperature=0.0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 Reason = Literal["intervene", "no_history", "nothing_banned", "not_confident", "would_empty"]
+REASONS: tuple[Reason, ...] = get_args(Reason)  # as the core numbers them
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from ..data import Encoded, Encoder
 from ..errors import GateError
-from ..gate.forced import Candidates, FamilyTable, last_families
+from ..gate.decisions import DecodingRules, last_families
 from ..gate.gate_file import GateSpec
 from ..gate.labels import family_labels
+from ..gate.steps import Steps
 from .heldout import MAX_BYTES, MAX_STATES, HeldOut
 from .options import TrainOptions
 from .run import Texts
@@ -124,23 +125,23 @@ class Evaluator:
             GateError: They hold nothing to measure on.
             KeyboardInterrupt: It shall stop.
         """
-        table = FamilyTable.of(self._spec)
+        rules = DecodingRules.of(self._spec)
         most = max(1, min(MAX_STATES, MAX_BYTES // (4 * self._model.n_embd)))
         rows = self._texts.held_out if len(self._texts.held_out) else self._texts.epoch(0)[: self._options.group]
-        hidden, labels, candidates, last, following = [], [], [], [], []
+        hidden, labels, steps, last, following = [], [], [], [], []
         n = 0
         for row in rows:
             text = self._texts.encode(int(row), self._encoder)
             if text is None:
                 continue
             tokens, is_reply = np.array(text.tokens), np.array(text.is_reply)
-            newest = last_families(tokens, is_reply, table)
+            newest = last_families(tokens, is_reply, rules.families)
             for states in self._model.states([text.tokens]):
                 for rows_of in _runs(_learned(text, states.position, "reply")):
                     at = states.position[rows_of]
                     hidden.append(states.hidden[rows_of].copy())
                     labels.append(self._label(states.logits[rows_of]))
-                    candidates.append(Candidates.of(states.logits[rows_of]))
+                    steps.append(rules.steps(states.logits[rows_of]))
                     last.append(newest[at])
                     following.append(tokens[at + 1])
                     n += len(at)
@@ -153,11 +154,10 @@ class Evaluator:
         return HeldOut(
             np.concatenate(hidden)[:most],
             np.concatenate(labels)[:most],
-            Candidates.join(candidates)[:most],
+            Steps.join(steps)[:most],
             np.concatenate(last)[:most],
             np.concatenate(following)[:most],
-            table,
-            self._spec.families.names,
+            rules,
         )
 
     def batch(self, rows: Sequence[int]) -> Batch | None:

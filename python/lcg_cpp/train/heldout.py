@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..gate.forced import Candidates, FamilyTable, decide
+from ..gate.decisions import DecodingRules
+from ..gate.steps import Steps
 
 MAX_BYTES = 256 << 20  # of the states that are kept
 MAX_STATES = 16_384
@@ -74,20 +75,18 @@ class HeldOut:
     Attributes:
         hidden: float32 (n, n_embd).
         labels: float32 (n, n_families).
-        candidates: The most probable tokens.
+        steps: What the rules look at.
         last: int64 (n,), family of the newest language token of the reply.
         following: int64 (n,), the text's own next token.
-        table: The families of the tokens.
-        names: Their names.
+        rules: The decoding rules.
     """
 
     hidden: npt.NDArray[np.float32]
     labels: npt.NDArray[np.float32]
-    candidates: Candidates
+    steps: Steps
     last: npt.NDArray[np.int64]
     following: npt.NDArray[np.int64]
-    table: FamilyTable
-    names: tuple[str, ...]
+    rules: DecodingRules
 
     def measure(self, predict: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> Scores:
         """Measure a gate.
@@ -99,14 +98,14 @@ class HeldOut:
         wide = z.astype(np.float64)
         with np.errstate(invalid="ignore"):  # a gate that has diverged has no loss
             loss = np.maximum(wide, 0) - wide * self.labels + np.log1p(np.exp(-np.abs(wide)))
-        decisions = decide(self.candidates, z, self.last, self.table)
-        contradicted = decisions.banned[np.arange(len(z)), self.table.token_family[self.following]]
+        rulings, families = self.rules.judge(self.steps, z, self.last), self.rules.families
+        contradicted = rulings.banned[np.arange(len(z)), families.token_family[self.following]]
         return Scores(
             positions=len(z),
             loss=float(loss.mean()),
-            families={name: _score(z[:, f] >= 0, self.labels[:, f] >= 0.5) for f, name in enumerate(self.names)},
-            intervene=float(decisions.intervene.mean()),
-            contradict=float((decisions.intervene & contradicted).mean()),
+            families={name: _score(z[:, f] >= 0, self.labels[:, f] >= 0.5) for f, name in enumerate(families.names)},
+            intervene=float(rulings.intervene.mean()),
+            contradict=float((rulings.intervene & contradicted).mean()),
         )
 
 

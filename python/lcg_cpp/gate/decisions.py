@@ -1,0 +1,172 @@
+"""The decoding rules at many steps of given texts: what a gate would do where the text goes its own way.
+
+The rules themselves are the core's, the very ones that the sampling chain applies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .gate_file import GateSpec
+from .options import GateOptions
+from .results import REASONS, Reason
+from .rule_set import FamilySet
+from .steps import PAPER_SAMPLING, Sampling, Steps
+
+if TYPE_CHECKING:
+    from .gate import Gate
+
+Bools = npt.NDArray[np.bool_]
+
+NO_FAMILY = -1
+
+
+@dataclass(frozen=True, eq=False)
+class FamilyTable:
+    """The families of a gate's tokens.
+
+    Attributes:
+        token_family: intp (n_vocab,), as used while decoding: exemptions applied.
+        families: What they are.
+    """
+
+    token_family: npt.NDArray[np.intp]
+    families: FamilySet
+
+    @classmethod
+    def of(cls, gate: Gate | GateSpec) -> FamilyTable:
+        """The table of a gate."""
+        if isinstance(gate, GateSpec):
+            token_family = gate.token_family.astype(np.intp)
+            token_family[list(gate.exempt_tokens)] = gate.families.neutral
+        else:
+            token_family = gate.token_families.astype(np.intp)
+        return cls(token_family, gate.families)
+
+    @property
+    def maskable(self) -> Bools:
+        """Which families may be removed, bool (n_families,)."""
+        return np.array(self.families.maskable)
+
+    @property
+    def neutral(self) -> int:
+        """Index of the family that is no language."""
+        return self.families.neutral
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names."""
+        return self.families.names
+
+    def held(self, steps: Steps, tokens: Bools) -> Bools:
+        """The families of some of the tokens of each step.
+
+        Args:
+            steps: n steps with k tokens each.
+            tokens: bool (n, k).
+
+        Returns:
+            bool (n, n_families).
+        """
+        families = np.zeros((len(steps), len(self.families)), np.bool_)
+        rows, columns = np.nonzero(tokens)
+        families[rows, self.token_family[steps.ids[rows, columns]]] = True
+        return families
+
+
+@dataclass(frozen=True, eq=False)
+class Rulings:
+    """What the rules make of n steps.
+
+    Attributes:
+        reasons: uint8 (n,), indices into `results.REASONS`.
+        predicted: bool (n, n_families), P.
+        allowed: bool (n, n_families), A.
+        banned: bool (n, n_families), B; of no effect where the gate does not intervene.
+    """
+
+    reasons: npt.NDArray[np.uint8]
+    predicted: Bools
+    allowed: Bools
+    banned: Bools
+
+    def are(self, reason: Reason) -> Bools:
+        """Which of them have this reason, bool (n,)."""
+        return np.equal(self.reasons, REASONS.index(reason))
+
+    @property
+    def intervene(self) -> Bools:
+        """Whether the gate removes anything, bool (n,)."""
+        return self.are("intervene")
+
+
+@dataclass(frozen=True, eq=False)
+class DecodingRules:
+    """The decoding rules of a gate (paper, section 3.3), for steps of given texts.
+
+    Attributes:
+        families: Of its tokens.
+        threshold: Probability from which a family is predicted.
+        confidence: (top-k, top-p) of the sets whose union is H.
+        options: Which rules hold; `mode` and `strength` are ignored: banned tokens are removed.
+    """
+
+    families: FamilyTable
+    threshold: float
+    confidence: tuple[tuple[int, float], ...]
+    options: GateOptions = GateOptions()  # noqa: RUF009 (frozen)
+
+    @classmethod
+    def of(cls, gate: Gate | GateSpec, options: GateOptions = GateOptions()) -> DecodingRules:  # noqa: B008 (frozen)
+        """The rules of a gate; where `options` name no threshold, its own."""
+        threshold = gate.threshold if options.threshold is None else options.threshold
+        return cls(FamilyTable.of(gate), threshold, gate.confidence, options)
+
+    def steps(self, logits: npt.NDArray[np.float32], sampling: Sampling = PAPER_SAMPLING) -> Steps:
+        """What these rules look at in logits, float32 (n, n_vocab); see `Steps.of`."""
+        return Steps.of(logits, sampling, self.confidence, self.options.confidence_temperature)
+
+    def judge(self, steps: Steps, z: npt.NDArray[np.float32], last: npt.NDArray[np.int64]) -> Rulings:
+        """Apply the rules to n steps.
+
+        Args:
+            steps: From `steps`, of rules with the same confidence sets and `confidence_temperature`.
+            z: float32 (n, n_families), the gate's logits.
+            last: int64 (n,), family of the newest language token of the reply, NO_FAMILY if there is none.
+        """
+        survivors, confident = (self.families.held(steps, some) for some in (steps.survivors(), steps.confident()))
+        return self.judge_families(z, last, survivors, confident)
+
+    def judge_families(
+        self, z: npt.NDArray[np.float32], last: npt.NDArray[np.int64], survivors: Bools, confident: Bools
+    ) -> Rulings:
+        """The same where only the families of the tokens in S and H are known, both bool (n, n_families)."""
+        rules = dataclasses.replace(self.options, mode="mask").core_rules(self.threshold)
+        return Rulings(*_core.judge(rules, math.inf, self.families.maskable, z, last, survivors, confident))
+
+
+def last_families(
+    tokens: npt.NDArray[np.integer[Any]], is_reply: Bools, families: FamilyTable
+) -> npt.NDArray[np.int64]:
+    """At each token, the family of the newest token of the same reply that is not neutral.
+
+    Args:
+        tokens: (n,), the ids of a text.
+        is_reply: bool (n,), which of them belong to a reply.
+        families: The families of the tokens.
+
+    Returns:
+        int64 (n,), NO_FAMILY outside of replies and before a reply's first such token.
+    """
+    family = families.token_family[tokens]
+    at = np.arange(len(family))
+    newest = np.maximum.accumulate(np.where(is_reply & (family != families.neutral), at, -1))
+    outside = np.maximum.accumulate(np.where(is_reply, -1, at))
+    return np.where(newest > outside, family[newest], NO_FAMILY)
