@@ -170,7 +170,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path, capsys: Capture, gate1
         (("-o", questions, "-d", questions), f"-o/--output: {questions}: is the model, the gate or the prompts"),
         (("--lcg-threshold", "2"), "`--lcg-threshold` is 2.0, expected a probability"),
         (("--limit", "0"), "argument --limit: is '0', expected a whole number from 1"),
-        (("--top-k", "21"), "argument --top-k: is '21', expected a whole number from 1 to 20"),
+        (("--top-k", "1025"), "argument --top-k: is '1025', expected a whole number from 1 to 1024"),
     ):
         said = refusal(capsys, *DEMO[:5], "-t", "1", "-d", "demo", *map(str, arguments))
         assert said.startswith(wanted), said
