@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "lcg_cpp"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 MOST_ROOMS = 26
-# What may be used although another project calls it private; `engine` and `run` extend llama_cpp, which has no other way.
+# Private names of other projects that may be used; `engine` and `run` extend llama_cpp, which leaves no other way.
 FOREIGN = {"_ActionsContainer", "_ArgumentGroup", "_extract_corpus_statistics"}  # argparse's types; sacrebleu's
 EXTEND_LLAMA_CPP = {"engine", "run"}
 
