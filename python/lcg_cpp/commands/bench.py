@@ -15,21 +15,19 @@ from .output import print_facts, print_json, print_table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     options.add_model(parser)
-    parser.add_argument("--lcg", metavar="FILE", required=True, help="the gate, a GGUF file made for this model")
+    options.add(parser, "--lcg", required=True)
+    options.add(parser, "--n-predict", BenchOptions.n_tokens, help="tokens to generate in each run")
     for names, default, what in (
-        (("-n", "--n-predict"), BenchOptions.n_tokens, "tokens to generate in each run"),
         (("--n-prompt",), BenchOptions.n_prompt, "tokens of the prompt whose evaluation is timed"),
         (("-r", "--repetitions"), BenchOptions.n_pairs, "runs of each kind"),
     ):
         parser.add_argument(
             *names, metavar="N", type=options.whole(1), default=default, help=f"{what} (default: {default})"
         )
-    options.add_threads(parser)
-    options.add_gpu_layers(parser)
-    parser.add_argument(
-        "--seed", metavar="N", type=options.whole(0), default=BenchOptions.seed, help="of prompts and random choices"
-    )
-    options.add_json(parser)
+    options.add(parser, "--threads")
+    options.add(parser, "--n-gpu-layers")
+    options.add(parser, "--seed", BenchOptions.seed, help="seed of prompts and random choices")
+    options.add(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -72,34 +72,29 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         default=prompt_languages(),
         help=f"codes such as ko,ar,th, or how many (default: all {len(prompt_languages())})",
     )
-    for flags, metavar, kind, value, what in (
-        (("--texts",), "N", options.whole(1), _N_TEXTS, "prompts to answer"),
-        (("-n", "--n-predict"), "N", options.whole(1), _N_PREDICT, "tokens of an answer at most"),
-        (("--temp",), "T", options.real(0), _TEMPERATURE, "temperature"),
-    ):
-        parser.add_argument(*flags, metavar=metavar, type=kind, default=value, help=f"{what} (default: %(default)s)")
+    parser.add_argument(
+        "--texts", metavar="N", type=options.whole(1), default=_N_TEXTS, help=f"prompts to answer (default: {_N_TEXTS})"
+    )
+    options.add(parser, "--n-predict", _N_PREDICT, help="tokens of an answer at most")
+    options.add(parser, "--temp", _TEMPERATURE)
     parser.add_argument(
         "--keep-confused",
         action="store_true",
         help="keep answers that hold Chinese or Japanese although nobody asked for it; they are left out otherwise",
     )
-    parser.add_argument(
-        "-c", "--ctx-size", metavar="N", type=options.whole(1), help=f"tokens of context (default: -n and {_N_PROMPT})"
-    )
-    options.add_threads(parser)
-    options.add_gpu_layers(parser)
+    options.add(parser, "--ctx-size", help=f"tokens of context (default: -n and {_N_PROMPT})")
+    options.add(parser, "--threads")
+    options.add(parser, "--n-gpu-layers")
     _add_seed(parser, "the prompts and their answers")
     options.add_json(parser)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the .jsonl file to write")
+    options.add(parser, "--output", required=True, help="the .jsonl file to write")
 
 
 def _add_seed(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.add_argument(
-        "--seed", metavar="N", type=options.whole(0, _MAX_SEED), default=0, help=f"seed of {what} (default: 0)"
-    )
+    options.add(parser, "--seed", 0, type=options.whole(0, _MAX_SEED), help=f"seed of {what}")
 
 
 def _languages(text: str) -> list[str]:

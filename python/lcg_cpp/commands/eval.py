@@ -59,27 +59,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = EvalOptions()
     parser.epilog = _EPILOG
     options.add_model(parser)
-    parser.add_argument("--lcg", metavar="FILE", help="the gate, a GGUF file made for this model")
-    parser.add_argument(
-        "-d",
-        "--benchmark",
-        metavar="BENCH",
-        default="cldr",
-        help="cldr (built in, the default), demo, flores:…, include:…, humaneval-xl:…, lcb:…, or a .jsonl file",
-    )
+    options.add(parser, "--lcg")
+    options.add(parser, "--benchmark")
     parser.add_argument("--methods", metavar="LIST", help="what is compared, see below")
-    parser.add_argument("-o", "--output", metavar="DIR", required=True, help="folder for the results")
+    options.add(parser, "--output", metavar="DIR", required=True, help="folder for the results")
     parser.add_argument(
         "--seeds", metavar="N", type=options.whole(1), default=1, help="replies of each method to a prompt (default: 1)"
     )
-    parser.add_argument("--limit", metavar="N", type=options.whole(1), help="prompts to ask (default: all)")
-    parser.add_argument(
-        "-n",
-        "--n-predict",
-        metavar="N",
-        type=options.whole(1),
-        help="tokens of a reply at most (default: the prompt's)",
-    )
+    options.add(parser, "--limit", help="prompts to ask (default: all)")
+    options.add(parser, "--n-predict", help="tokens of a reply at most (default: the prompt's)")
     parser.add_argument(
         "--no-thinking",
         dest="thinking",
@@ -88,39 +76,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-page", dest="page", action="store_false", help=f"write no {PAGE}")
     options.add_json(parser)
-    _add_sampling(parser, default)
-    _add_engine(parser)
-
-
-def _add_sampling(parser: argparse.ArgumentParser, default: EvalOptions) -> None:
-    group = parser.add_argument_group("sampling (defaults are those of the paper)")
-    for option, metavar, name, kind, what in (
-        ("--temp", "T", "temperature", options.real(0), "temperature; 0 always takes the most probable token"),
-        ("--top-k", "N", "top_k", options.whole(0), "keep the N most probable tokens; 0 keeps all"),
-        ("--top-p", "P", "top_p", options.real(0, 1), "keep the most probable tokens up to this sum of probabilities"),
-        ("--min-p", "P", "min_p", options.real(0, 1), "drop tokens less probable than this part of the best one"),
-    ):
-        value = getattr(default, name)
-        group.add_argument(
-            option, dest=name, metavar=metavar, type=kind, default=value, help=f"{what} (default: {value})"
-        )
-
-
-def _add_engine(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument(
-        "-c",
-        "--ctx-size",
-        metavar="N",
-        type=options.whole(1),
-        help="tokens of context (default: fitted to the prompts)",
-    )
-    options.add_threads(group)
-    options.add_gpu_layers(group)
-    group.add_argument("-b", "--batch-size", metavar="N", type=options.whole(1), help="tokens per batch of the prompt")
-    group.add_argument(
-        "--lcg-device", choices=("cpu", "gpu", "auto"), default="cpu", help="where gates run (default: cpu)"
-    )
+    sampling = parser.add_argument_group("sampling (defaults are those of the paper)")
+    for option, name in options.SAMPLING.items():
+        options.add(sampling, option, getattr(default, name))
+    model = parser.add_argument_group("model")
+    options.add(model, "--ctx-size", help="tokens of context (default: fitted to the prompts)")
+    for option in ("--threads", "--n-gpu-layers", "--batch-size", "--lcg-device"):
+        options.add(model, option)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -128,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     settings = EvalOptions(
         n_seeds=args.seeds,
         max_tokens=args.n_predict,
-        temperature=args.temperature,
+        temperature=args.temp,
         top_k=args.top_k,
         top_p=args.top_p,
         min_p=args.min_p,

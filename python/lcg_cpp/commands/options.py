@@ -140,16 +140,6 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     add(parser, "--json")
 
 
-def add_threads(parser: argparse._ActionsContainer) -> None:
-    """Add -t/--threads."""
-    add(parser, "--threads")
-
-
-def add_gpu_layers(parser: argparse._ActionsContainer) -> None:
-    """Add -ngl/--n-gpu-layers."""
-    add(parser, "--n-gpu-layers")
-
-
 def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
 

@@ -28,14 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt")
     prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a file, - is standard input")
-    parser.add_argument(
-        "-n",
-        "--n-predict",
-        metavar="N",
-        type=options.whole(-1),
-        default=_N_PREDICT,
-        help=f"tokens to generate at most (default: {_N_PREDICT}); -1 until the context is full",
-    )
+    most = "tokens to generate at most; -1 until the context is full"
+    options.add(parser, "--n-predict", _N_PREDICT, type=options.whole(-1), help=most)
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument(
         "-sys", "--system", "--system-prompt", metavar="TEXT", help="what the system says first (with --chat)"
