@@ -13,8 +13,8 @@ from lcg_cpp.demo import load_prompts
 from lcg_cpp.demo.score import score_reply
 from lcg_cpp.demo.score import summarize as summarize_demo
 from lcg_cpp.errors import GateError
-from lcg_cpp.measure.metric_table import METRICS
-from lcg_cpp.measure.metrics import compare, summarize
+from lcg_cpp.measure.metrics import METRICS
+from lcg_cpp.measure.compare import compare, summarize
 from sample_replies import event, make_prompt, make_reply
 
 

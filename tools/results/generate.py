@@ -19,7 +19,7 @@ from lcg_cpp.demo.compare import load_model
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.evaluate.evaluate import EvalOptions, evaluate
 from lcg_cpp.gate.gate_file import OUTTYPES, spec_for, write_gate
-from lcg_cpp.measure.metrics import compare, summarize
+from lcg_cpp.measure.compare import compare, summarize
 from lcg_cpp.train.options import TrainOptions
 from timed_log import log
 

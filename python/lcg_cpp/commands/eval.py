@@ -15,7 +15,7 @@ from ..evaluate.folder import PAGE, REPLIES, SUMMARY, read_settings
 from ..evaluate.methods import METHODS, WARNING, Method, parse_methods
 from ..files import write_whole
 from ..gate.options import GateOptions
-from ..measure.measures import check_prompts
+from ..measure.judge import check_prompts
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
 from .loading import load_gate, load_model, read_benchmark

@@ -31,7 +31,7 @@ from ..gate.decisions import DecodingRules
 from ..gate.gate import Gate
 from ..gate.options import GateOptions
 from ..gate.steps import Sampling
-from ..measure.measures import expected_families
+from ..measure.judge import expected_families
 from .places import GROUPS
 from .rules import Answers
 from .texts import Probe, Question, Splicer

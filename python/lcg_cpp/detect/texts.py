@@ -37,7 +37,7 @@ from ..data import Encoder, Message, Sample
 from ..gate.decisions import FamilyTable, last_families
 from ..gate.families import text_families
 from ..measure.language_id import language_family
-from ..measure.measures import expected_families
+from ..measure.judge import expected_families
 from .places import (
     AFTER,
     BETWEEN,

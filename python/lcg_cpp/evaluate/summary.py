@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import __version__
 from ..benchmarks import Benchmark
 from ..errors import GateError
-from ..measure.metrics import compare, summarize
+from ..measure.compare import compare, summarize
 from .evaluate import Evaluation
 from .folder import SUMMARY, Json, write_json
 

@@ -1,202 +1,154 @@
-"""What replies to the same prompts show of the methods that made them: values, intervals, significance.
+"""What the metrics are, and the table they are computed from.
 
-The metrics themselves are in metric_table.py.
+Every metric is a function of sums over replies: a ratio of two sums, or BLEU or chrF of summed counts. So a table with
+one row for each reply holds all that the bootstrap needs.
+
+| metric | what it is |
+|---|---|
+| cj_percent, latin_percent | replies with at least one letter of the family that the prompt does not expect |
+| cj_per_1000_tokens, latin_per_1000_tokens | tokens with such a letter, of 1,000 generated |
+| code_switch_percent | of the replies that may use a second script (names, code), those that do |
+| switches_kept_percent | requested code-switches that are there |
+| exact_match_percent | replies that are the reference, but for white space and Unicode form |
+| accuracy_percent | multiple choice: replies that choose the right letter |
+| bleu, chrf | against the reference; chrF++ |
+| line_pass_percent, word_pass_percent | of the Language Confusion Benchmark, see `measure_reply` |
+| intervention_percent | generated tokens at which the gate removed a family |
+| removed_mass_percent | probability that the gate removed, mean of its interventions |
+| tokens_per_second | generated tokens by the replies' time |
+| length_tokens | generated tokens of a reply, mean |
+| empty_percent, truncated_percent | replies without text; replies cut at their longest |
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import GateError
-from .bootstrap import holm, interval, ratio_interval, resampled_sums, two_sided_p, unanimous_bound
-from .measures import Reply
-from .metric_table import METRICS, RATES, Table, scores, tables
+from .measures import Reply, measure_reply
+from .translation import N_BLEU, N_CHRF, corpus_bleu, corpus_chrf, segment_statistics, tokenizer
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
 
 Floats = npt.NDArray[np.float64]
 
-MIN_RESAMPLES = 100
-_SHARES = frozenset(rate.name for rate in RATES if rate.is_share)
-_NOT_COMPARED = frozenset(rate.name for rate in RATES if not rate.is_compared)
-_UNANIMOUS = (0.0, 100.0)
 
+@dataclass(frozen=True)
+class Rate:
+    """A metric that is a ratio of sums of measures.
 
-class Estimate(TypedDict):
-    """A metric and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-class Ratio(TypedDict):
-    """A method's share by the baseline's, and its 95 % interval; None where it is infinite.
-
-    1 / ratio is how many times less often something happens than with the baseline: from 1 / high to 1 / low times.
+    Attributes:
+        name: Of the metric.
+        part: The measure that is summed.
+        whole: The measure it is divided by; empty: the number of replies that have `part`.
+        scale: Of the result.
+        is_share: Whether it is a part of so many yes-or-no outcomes.
+        is_compared: False where methods without a gate have no other value than 0.
     """
 
-    value: float | None
-    low: float
-    high: float | None
+    name: str
+    part: str
+    whole: str = ""
+    scale: float = 100.0
+    is_share: bool = True
+    is_compared: bool = True
 
 
-class _Difference(TypedDict):
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_adjusted: float
+RATES = (
+    Rate("cj_percent", "cj"),
+    Rate("latin_percent", "latin"),
+    Rate("cj_per_1000_tokens", "cj_tokens", "tokens", 1000.0, is_share=False),
+    Rate("latin_per_1000_tokens", "latin_tokens", "tokens", 1000.0, is_share=False),
+    Rate("code_switch_percent", "code_switch"),
+    Rate("switches_kept_percent", "switches_kept", "switches"),
+    Rate("exact_match_percent", "exact_match"),
+    Rate("accuracy_percent", "right_choice"),
+    Rate("line_pass_percent", "line_pass"),
+    Rate("word_pass_percent", "word_pass"),
+    Rate("intervention_percent", "interventions", "tokens", is_share=False, is_compared=False),
+    Rate("removed_mass_percent", "removed_mass", "interventions", is_share=False, is_compared=False),
+    Rate("tokens_per_second", "tokens", "seconds", 1.0, is_share=False),
+    Rate("length_tokens", "tokens", "", 1.0, is_share=False),
+    Rate("empty_percent", "empty"),
+    Rate("truncated_percent", "truncated"),
+)
+_N_RATES = len(RATES)
+METRICS = (*(rate.name for rate in RATES), "bleu", "chrf")
 
 
-class Difference(_Difference, total=False):
-    """A method's metric less the baseline's, its 95 % interval and the p-value, alone and adjusted for all methods.
+@dataclass(frozen=True)
+class Table:
+    """The replies of one method.
 
-    `ratio` is there for shares (`Rate.is_share`) that are not 0 with both.
+    Attributes:
+        units: The prompt's id and the seed of each, ascending.
+        columns: (n, 2 * rates + counts of BLEU + counts of chrF), parts and wholes of the rates first.
     """
 
-    ratio: Ratio
+    units: list[tuple[str, int]]
+    columns: Floats
+
+    @property
+    def wholes(self) -> Floats:
+        """(n, rates) what each rate's part is divided by; 0 where it is not defined."""
+        return self.columns[:, _N_RATES : 2 * _N_RATES]
+
+    @property
+    def prompt_of(self) -> npt.NDArray[np.intp]:
+        """(n,) the prompt of each row, counted from 0."""
+        return np.unique([prompt for prompt, _ in self.units], return_inverse=True)[1]
+
+    def rows(self, units: Sequence[tuple[str, int]]) -> Table:
+        """The rows of some of the units."""
+        row_of = {unit: row for row, unit in enumerate(self.units)}
+        return Table(list(units), self.columns[[row_of[unit] for unit in units]])
 
 
-def _check_resamples(n_resamples: int) -> None:
-    if n_resamples < MIN_RESAMPLES:
-        raise GateError(f"`n_resamples` is {n_resamples}, expected at least {MIN_RESAMPLES}")
+def _row(reply: Reply, prompt: Prompt) -> list[float]:
+    measures = measure_reply(reply, prompt)
+    parts, wholes = [], []
+    for rate in RATES:
+        part, whole = measures[rate.part], measures[rate.whole] if rate.whole else 1.0
+        parts.append(0.0 if part is None or whole is None else part)
+        wholes.append(0.0 if part is None or whole is None else whole)
+    if not prompt.reference:
+        return [*parts, *wholes, *[0.0] * (N_BLEU + N_CHRF)]
+    return [*parts, *wholes, *segment_statistics(reply["reply"], prompt.reference, tokenizer(prompt.language))]
 
 
-def summarize(
-    replies: Iterable[Reply], prompts: Mapping[str, Prompt], *, seed: int = 0, n_resamples: int = 1000
-) -> dict[str, dict[str, Estimate]]:
-    """Every metric of every method, with a percentile bootstrap interval over prompts and their seeds.
-
-    An interval holds what another draw of prompts and seeds could have given; with a single prompt, only other seeds.
-    A share that no prompt or every prompt has gets the exact bound of as many prompts at its other end
-    (`bootstrap.unanimous_bound`), where a bootstrap would claim certainty.
-
-    Args:
-        replies: Objects of replies.jsonl, any order; one for each method, prompt and seed.
-        prompts: By id.
-        seed: Of the resampling: the same replies and seed give the same intervals.
-        n_resamples: At least 100.
-
-    Returns:
-        Method -> metric -> estimate. A metric that is not defined on a method's replies is absent.
+def tables(replies: Iterable[Reply], prompts: Mapping[str, Prompt]) -> dict[str, Table]:
+    """The replies by method, in the order the methods come in.
 
     Raises:
         GateError: A reply's prompt is missing or it is there twice; or as `measure_reply`.
     """
-    _check_resamples(n_resamples)
-    return {
-        method: _estimates(
-            table, scores(resampled_sums(table.columns, table.prompt_of, n_resamples=n_resamples, seed=seed))
-        )
-        for method, table in tables(replies, prompts).items()
-    }
+    rows: dict[str, dict[tuple[str, int], list[float]]] = {}
+    for reply in replies:
+        unit = (reply["id"], reply["seed"])
+        if unit[0] not in prompts:
+            raise GateError(f"a reply is to prompt `{unit[0]}`, which the benchmark does not have")
+        of_method = rows.setdefault(reply["method"], {})
+        if unit in of_method:
+            raise GateError(f"method `{reply['method']}` has two replies to prompt `{unit[0]}` with seed {unit[1]}")
+        of_method[unit] = _row(reply, prompts[unit[0]])
+    return {method: _table(of_method) for method, of_method in rows.items()}
 
 
-def _estimates(table: Table, samples: Floats) -> dict[str, Estimate]:
-    """Samples (n_resamples, metrics): the scores of the table's resamples."""
-    prompt_of = table.prompt_of
-    values = scores(table.columns.sum(axis=0, keepdims=True))[0]
-    estimates = {}
-    for i, metric in enumerate(METRICS):
-        if np.isnan(values[i]):
-            continue
-        low, high = interval(samples[:, i])
-        if metric in _SHARES and values[i] in _UNANIMOUS:
-            bound = 100 * unanimous_bound(len(np.unique(prompt_of[table.wholes[:, i] > 0])))
-            low, high = (0.0, bound) if values[i] == 0 else (100 - bound, 100.0)
-        estimates[metric] = Estimate(value=float(values[i]), low=low, high=high)
-    return estimates
+def _table(rows: Mapping[tuple[str, int], list[float]]) -> Table:
+    units = sorted(rows)
+    return Table(units, np.array([rows[unit] for unit in units], dtype=np.float64))
 
 
-def compare(
-    replies: Iterable[Reply],
-    prompts: Mapping[str, Prompt],
-    *,
-    baseline: str = "none",
-    seed: int = 0,
-    n_resamples: int = 1000,
-) -> dict[str, dict[str, Difference]]:
-    """What changes from one method to each other one, by a paired bootstrap over prompts and their seeds.
-
-    Only prompts and seeds that both methods answered count, and both replies to one are always drawn together: how
-    hard a prompt is cancels out. The p-value is two-sided and agrees with the interval; the adjusted one is Holm's over
-    the methods, for each metric.
-
-    Shares have a ratio too, by the same resamples. Where one of the two is 0 or 100 % its resamples are all the same,
-    and the interval is made of the two shares' own (`bootstrap.ratio_interval`): with no event left, the ratio is 0 and
-    its high end is what the exact bound allows, so that 1 / high is the least "how many times less".
-
-    Args:
-        replies: As for `summarize`.
-        prompts: By id.
-        baseline: The method the others are compared with.
-        seed: Of the resampling.
-        n_resamples: At least 100; the smallest p-value is 2 / (n_resamples + 1).
-
-    Returns:
-        Method -> metric -> difference, for all methods but the baseline. A metric that is not defined for one of the
-        two is absent, and so are those of the gate's work (`Rate.is_compared`): they differ by what a method is.
-
-    Raises:
-        GateError: There is no such baseline; or as `summarize`.
-    """
-    _check_resamples(n_resamples)
-    table_of = tables(replies, prompts)
-    if baseline not in table_of:
-        raise GateError(f"`baseline` is `{baseline}`, expected one of {', '.join(map(repr, table_of)) or 'no methods'}")
-    found = {
-        method: _differences(table_of[baseline], table, seed=seed, n_resamples=n_resamples)
-        for method, table in table_of.items()
-        if method != baseline
-    }
-    for metric in METRICS:
-        of_methods = [differences[metric] for differences in found.values() if metric in differences]
-        for difference, p in zip(of_methods, holm([difference["p"] for difference in of_methods])):
-            difference["p_adjusted"] = p
-    return found
-
-
-def _differences(baseline: Table, table: Table, *, seed: int, n_resamples: int) -> dict[str, Difference]:
-    common = sorted(set(baseline.units).intersection(table.units))
-    if not common:
-        return {}
-    before, after = baseline.rows(common), table.rows(common)
-    pairs = np.hstack([before.columns, after.columns])
-    sums = resampled_sums(pairs, before.prompt_of, n_resamples=n_resamples, seed=seed)
-    n = before.columns.shape[1]
-    before_samples, after_samples = scores(sums[:, :n]), scores(sums[:, n:])
-    of_before, of_after = _estimates(before, before_samples), _estimates(after, after_samples)
-    differences = {}
-    for i, metric in enumerate(METRICS):
-        if metric not in of_before or metric not in of_after or metric in _NOT_COMPARED:
-            continue
-        samples = after_samples[:, i] - before_samples[:, i]
-        value = of_after[metric]["value"] - of_before[metric]["value"]
-        low, high = interval(samples)
-        p = two_sided_p(samples)
-        differences[metric] = Difference(difference=value, low=low, high=high, p=p, p_adjusted=p)
-        if metric in _SHARES and (of_before[metric]["value"] or of_after[metric]["value"]):
-            differences[metric]["ratio"] = _ratio(
-                of_before[metric], of_after[metric], before_samples[:, i], after_samples[:, i]
-            )
-    return differences
-
-
-def _ratio(before: Estimate, after: Estimate, before_samples: Floats, after_samples: Floats) -> Ratio:
-    """The ratio of two shares that are not both 0; samples (n_resamples,) of the same resamples."""
-    if before["value"] in _UNANIMOUS or after["value"] in _UNANIMOUS:
-        low, high = ratio_interval(
-            (after["value"], after["low"], after["high"]), (before["value"], before["low"], before["high"])
-        )
-    else:
-        with np.errstate(divide="ignore", invalid="ignore"):  # x / 0 is infinite, 0 / 0 is not defined
-            low, high = interval(after_samples / before_samples)
-    value = after["value"] / before["value"] if before["value"] else None
-    return Ratio(value=value, low=low, high=None if math.isinf(high) else high)
+def scores(sums: Floats) -> Floats:
+    """(m, columns) -> (m, metrics), NaN where a metric is not defined."""
+    wholes, scales = sums[:, _N_RATES : 2 * _N_RATES], np.array([rate.scale for rate in RATES])
+    rates = np.full_like(wholes, np.nan)
+    np.divide(sums[:, :_N_RATES] * scales, wholes, out=rates, where=wholes > 0)
+    bleu, chrf = sums[:, 2 * _N_RATES : 2 * _N_RATES + N_BLEU], sums[:, 2 * _N_RATES + N_BLEU :]
+    return np.column_stack([rates, corpus_bleu(bleu), corpus_chrf(chrf)])

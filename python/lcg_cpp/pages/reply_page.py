@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from ..data.files import HUB
 from ..gate.families import DEFAULT_FAMILIES, text_families
-from ..measure.measures import expected_families
+from ..measure.judge import expected_families
 from ..measure.reply_text import without_choices
 from .reply_data import Reply, ordered, pack
 from .reply_plots import confusion, positions, removed_mass

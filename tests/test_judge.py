@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lcg_cpp.errors import GateError
-from lcg_cpp.measure.measures import check_prompts, expected_families, measure_reply
+from lcg_cpp.measure.judge import check_prompts, expected_families, measure_reply
 from sample_replies import event, make_prompt, make_reply
 
 
