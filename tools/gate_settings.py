@@ -23,10 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from demo.measure import answer
+from demo.prompts import DemoPrompt
 from lcg_cpp.data import Encoder, open_dataset
-from lcg_cpp.demo import DemoPrompt, load_prompts
-from lcg_cpp.demo.compare import Arm, load_model, run_prompts
-from lcg_cpp.demo.score import score_reply
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.engine.output_norms import label_norms, read_output_matrix
 from lcg_cpp.engine.teacher import Teacher
@@ -245,16 +244,11 @@ def generate(
         path = out / f"{setting.name}.gguf"
         weights = train(rows, setting, 0).weights()
         write_gate(path, spec_for(base, n_hidden=setting.options(0).hidden_width(base.n_embd)), weights, "f16")
-    llm = load_model(path, options, model)
-    replies = tuple(reply for (reply,) in run_prompts([llm], prompts, 0))
-    stats = llm.gate_stats
-    llm.close()
-    arm = Arm(replies, tuple(score_reply(prompt, reply.text) for prompt, reply in zip(prompts, replies)))
-    values: dict[str, Any] = {key: value for key, value in arm.measures().items() if key != "tokens_per_second"}
-    values["interventions"], values["steps"] = stats.interventions, stats.steps
+    answered = answer(model, path, options, prompts)
+    values: dict[str, Any] = {**answered.values, "interventions": answered.interventions, "steps": answered.steps}
     if path is not None:
         values["file_size"] = path.stat().st_size
-        values["gate_microseconds"] = 1e6 * stats.gate_seconds / max(stats.gate_runs, 1)
+        values["gate_microseconds"] = 1e6 * answered.gate_seconds
     return values
 
 
@@ -324,7 +318,9 @@ def main() -> None:
     log(f"{len(rows.last)} states to learn from")
     rules = DecodingRules.of(spec_for(read_base_model(arguments.model), n_hidden=0))
     grid = run_grid(rows, held, rules, arguments.out)
-    generation = run_generation(arguments.model, grid, rows, load_prompts(arguments.prompts), arguments.out)
+    rows_of_prompts = map(json.loads, arguments.prompts.read_text(encoding="utf-8").splitlines())
+    prompts = [DemoPrompt(**row) for row in rows_of_prompts]
+    generation = run_generation(arguments.model, grid, rows, prompts, arguments.out)
     text = "\n".join(tables(grid, generation))
     (arguments.out / "tables.md").write_text(text + "\n", encoding="utf-8")
     print(text)

@@ -23,8 +23,9 @@ from demo import card, corpus, export, gates, measure, training
 from demo.cldr import LANGUAGES, Term, load_terms
 from demo.jsonl import write_rows
 from demo.model import Model, ModelConfig
+from demo.prompts import DemoPrompt
 from demo.tokenizer import Bpe, train_or_load
-from lcg_cpp.demo import GATES, MODEL, PROMPTS, DemoPrompt
+from lcg_cpp.demo import GATES, MODEL, PROMPTS
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.gate.families import token_families
 from lcg_cpp.gate.options import PAPER_OPTIONS, GateOptions

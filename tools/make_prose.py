@@ -36,9 +36,9 @@ from demo.cldr import Term
 from demo.jsonl import write_rows
 from demo.measure import measure
 from demo.model import Model, ModelConfig
+from demo.prompts import DemoPrompt
 from demo.tokenizer import Bpe, train_or_load
-from lcg_cpp.demo import DemoPrompt
-from lcg_cpp.demo.compare import MAX_TOKENS
+from lcg_cpp.benchmarks.prompt_rows import DEMO_MAX_TOKENS
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.gate.families import token_families
 from prose import corpus, evaluation
@@ -129,7 +129,7 @@ def draw_prompts(x_terms: Sequence[Term], bpe: Bpe, seen: Seen, name: str, n: in
     def is_usable(example: corpus.Example) -> bool:
         n_reply = len(bpe.encode(example.reference)) + 1
         n_all = len(bpe.encode(example.prompt)) + 1 + n_reply
-        return example.prompt not in seen.prompts and n_reply <= MAX_TOKENS and n_all <= N_CTX_PROMPTS
+        return example.prompt not in seen.prompts and n_reply <= DEMO_MAX_TOKENS and n_all <= N_CTX_PROMPTS
 
     return evaluation.prompts(corpus.Corpus(x_terms, f"{seed} {name}"), n, is_usable)
 

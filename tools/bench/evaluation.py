@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from lcg_cpp.benchmarks import load_benchmark
+from lcg_cpp.commands.demo import load_demo_model
 from lcg_cpp.demo import GATES, MODEL
-from lcg_cpp.demo.compare import load_model
 from lcg_cpp.evaluate.evaluate import EvalOptions, evaluate, parse_methods
 from lcg_cpp.evaluate.folder import append_reply
 from lcg_cpp.evaluate.methods import Method, builtin_methods
@@ -91,7 +91,7 @@ def page_size(n_replies: int) -> None:
     n_seeds = -(-n_replies // (2 * len(benchmark.prompts)))
     methods = parse_methods("none,lcg", str(GATES["default"]))
     with tempfile.TemporaryDirectory() as folder:
-        evaluation = evaluate(load_model(None), benchmark, methods, folder, EvalOptions(n_seeds=n_seeds))
+        evaluation = evaluate(load_demo_model(), benchmark, methods, folder, EvalOptions(n_seeds=n_seeds))
         summary = write_summary(folder, evaluation, benchmark, model=MODEL.name, gate=GATES["default"].name)
         prompts = {prompt.id: prompt for prompt in benchmark.prompts}
         page = reply_page(evaluation.replies, summary, evaluation.families, title="page", prompts=prompts)

@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lcg_cpp.demo import DemoPrompt
-from lcg_cpp.demo.compare import Arm, load_model, run_prompts
-from lcg_cpp.demo.score import score_reply
+from lcg_cpp.commands.demo import load_demo_model
+from lcg_cpp.evaluate.evaluate import EvalOptions
+from lcg_cpp.evaluate.methods import Method
+from lcg_cpp.evaluate.replies import Replier
+from lcg_cpp.gate.gate import Gate
 from lcg_cpp.gate.options import GateOptions
+from lcg_cpp.measure.metrics import values
 
+from .prompts import DemoPrompt, as_benchmark
+
+SHARES = ("cj_percent", "latin_percent", "switches_kept_percent", "exact_match_percent")
 # a gate that loses more of the requested switches than this is no gate
 MIN_SWITCHES_KEPT = 0.98
 
@@ -49,13 +55,45 @@ def measure(model: Path, gate: Path | None, name: str, first_token: bool, prompt
         first_token: The option.
         prompts: What to answer.
     """
-    llm = load_model(gate, GateOptions(first_token=first_token), model)
-    replies = tuple(reply for (reply,) in run_prompts([llm], prompts, 0))
-    stats = llm.gate_stats
+    answered = answer(model, gate, GateOptions(first_token=first_token), prompts)
+    return Measured(name, first_token, answered.values, answered.interventions, answered.steps)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What became of the prompts.
+
+    Attributes:
+        values: As in the demo's closing table, without the speed.
+        interventions: Steps on which the gate removed something.
+        steps: Tokens sampled.
+        gate_seconds: Of each run of the gate; 0 without one.
+    """
+
+    values: dict[str, float]
+    interventions: int
+    steps: int
+    gate_seconds: float
+
+
+def answer(model: Path, gate: Path | None, options: GateOptions, prompts: Sequence[DemoPrompt]) -> Answered:
+    """Answers prompts as the demo does."""
+    asked = as_benchmark(prompts)
+    method = Method("none") if gate is None else Method("lcg", options, str(gate))
+    llm = load_demo_model(model)
+    replier = Replier(llm, [method], {} if gate is None else {str(gate): Gate.load(gate)}, EvalOptions().sampling())
+    replies, seconds, runs = [], 0.0, 0
+    for reply in replier.replies(asked, [method]):
+        replies.append(reply)
+        seconds, runs = seconds + llm.gate_stats.gate_seconds, runs + llm.gate_stats.gate_runs
     llm.close()
-    arm = Arm(replies, tuple(score_reply(prompt, reply.text) for prompt, reply in zip(prompts, replies)))
-    values = {key: value for key, value in arm.measures().items() if key != "tokens_per_second"}
-    return Measured(name, first_token, values, stats.interventions, stats.steps)
+    found = values(replies, {prompt.id: prompt for prompt in asked}, extras=False)[method.name]
+    return Answered(
+        {name: round(found.get(name, 100.0), 2) for name in SHARES},
+        sum(len(reply["events"]) for reply in replies),
+        sum(len(reply["tokens"]) + (reply["finish"] == "stop") for reply in replies),
+        seconds / max(runs, 1),
+    )
 
 
 def choose(plain: Measured, measured: Sequence[Measured]) -> Measured:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from lcg_cpp.demo import DemoPrompt
+from demo.prompts import DemoPrompt
 
 from .corpus import Corpus, Example
 from .names import HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE

@@ -9,7 +9,8 @@ from pathlib import Path
 from demo import corpus
 from demo.cldr import LANGUAGES, LOW_RESOURCE, Term, load_terms
 from demo.gates import DEFAULT, PAPER, UNADJUSTED
-from lcg_cpp.demo import GATES, DemoPrompt
+from demo.prompts import DemoPrompt
+from lcg_cpp.demo import GATES
 from lcg_cpp.evaluate.methods import Method, builtin_methods
 from lcg_cpp.gate.gate_file import OUTTYPES
 from lcg_cpp.gate.options import LEAST_CONFIDENCE_TEMPERATURE, PAPER_OPTIONS, GateOptions

@@ -14,8 +14,8 @@ from demo.corpus import write_gate_texts
 from demo.gates import train_gate
 from demo.jsonl import write_rows
 from lcg_cpp.benchmarks import Prompt, load_benchmark
+from lcg_cpp.commands.demo import load_demo_model
 from lcg_cpp.demo import MODEL
-from lcg_cpp.demo.compare import load_model
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.evaluate.evaluate import EvalOptions, evaluate
 from lcg_cpp.gate.gate_file import OUTTYPES, spec_for, write_gate
@@ -92,7 +92,7 @@ def run(name: str, experiment: Experiment, work: Path) -> Outcome:
         if progress.new % 2_000 == 0:
             log(f"{name}: {progress.done} of {total} replies")
 
-    llm = load_model(None)
+    llm = load_demo_model()
     options = EvalOptions(max_tokens=experiment.max_tokens)
     evaluation = evaluate(llm, benchmark, experiment.methods, work / name, options, on_progress=tell)
     llm.close()

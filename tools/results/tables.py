@@ -7,8 +7,8 @@ from typing import Any
 
 from demo.cldr import LANGUAGES, LOW_RESOURCE
 from lcg_cpp.gate.families import DEFAULT_FAMILIES, text_families
-from lcg_cpp.measure.judge import expected_families
 from lcg_cpp.measure.compare import compare
+from lcg_cpp.measure.judge import expected_families
 
 from .generate import Outcome
 

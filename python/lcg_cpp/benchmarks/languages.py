@@ -59,6 +59,7 @@ CODES = {
     "Urdu": "ur",
     "Vietnamese": "vi",
 }
+_LATIN = "cs de en es fi fil fr hu id it ms nl pl pt ro sv sw tr vi"
 _CODE = re.compile("[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 
 
@@ -76,3 +77,10 @@ def code_of(language: str) -> str:
     if not _CODE.fullmatch(language):
         raise BadRow(f"`language` is {language!r}, expected a BCP-47 code such as `ar`, or a language's English name")
     return language
+
+
+def usual_family(code: str) -> str:
+    """The family of the letters of a language in `CODES`: `cj`, `latin` or `lowres`; empty for all others."""
+    if code not in CODES.values():
+        return ""
+    return "cj" if code in ("ja", "zh") else "latin" if code in _LATIN.split() else "lowres"

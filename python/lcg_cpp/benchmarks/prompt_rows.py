@@ -81,7 +81,11 @@ def subset_of(reference: str) -> str:
 
 
 def load_demo(name: str, place: str, source: str) -> Benchmark:
-    """Prompts of the demo's format (`lcg_cpp.demo.DemoPrompt`), which a model completes as they are.
+    """Prompts of the demo's format, which a model completes as they are.
+
+    A row has `prompt`, `reference`, `language` (by its English name), `switch` (`english` or `chinese`, where the reply
+    must repeat each name in that language, in brackets) and `items`: of each term its name in the target language and,
+    with a switch, the name in brackets.
 
     Args:
         name: What to call the benchmark.
@@ -93,12 +97,21 @@ def load_demo(name: str, place: str, source: str) -> Benchmark:
         OSError: A file cannot be read.
     """
     rows = Rows(place, open_files(place))
-    prompts = tuple(rows.read(_demo_prompt))
+    prompts = tuple(rows.read(demo_prompt))
     rows.check(len(prompts), "rows of the demo's format: `prompt`, `reference`, `language`, `switch`, `items`")
     return Benchmark(name, prompts, source, rows.n_bad, tuple(rows.bad))
 
 
-def _demo_prompt(row: Row, number: int) -> Prompt:
+def demo_prompt(row: Row, number: int) -> Prompt:
+    """A prompt of a row of the demo's format.
+
+    Args:
+        row: Its columns that are not null.
+        number: Its number in the file.
+
+    Raises:
+        BadRow: It is none.
+    """
     asked = optional_text(row, "switch")
     if asked not in _DEMO_SWITCHES:
         raise BadRow(f"`switch` is {asked!r}, expected 'english', 'chinese' or null")

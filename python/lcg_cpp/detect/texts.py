@@ -36,8 +36,8 @@ import numpy.typing as npt
 from ..data import Encoder, Message, Sample
 from ..gate.decisions import FamilyTable, last_families
 from ..gate.families import text_families
-from ..measure.language_id import language_family
 from ..measure.judge import expected_families
+from ..measure.language_id import language_family
 from .places import (
     AFTER,
     BETWEEN,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..run.llama import GatedLlama
 from ..run.prompt import PromptTokens, chat_prompt, completion_prompt, has_template
 from ..run.reply import Reply, follow, room
 from .methods import WARNING, Method, rules_gate
-from .record import reply_record
+from .record import prompt_record, reply_record
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
@@ -122,6 +122,25 @@ class Replier:
         for _ in follow(self._llm, reply, max_tokens=max_tokens, seed=seed, should_stop=should_stop, **sampling):
             pass
         return reply
+
+    def replies(self, prompts: Sequence[Prompt], methods: Sequence[Method], seed: int = 0) -> Iterator[dict[str, Any]]:
+        """Answer prompts in memory, each by every method: the same machinery, nothing written.
+
+        Args:
+            prompts: The prompts; the seed of a prompt's replies is `seed` and its place.
+            methods: How.
+            seed: Added to each place.
+
+        Yields:
+            Objects of replies.jsonl, prompt by prompt.
+        """
+        for place, prompt in enumerate(prompts):
+            tokens = self.prompt_tokens(prompt)
+            for method in methods:
+                if place == 0:  # the first reply of a process is slow
+                    self.reply(method, tokens, seed, prompt.max_tokens)
+                reply = self.reply(method, tokens, seed + place, prompt.max_tokens)
+                yield {**prompt_record(prompt, method.name, seed), **self.record(method, reply)}
 
     def record(self, method: Method, reply: Reply) -> dict[str, Any]:
         """The fields of a reply in replies.jsonl that generation gives, see `evaluate`."""

@@ -1,6 +1,6 @@
 """What replies to the same prompts show of the methods that made them: values, intervals, significance.
 
-The metrics themselves are in metric_table.py.
+The metrics themselves are in metrics.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from ..errors import GateError
 from .bootstrap import holm, interval, ratio_interval, resampled_sums, two_sided_p, unanimous_bound
-from .measures import Reply
-from .metric_table import METRICS, RATES, Table, scores, tables
+from .judge import Reply
+from .metrics import METRICS, RATES, Sums, scores, sums_by_method
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
@@ -93,23 +93,23 @@ def summarize(
     _check_resamples(n_resamples)
     return {
         method: _estimates(
-            table, scores(resampled_sums(table.columns, table.prompt_of, n_resamples=n_resamples, seed=seed))
+            sums, scores(resampled_sums(sums.columns, sums.prompt_of, n_resamples=n_resamples, seed=seed))
         )
-        for method, table in tables(replies, prompts).items()
+        for method, sums in sums_by_method(replies, prompts).items()
     }
 
 
-def _estimates(table: Table, samples: Floats) -> dict[str, Estimate]:
-    """Samples (n_resamples, metrics): the scores of the table's resamples."""
-    prompt_of = table.prompt_of
-    values = scores(table.columns.sum(axis=0, keepdims=True))[0]
+def _estimates(sums: Sums, samples: Floats) -> dict[str, Estimate]:
+    """Samples (n_resamples, metrics): the scores of the resamples."""
+    prompt_of = sums.prompt_of
+    values = scores(sums.columns.sum(axis=0, keepdims=True))[0]
     estimates = {}
     for i, metric in enumerate(METRICS):
         if np.isnan(values[i]):
             continue
         low, high = interval(samples[:, i])
         if metric in _SHARES and values[i] in _UNANIMOUS:
-            bound = 100 * unanimous_bound(len(np.unique(prompt_of[table.wholes[:, i] > 0])))
+            bound = 100 * unanimous_bound(len(np.unique(prompt_of[sums.wholes[:, i] > 0])))
             low, high = (0.0, bound) if values[i] == 0 else (100 - bound, 100.0)
         estimates[metric] = Estimate(value=float(values[i]), low=low, high=high)
     return estimates
@@ -148,12 +148,12 @@ def compare(
         GateError: There is no such baseline; or as `summarize`.
     """
     _check_resamples(n_resamples)
-    table_of = tables(replies, prompts)
-    if baseline not in table_of:
-        raise GateError(f"`baseline` is `{baseline}`, expected one of {', '.join(map(repr, table_of)) or 'no methods'}")
+    sums_of = sums_by_method(replies, prompts)
+    if baseline not in sums_of:
+        raise GateError(f"`baseline` is `{baseline}`, expected one of {', '.join(map(repr, sums_of)) or 'no methods'}")
     found = {
-        method: _differences(table_of[baseline], table, seed=seed, n_resamples=n_resamples)
-        for method, table in table_of.items()
+        method: _differences(sums_of[baseline], sums, seed=seed, n_resamples=n_resamples)
+        for method, sums in sums_of.items()
         if method != baseline
     }
     for metric in METRICS:
@@ -163,15 +163,15 @@ def compare(
     return found
 
 
-def _differences(baseline: Table, table: Table, *, seed: int, n_resamples: int) -> dict[str, Difference]:
-    common = sorted(set(baseline.units).intersection(table.units))
+def _differences(baseline: Sums, other: Sums, *, seed: int, n_resamples: int) -> dict[str, Difference]:
+    common = sorted(set(baseline.units).intersection(other.units))
     if not common:
         return {}
-    before, after = baseline.rows(common), table.rows(common)
+    before, after = baseline.rows(common), other.rows(common)
     pairs = np.hstack([before.columns, after.columns])
-    sums = resampled_sums(pairs, before.prompt_of, n_resamples=n_resamples, seed=seed)
+    resampled = resampled_sums(pairs, before.prompt_of, n_resamples=n_resamples, seed=seed)
     n = before.columns.shape[1]
-    before_samples, after_samples = scores(sums[:, :n]), scores(sums[:, n:])
+    before_samples, after_samples = scores(resampled[:, :n]), scores(resampled[:, n:])
     of_before, of_after = _estimates(before, before_samples), _estimates(after, after_samples)
     differences = {}
     for i, metric in enumerate(METRICS):

@@ -45,7 +45,7 @@ def expected_families(prompt: Prompt) -> frozenset[str] | None:
     return frozenset(families)
 
 
-def measure_reply(reply: Reply, prompt: Prompt) -> Measures:
+def measure_reply(reply: Reply, prompt: Prompt, *, extras: bool = True) -> Measures:
     """Measures one reply.
 
     `line_pass` and `word_pass` follow the Language Confusion Benchmark (Marchisio et al. 2024, section 3): a reply
@@ -57,6 +57,7 @@ def measure_reply(reply: Reply, prompt: Prompt) -> Measures:
     Args:
         reply: An object of replies.jsonl.
         prompt: What it answers.
+        extras: Whether to identify languages, which needs the extra `eval`; otherwise nothing passes or fails there.
 
     Returns:
         The measures the metrics are made of: counts, seconds, 1 for yes and 0 for no; None where one is not defined.
@@ -76,7 +77,7 @@ def measure_reply(reply: Reply, prompt: Prompt) -> Measures:
         "right_choice": float(choice(text) == prompt.answer) if prompt.answer else None,
         **_confusion(text, reply["pieces"], prompt),
         **_switches(text, prompt),
-        **_passes(text, prompt),
+        **_passes(text, prompt, extras=extras),
     }
 
 
@@ -114,10 +115,10 @@ def _switches(text: str, prompt: Prompt) -> Measures:
     return {"switches": len(prompt.items), "switches_kept": kept}
 
 
-def _passes(text: str, prompt: Prompt) -> Measures:
+def _passes(text: str, prompt: Prompt, *, extras: bool) -> Measures:
     """The two levels of the Language Confusion Benchmark."""
     measures: Measures = {"line_pass": None, "word_pass": None}
-    if not prompt.language:
+    if not (extras and prompt.language):
         return measures
     language = base_language(prompt.language)
     if language not in identified_languages() or len(expected_families(prompt) or ()) > 1:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal
 
+from ..benchmarks.languages import usual_family
 from ..errors import GateError
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ def language_family(code: str) -> str:
     Raises:
         GateError: CLDR does not know the language, or babel is not installed.
     """
+    family = usual_family(code)  # these need no package
+    if family:
+        return family
     script = _parse(code)[1]
     if not script:
         raise GateError(f"`language` is `{code}`, expected a BCP-47 code such as `ar`, `zh-Hant` or `sr-Latn`")

@@ -1,7 +1,7 @@
-"""What the metrics are, and the table they are computed from.
+"""What the metrics are, and the sums over replies they are computed from.
 
-Every metric is a function of sums over replies: a ratio of two sums, or BLEU or chrF of summed counts. So a table with
-one row for each reply holds all that the bootstrap needs.
+Every metric is a ratio of two sums, or BLEU or chrF of summed counts. So one row of numbers for each reply holds all
+that the bootstrap needs.
 
 | metric | what it is |
 |---|---|
@@ -22,6 +22,7 @@ one row for each reply holds all that the bootstrap needs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -30,7 +31,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import GateError
-from .measures import Reply, measure_reply
+from .judge import Reply, measure_reply
 from .translation import N_BLEU, N_CHRF, corpus_bleu, corpus_chrf, segment_statistics, tokenizer
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ METRICS = (*(rate.name for rate in RATES), "bleu", "chrf")
 
 
 @dataclass(frozen=True)
-class Table:
-    """The replies of one method.
+class Sums:
+    """The replies of one method, as rows to be summed.
 
     Attributes:
         units: The prompt's id and the seed of each, ascending.
@@ -104,26 +105,31 @@ class Table:
         """(n,) the prompt of each row, counted from 0."""
         return np.unique([prompt for prompt, _ in self.units], return_inverse=True)[1]
 
-    def rows(self, units: Sequence[tuple[str, int]]) -> Table:
+    def rows(self, units: Sequence[tuple[str, int]]) -> Sums:
         """The rows of some of the units."""
         row_of = {unit: row for row, unit in enumerate(self.units)}
-        return Table(list(units), self.columns[[row_of[unit] for unit in units]])
+        return Sums(list(units), self.columns[[row_of[unit] for unit in units]])
 
 
-def _row(reply: Reply, prompt: Prompt) -> list[float]:
-    measures = measure_reply(reply, prompt)
+def _row(reply: Reply, prompt: Prompt, *, extras: bool) -> list[float]:
+    measures = measure_reply(reply, prompt, extras=extras)
     parts, wholes = [], []
     for rate in RATES:
         part, whole = measures[rate.part], measures[rate.whole] if rate.whole else 1.0
         parts.append(0.0 if part is None or whole is None else part)
         wholes.append(0.0 if part is None or whole is None else whole)
-    if not prompt.reference:
+    if not (extras and prompt.reference):
         return [*parts, *wholes, *[0.0] * (N_BLEU + N_CHRF)]
     return [*parts, *wholes, *segment_statistics(reply["reply"], prompt.reference, tokenizer(prompt.language))]
 
 
-def tables(replies: Iterable[Reply], prompts: Mapping[str, Prompt]) -> dict[str, Table]:
+def sums_by_method(replies: Iterable[Reply], prompts: Mapping[str, Prompt], *, extras: bool = True) -> dict[str, Sums]:
     """The replies by method, in the order the methods come in.
+
+    Args:
+        replies: Objects of replies.jsonl.
+        prompts: By id.
+        extras: Whether to measure what needs the packages of the extra `eval`, too.
 
     Raises:
         GateError: A reply's prompt is missing or it is there twice; or as `measure_reply`.
@@ -136,13 +142,13 @@ def tables(replies: Iterable[Reply], prompts: Mapping[str, Prompt]) -> dict[str,
         of_method = rows.setdefault(reply["method"], {})
         if unit in of_method:
             raise GateError(f"method `{reply['method']}` has two replies to prompt `{unit[0]}` with seed {unit[1]}")
-        of_method[unit] = _row(reply, prompts[unit[0]])
-    return {method: _table(of_method) for method, of_method in rows.items()}
+        of_method[unit] = _row(reply, prompts[unit[0]], extras=extras)
+    return {method: _sums(of_method) for method, of_method in rows.items()}
 
 
-def _table(rows: Mapping[tuple[str, int], list[float]]) -> Table:
+def _sums(rows: Mapping[tuple[str, int], list[float]]) -> Sums:
     units = sorted(rows)
-    return Table(units, np.array([rows[unit] for unit in units], dtype=np.float64))
+    return Sums(units, np.array([rows[unit] for unit in units], dtype=np.float64))
 
 
 def scores(sums: Floats) -> Floats:
@@ -152,3 +158,20 @@ def scores(sums: Floats) -> Floats:
     np.divide(sums[:, :_N_RATES] * scales, wholes, out=rates, where=wholes > 0)
     bleu, chrf = sums[:, 2 * _N_RATES : 2 * _N_RATES + N_BLEU], sums[:, 2 * _N_RATES + N_BLEU :]
     return np.column_stack([rates, corpus_bleu(bleu), corpus_chrf(chrf)])
+
+
+def values(
+    replies: Iterable[Reply], prompts: Mapping[str, Prompt], *, extras: bool = True
+) -> dict[str, dict[str, float]]:
+    """Every metric of every method, without intervals; those that are not defined are absent.
+
+    Args:
+        replies: Objects of replies.jsonl.
+        prompts: By id.
+        extras: Whether to measure what needs the packages of the extra `eval`, too.
+    """
+    found = {}
+    for method, sums in sums_by_method(replies, prompts, extras=extras).items():
+        of_method = zip(METRICS, scores(sums.columns.sum(axis=0, keepdims=True))[0].tolist())
+        found[method] = {metric: value for metric, value in of_method if not math.isnan(value)}
+    return found
