@@ -18,7 +18,7 @@ import oracle
 from lcg_cpp import PAPER_OPTIONS, Gate, GateError, GateOptions
 from lcg_cpp.benchmarks import Prompt, load_benchmark
 from lcg_cpp.demo import GATES, MODEL
-from lcg_cpp.detect.detect import Detection, DetectOptions, check_gate, detect, detect_on
+from lcg_cpp.detect.detect import Detection, DetectOptions, detect, detect_on
 from lcg_cpp.detect.places import (
     AFTER,
     BETWEEN,
@@ -523,10 +523,10 @@ def test_what_cannot_be_measured_is_said(teacher: Teacher, gate: Gate) -> None:
 def test_gates_of_other_models_and_with_other_rules_are_refused(teacher: Teacher, make_gate: MakeGate) -> None:
     families = np.zeros(teacher.n_vocab, np.int64)
     with pytest.raises(GateError, match=r"was made for n_embd 4, the model .* has 160; a gate fits only"):
-        check_gate(make_gate(Rules(families, MASKABLE, SYMBOLS)), teacher.base)
+        make_gate(Rules(families, MASKABLE, SYMBOLS)).check_model(teacher.base)
     base = dataclasses.replace(teacher.base, n_embd=4)
-    with pytest.raises(GateError, match="was made for tokenizer hash 0000"):
-        check_gate(make_gate(Rules(families, MASKABLE, SYMBOLS)), base)
+    with pytest.raises(GateError, match=r"was made for another model, the model .* has another tokenizer"):
+        make_gate(Rules(families, MASKABLE, SYMBOLS)).check_model(base)
 
 
 # ---- scores ----

@@ -6,11 +6,12 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from lcg_cpp.engine.base_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, US
 from lcg_cpp.errors import GateError
 from lcg_cpp.gate.families import exempt_tokens, family_report, family_set, text_families, token_families
 from lcg_cpp.gate.rule_set import FamilySet
+from tiny_model import byte_alphabet
 
 FAMILIES = ("cj", "latin", "symbols", "lowres")
 REAL_VOCABS = ("qwen2", "llama-bpe", "deepseek-llm", "llama-spm", "gemma-4")
@@ -480,18 +482,84 @@ def test_report_counts_families_and_fragments_and_shows_complete_normal_tokens()
     assert report.fragment_share == pytest.approx(0.3)
 
 
-def test_tokenizer_hash_covers_bytes_and_token_borders_but_not_types() -> None:
+def test_tokenizer_hash_covers_texts_and_their_borders_but_not_types() -> None:
     # printf '\x02\0\0\0ab\x01\0\0\0c' | sha256sum
+    digest = "60014a36d7b05b0730e42a8b96faa1ffb4bd28469aea4000191179f01561ddb7"
     vocab = make_vocab([b"ab", (b"c", CONTROL)])
-    assert vocab.tokenizer_hash() == "60014a36d7b05b0730e42a8b96faa1ffb4bd28469aea4000191179f01561ddb7"
-    # llama.cpp changes the types of some tokens as it loads a model, and which ones changes between its versions
-    assert make_vocab([b"ab", b"c"]).tokenizer_hash() == vocab.tokenizer_hash()
+    assert vocab.tokenizer_hash == f"v2:{digest}"
+    assert make_vocab([b"ab", b"c"]).tokenizer_hash == vocab.tokenizer_hash
     others = [
         make_vocab([b"a", (b"bc", CONTROL)]),
         make_vocab([(b"c", CONTROL), b"ab"]),
         make_vocab([b"ab", (b"c", CONTROL), b""]),
     ]
-    assert len({other.tokenizer_hash() for other in (vocab, *others)}) == 4
+    assert len({other.tokenizer_hash for other in (vocab, *others)}) == 4
+    assert vocab.has_hash(f"v2:{digest}")
+    assert vocab.has_hash(digest)  # of a gate from before the hash had a version
+    assert not any(other.has_hash(digest) or other.has_hash(f"v2:{digest}") for other in others)
+
+
+def write_vocab(path: Path, tokens: Sequence[str], types: Sequence[int]) -> BaseModel:
+    """Writes a byte-level vocabulary as a GGUF file, and reads it back."""
+    from lcg_cpp.engine.model import read_base_model
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(list(tokens))
+    writer.add_token_types(list(types))
+    writer.add_token_merges(["Ġ t"])
+    for describe in (writer.add_context_length, writer.add_embedding_length, writer.add_block_count):
+        describe(64)
+    writer.add_feed_forward_length(64)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return read_base_model(path)
+
+
+def test_conversions_of_a_model_have_one_tokenizer_hash(tmp_path: Path) -> None:
+    kinds = gguf.TokenType
+    words = [*byte_alphabet(), "Ġthe", "<tool>"]
+    n = len(words)
+    one = write_vocab(
+        tmp_path / "a.gguf",
+        [*words, "a▁▁b", f"[PAD{n + 1}]", f"[PAD{n + 2}]"],
+        [kinds.NORMAL] * (n - 1) + [kinds.CONTROL, kinds.USER_DEFINED, kinds.UNUSED, kinds.UNUSED],
+    )
+    two = write_vocab(
+        tmp_path / "b.gguf",
+        [*words, "a  b", f"[PAD{n + 1}]", f"[PAD{n + 2}]"],
+        [kinds.NORMAL] * (n - 1) + [kinds.USER_DEFINED, kinds.USER_DEFINED, kinds.USER_DEFINED, kinds.USER_DEFINED],
+    )
+    assert one.vocab.tokens[-1] == b""  # the engine writes nothing for unused tokens
+    assert two.vocab.tokens[-1] == f"[PAD{n + 2}]".encode()
+    assert one.vocab.tokenizer_hash == two.vocab.tokenizer_hash
+    known = make_vocab([*(word.encode() for word in words), b"a  b", b"", b""])  # as a tokenizer without padding has it
+    assert known.tokenizer_hash == one.vocab.tokenizer_hash
+    moved = write_vocab(tmp_path / "c.gguf", [*words, "a  b", f"[PAD{n}]", ""], [kinds.NORMAL] * (n + 3))
+    assert moved.vocab.tokenizer_hash != one.vocab.tokenizer_hash  # a token that is called like padding elsewhere
+
+
+def test_a_real_vocabulary_with_other_token_types_has_the_same_hash(tmp_path: Path) -> None:
+    from lcg_cpp.engine.model import read_base_model
+
+    base = real_model("qwen2")
+    fields = gguf.GGUFReader(base.path).fields
+    types = fields["tokenizer.ggml.token_type"]
+    data = bytearray(Path(base.path).read_bytes())
+    unused = np.flatnonzero(np.array(types.contents()) == gguf.TokenType.USER_DEFINED)
+    assert len(unused) == 290
+    begin = types.offset + len(b"tokenizer.ggml.token_type") + 8 + 4 + 4 + 8  # key, value type, element type, length
+    for token in unused.tolist():
+        data[begin + 4 * token : begin + 4 * token + 4] = int(gguf.TokenType.UNUSED).to_bytes(4, "little")
+    other = tmp_path / "other.gguf"
+    other.write_bytes(data)
+    vocab = read_base_model(other).vocab
+    assert vocab.tokens != base.vocab.tokens
+    assert vocab.tokenizer_hash == base.vocab.tokenizer_hash
 
 
 @pytest.mark.parametrize(

@@ -408,7 +408,7 @@ def test_spec_for_takes_everything_from_the_base_model() -> None:
     assert (spec.architecture, spec.n_embd, spec.n_hidden, spec.n_vocab) == ("llama", 64, 16, 6)
     assert spec.token_family.tolist() == [2, 0, 1, 0, 1, 3]  # exemptions are not applied
     assert spec.exempt_tokens == (2,)
-    assert spec.tokenizer_hash == base.vocab.tokenizer_hash()
+    assert spec.tokenizer_hash == base.vocab.tokenizer_hash
     assert (spec.families.rules, spec.threshold, spec.name, spec.version) == ("default", 0.5, "LCG for Tiny", "v2")
     assert spec.base_models == (Source("Tiny", organization="Org"),)
     assert spec.train == {"loss": 0.25}

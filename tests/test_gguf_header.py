@@ -36,7 +36,7 @@ from gguf_bytes import (
     scalar,
     text,
 )
-from lcg_cpp.engine.gguf_header import TensorInfo, read_header
+from lcg_cpp.engine.gguf_header import TensorInfo, read_header, read_texts
 from lcg_cpp.errors import GateError
 
 
@@ -173,3 +173,16 @@ def test_memory_does_not_grow_with_the_vocabulary(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100_000
+
+
+def test_one_array_of_texts_is_read_byte_by_byte(tmp_path: Path) -> None:
+    path = write(tmp_path, sample().bytes())
+    assert read_texts(path, "tokens") == [b"a", "中".encode(), b""]
+    assert read_texts(path, "name") == []  # a single text
+    assert read_texts(path, "merges") == []
+    with pytest.raises(GateError, match=rf"`a{U32}` is an array of type {U32}, expected texts"):
+        read_texts(path, f"a{U32}")
+    whole = path.read_bytes()
+    for n in range(24, whole.index(b"tokens") + 30, 7):
+        with pytest.raises(GateError, match="the file ends inside its header"):
+            read_texts(write(tmp_path, whole[:n]), "tokens")

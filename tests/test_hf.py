@@ -304,7 +304,7 @@ def test_vocabulary_is_what_llama_cpp_makes_of_it(hf: HfTeacher, llama: Teacher)
     np.testing.assert_array_equal(hf.base.vocab.types, llama.base.vocab.types)
     for rules in RULES:
         np.testing.assert_array_equal(token_families(hf.base.vocab, rules), token_families(llama.base.vocab, rules))
-    assert hf.base.vocab.tokenizer_hash() == llama.base.vocab.tokenizer_hash()
+    assert hf.base.vocab.tokenizer_hash == llama.base.vocab.tokenizer_hash
 
 
 def test_rows_beyond_the_tokenizer_are_unused_and_empty(hf: HfTeacher) -> None:

@@ -440,7 +440,7 @@ def test_gate_file_says_how_it_was_made(tmp_path: Path, tiny_model_path: Path, l
     assert (whole["general.name"], whole["general.license"]) == ("my gate", "cc0-1.0")
     assert whole["general.base_model.0.name"] == "tiny"
     assert whole["general.dataset.0.name"] == "chats.jsonl"  # without the folder
-    assert whole["adapter.lcg.tokenizer_hash"] == read_base_model(tiny_model_path).vocab.tokenizer_hash()
+    assert whole["adapter.lcg.tokenizer_hash"] == read_base_model(tiny_model_path).vocab.tokenizer_hash
     found = metadata_of(tmp_path / "g.gguf")
     wanted = {
         "base_file_type": "all F32",

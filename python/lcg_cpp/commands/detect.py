@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..detect.detect import Detection, DetectOptions, Progress, check_gate, detect, usable_prompts
+from ..detect.detect import Detection, DetectOptions, Progress, detect, usable_prompts
 from ..detect.places import OWN, SPLICED
 from ..detect.scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share, as_dict, score
 from ..errors import GateError
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_gate(args: argparse.Namespace, gate: Gate) -> None:
     base = load_base(args.model, "-m/--model")
     try:
-        check_gate(gate, base)
+        gate.check_model(base)
     except GateError as error:
         raise UsageError(f"--lcg: {error}") from error
 

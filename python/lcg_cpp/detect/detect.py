@@ -161,7 +161,7 @@ def detect_on(
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Detection:
     """The same on a model that is loaded; see `detect`."""
-    check_gate(gate, model.base)
+    gate.check_model(model.base)
     given = usable_prompts(prompts)
     drawn = random.Random(options.seed).sample(given, min(options.n_texts, len(given)))
     rules = DecodingRules.of(gate, options.gate_options)
@@ -209,20 +209,6 @@ def usable_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
         except GateError as error:
             raise GateError(f"prompt `{prompt.id}`: {error}") from error
     return given
-
-
-def check_gate(gate: Gate, base: BaseModel) -> None:
-    """Compare what the gate was made for with the model.
-
-    Raises:
-        GateError: It was made for another model.
-    """
-    facts: list[tuple[str, object, object]] = [
-        ("architecture", gate.architecture, base.architecture),
-        ("n_embd", gate.n_embd, base.n_embd),
-        ("tokenizer hash", gate.tokenizer_hash, base.vocab.tokenizer_hash()),
-    ]
-    gate.check_model(base.path, facts)
 
 
 def _groups(splicer: Splicer, prompts: Sequence[Prompt]) -> Iterator[tuple[int, list[list[Probe]]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import struct
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,9 @@ USER_DEFINED = 16
 BYTE = 32
 TYPE_BITS = UNKNOWN | UNUSED | NORMAL | CONTROL | USER_DEFINED | BYTE
 
+_HASH_VERSION = "v2:"
+_SPACE = "▁".encode()  # how SentencePiece spells a space
+
 
 @dataclass(frozen=True, eq=False)
 class Vocab:
@@ -28,10 +32,12 @@ class Vocab:
         tokens: The bytes of each token (`llama_token_to_piece` with special=True), in id order. The engine writes
             unused tokens as nothing at all.
         types: uint32 (n_vocab,), the type bits of each token's `llama_token_attr`.
+        texts: Reads how the model's own file spells the tokens; None: as `tokens`.
     """
 
     tokens: tuple[bytes, ...]
     types: npt.NDArray[np.uint32]
+    texts: Callable[[], Sequence[bytes]] | None = None
 
     def __post_init__(self) -> None:
         if self.types.dtype != np.uint32:
@@ -56,20 +62,40 @@ class Vocab:
         """A token on its own, control tokens too; bytes of no complete character become escapes."""
         return self.tokens[token].decode("utf-8", "backslashreplace")
 
+    @functools.cached_property
     def tokenizer_hash(self) -> str:
         """Identifies the tokenizer: two models with the same hash can share a gate's token table.
 
-        Token types are left out: llama.cpp corrects some of them as it loads a model, more with every version, and a
-        gate must survive an update of the engine.
+        It is the same for every conversion of a model and every version of the engine. These give the tokens different
+        types, spell spaces as "▁" or " ", and call the rows of the output matrix that no token has `[PAD<id>]` or
+        nothing; all of that is left out.
 
         Returns:
-            The SHA-256, in hexadecimal, of every token in id order: length of its bytes (u32, little endian), the
-            bytes.
+            "v2:" and the SHA-256, in hexadecimal, of every token's text in id order: number of its bytes (u32, little
+            endian), the bytes.
         """
-        digest = hashlib.sha256()
-        for token in self.tokens:
-            digest.update(struct.pack("<I", len(token)) + token)
-        return digest.hexdigest()
+        texts = self.tokens if self.texts is None else self.texts()
+        return _HASH_VERSION + _sha256(_common_text(i, text) for i, text in enumerate(texts))
+
+    def has_hash(self, tokenizer_hash: str) -> bool:
+        """Whether a gate's hash is of this tokenizer; older gates have one without a version, of `tokens`."""
+        has_version = tokenizer_hash.startswith(_HASH_VERSION)
+        return tokenizer_hash == (self.tokenizer_hash if has_version else self._unversioned_hash)
+
+    @functools.cached_property
+    def _unversioned_hash(self) -> str:
+        return _sha256(self.tokens)
+
+
+def _common_text(token: int, text: bytes) -> bytes:
+    return b"" if text == b"[PAD%d]" % token else text.replace(_SPACE, b" ")
+
+
+def _sha256(texts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(struct.pack("<I", len(text)) + text)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Where the tensors of a GGUF file are, without its vocabulary in memory.
+"""What a GGUF file says of itself: metadata and the places of tensors, without the arrays that nobody asked for.
 
 PyPI's `gguf.GGUFReader` makes two NumPy arrays of every token and every merge: half a gigabyte and seconds for 151,936
 tokens, and some damaged files make it loop forever. What is asked here is a few numbers and the place of one tensor, so
@@ -10,15 +10,17 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Union
+from typing import NoReturn, TypeVar, Union
 
 from gguf import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType
 
 from ..errors import GateError
 
 Scalar = Union[bool, int, float, str]
+_Found = TypeVar("_Found")
 
 _VERSIONS = (2, 3)
 _SMALLEST = 24  # magic, version, number of tensors, number of keys
@@ -78,12 +80,26 @@ def read_header(path: Path) -> Header:
         GateError: The file is no GGUF file, or damaged.
         OSError: It cannot be read.
     """
+    return _walk(path, _Walk.header)
+
+
+def read_texts(path: Path, key: str) -> list[bytes]:
+    """Reads one array of texts from the metadata of a GGUF file; it is empty where the file has none under this key.
+
+    Raises:
+        GateError: The file is no GGUF file, or damaged.
+        OSError: It cannot be read.
+    """
+    return _walk(path, lambda walk: walk.texts(key))
+
+
+def _walk(path: Path, read: Callable[[_Walk], _Found]) -> _Found:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size < _SMALLEST:
             raise GateError(f"{path}: the file has {size} bytes, a GGUF file has at least {_SMALLEST}")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Walk(path, data).header()
+            return read(_Walk(path, data))
 
 
 class _Walk:
@@ -95,13 +111,31 @@ class _Walk:
         self._size = len(data)
         self._position = 0
 
-    def header(self) -> Header:
+    def texts(self, wanted: str) -> list[bytes]:
+        """One array of texts, empty if it is not there."""
+        _, n_values = self._start()
+        for _ in range(n_values):
+            key, kind = self._string(), self._number("I")
+            if key != wanted or kind != GGUFValueType.ARRAY:
+                self._value(kind, key)
+                continue
+            element, n_texts = self._number("I"), self._number("Q")
+            if element != GGUFValueType.STRING:
+                self._fail(f"`{key}` is an array of type {element}, expected texts")
+            return [self._bytes() for _ in range(n_texts)]
+        return []
+
+    def _start(self) -> tuple[int, int]:
+        """Numbers of tensors and of values."""
         magic, version = self._number("I"), self._number("I")
         if magic != GGUF_MAGIC:
             self._fail(f"not a GGUF file, it starts with {self._data[:4]!r}")
         if version not in _VERSIONS:
             self._fail(f"GGUF version {version}, expected {' or '.join(map(str, _VERSIONS))}")
-        n_tensors, n_values = self._number("Q"), self._number("Q")
+        return self._number("Q"), self._number("Q")
+
+    def header(self) -> Header:
+        n_tensors, n_values = self._start()
         values: dict[str, Scalar] = {}
         for _ in range(n_values):
             key = self._string()
@@ -148,10 +182,13 @@ class _Walk:
         return _FORMATS[value_type]
 
     def _string(self) -> str:
+        return self._bytes().decode(errors="replace")
+
+    def _bytes(self) -> bytes:
         length = self._number("Q")
         start = self._position
         self._skip(length)
-        return self._data[start : start + length].decode(errors="replace")
+        return self._data[start : start + length]
 
     def _number(self, number_format: str) -> int:
         number = self._scalar(number_format)

@@ -49,7 +49,8 @@ def read_vocab(tokenizer: Any, n_vocab: int, path: str) -> Vocab:
             tokens[i], types[i] = unknown.encode(), UNKNOWN
         elif i in texts:
             tokens[i], types[i] = _byte_level(texts[i]) if is_byte_level else _sentencepiece(texts[i])
-    return Vocab(tuple(tokens), types)
+    spelled = [added[i].content if i in added else texts.get(i, "") for i in range(n_vocab)]
+    return Vocab(tuple(tokens), types, lambda: [text.encode() for text in spelled])
 
 
 def tokenizer_metadata(tokenizer: Any) -> dict[str, str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from pathlib import Path
 
 import numpy as np
 from llama_cpp import _internals as internals
@@ -13,6 +15,7 @@ from ..errors import GateError
 from ..files import PathLike, require_regular
 from .base_model import TYPE_BITS, BaseModel, Vocab
 from .connect import connect_core
+from .gguf_header import read_texts
 
 
 def read_vocab(model: internals.LlamaModel) -> Vocab:
@@ -21,7 +24,9 @@ def read_vocab(model: internals.LlamaModel) -> Vocab:
     data, offsets, attributes = _core.read_vocab(model.vocab)
     bounds = offsets.tolist()
     tokens = tuple(data[begin:end] for begin, end in zip(bounds, bounds[1:]))
-    return Vocab(tokens, attributes & np.uint32(TYPE_BITS))
+    path = Path(model.path_model).absolute()
+    texts = functools.partial(read_texts, path, "tokenizer.ggml.tokens")
+    return Vocab(tokens, attributes & np.uint32(TYPE_BITS), texts)
 
 
 def describe_model(model: internals.LlamaModel, n_embd: int, vocab: Vocab | None = None) -> BaseModel:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ from ..files import PathLike
 from .options import Device, GateOptions
 from .results import REASONS, Decision
 from .rule_set import FamilySet
+
+if TYPE_CHECKING:
+    from ..engine.base_model import BaseModel
 
 MAX_FILE_SIZE = 2 << 30  # bytes; the largest real gate, F32 at 8,192 dimensions, has 270 MB
 
@@ -116,7 +120,7 @@ class Gate:
 
     @property
     def tokenizer_hash(self) -> str:
-        """SHA-256 over the base model's tokens."""
+        """Identifies the base model's tokenizer, see `Vocab.tokenizer_hash`."""
         return self._core.tokenizer_hash
 
     @property
@@ -197,22 +201,26 @@ class Gate:
             logits=left_logits,
         )
 
-    def check_model(self, model: str, facts: Iterable[tuple[str, object, object]]) -> None:
+    def check_model(self, base: BaseModel) -> None:
         """Compare what the gate was made for with a model.
-
-        Args:
-            model: The model's file, for the message.
-            facts: What is compared, the gate's value, the model's.
 
         Raises:
             GateError: They differ.
         """
-        for what, wanted, found in facts:
+        only = "a gate fits only the model it was trained on"
+        for what, wanted, found in (
+            ("architecture", self.architecture, base.architecture),
+            ("n_embd", self.n_embd, base.n_embd),
+            ("n_vocab", self.n_vocab, base.vocab.n_vocab),
+        ):
             if wanted != found:
-                raise GateError(
-                    f"{self.path}: was made for {what} {wanted}, the model {model} has {found};"
-                    " a gate fits only the model it was trained on"
-                )
+                raise GateError(f"{self.path}: was made for {what} {wanted}, the model {base.path} has {found}; {only}")
+        if not base.vocab.has_hash(self.tokenizer_hash):
+            own = self.metadata.get("general.base_model.0.name", "another model")
+            raise GateError(
+                f"{self.path}: was made for {own}, the model {base.path} ({base.name}) has another tokenizer;"
+                f" {only}, however it is quantized"
+            )
 
     def new_stage(self, options: GateOptions) -> _core.Stage:
         """State for one sampling chain at a time."""

@@ -53,7 +53,7 @@ class GateSpec:
         n_embd: Width of the base model's last hidden state.
         n_hidden: Width of the gate's hidden layer; 0 is a linear gate.
         token_family: uint8 (n_vocab,), indices into the families, exemptions not applied.
-        tokenizer_hash: `Vocab.tokenizer_hash()` of the base model; must match when the gate is used.
+        tokenizer_hash: `Vocab.tokenizer_hash` of the base model; must match when the gate is used.
         families: The families, in the order of the gate's outputs, and the rule set that made `token_family`.
         threshold: Probability from which a family counts as predicted, between 0 and 1.
         confidence: (top_k, top_p) of each set whose union is the confidence set H.
@@ -161,7 +161,7 @@ def spec_for(
         n_embd=base.n_embd,
         n_hidden=n_hidden,
         token_family=token_families(base.vocab, rules),
-        tokenizer_hash=base.vocab.tokenizer_hash(),
+        tokenizer_hash=base.vocab.tokenizer_hash,
         threshold=threshold,
         exempt_tokens=exempt_tokens(base.vocab),
         families=family_set(rules),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import os
@@ -184,25 +185,13 @@ class GatedLlama(Llama):
         if self._model.model is None:
             raise GateError(f"{self.model_path}: the model is closed")
         n_embd = bindings.llama_model_n_embd_out(self._model.model)
-        pairs: list[tuple[str, object, object]] = [
-            ("architecture", gate.architecture, self.metadata.get("general.architecture", "")),
-            ("n_embd", gate.n_embd, n_embd),
-            ("n_vocab", gate.n_vocab, self._n_vocab),
-        ]
-        if all(wanted == found for _, wanted, found in pairs):
-            pairs.append(("tokenizer hash", gate.tokenizer_hash, self._tokenizer_hash))
-        gate.check_model(self.model_path, pairs)
+        gate.check_model(dataclasses.replace(self.base_model, n_embd=n_embd))
         pooling_type = self._ctx.pooling_type()
         if pooling_type != bindings.LLAMA_POOLING_TYPE_NONE:
             raise GateError(
                 f"`pooling_type` is {pooling_type}, a gate needs {bindings.LLAMA_POOLING_TYPE_NONE} (none): it reads"
                 " the hidden state of each token"
             )
-
-    @functools.cached_property
-    def _tokenizer_hash(self) -> str:
-        """Reading a large vocabulary takes a tenth of a second; gates may be changed for every reply."""
-        return self.vocab.tokenizer_hash()
 
     # ---- what Llama calls while it generates ----
 
