@@ -150,7 +150,7 @@ def test_help_of_first_token_states_the_default() -> None:
     parser = build_parser("run")
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     text = " ".join(commands.choices["run"].format_help().split())
-    assert re.search(r"which the paper never does \(default: (\w+)", text)[1] == (  # type: ignore[index]
+    assert re.search(r"the paper never does \(default: (\w+)", text)[1] == (  # type: ignore[index]
         "on" if GateOptions().first_token else "off"
     )
     assert gate_options(parser.parse_args(["run", "-m", "x"])) == GateOptions()

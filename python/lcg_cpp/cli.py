@@ -20,13 +20,13 @@ from .errors import GateError
 COMMANDS = {
     "demo": "see the gate work: a tiny model that confuses scripts, without and with its gate",
     "run": "generate a reply with a model and its gate",
-    "data": "make texts to train on: the paper's mix, or answers of the model itself",
-    "train": "make a gate for a model: it learns from the model itself",
+    "data": "make texts to train on: the paper's mix, or the model's own answers",
+    "train": "train a gate for a model, from the model itself",
     "convert": "make a gate file from a PyTorch checkpoint",
     "eval": "compare methods on the same prompts: how much confusion is left, what it costs",
-    "detect": "test a gate on tokens that are known to be wrong or right; generates nothing",
+    "detect": "test a gate on tokens known to be wrong or right, without generating",
     "analyze": "show where a model's language confusion comes from: output norms, confusion points",
-    "families": "show which script family the tokens of a model belong to",
+    "families": "show which script family each token of a model belongs to",
     "inspect": "show what is in a gate file",
     "bench": "measure what the gate costs: stock and gated generation in turn",
 }

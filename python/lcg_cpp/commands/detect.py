@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 _SHOWN = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # thresholds in the table
 _WIDTH = 78
 _LEGEND = (
-    "with 95 % intervals over the replies. In reach: the model could have chosen the family anyway; elsewhere no reply"
-    " depends on what the gate would do."
+    "with 95 % intervals over the replies. In reach: the model could have chosen the family anyway; elsewhere the"
+    " gate's answer changes no reply."
 )
 
 _EPILOG = """\
-Replies that are known to be right are evaluated, and at known places it is
-asked: if the sampler were about to choose this token, would the gate remove it?
-Of a wrong word only the first token is asked about: the rest of a script that
-has begun stays allowed, by design. A token is in reach where the sampler could
-have chosen one of its family anyway. Replies are drawn at random, so a run that
-is stopped with Ctrl-C has measured a sample, too.
+detect evaluates replies that are known to be right, and asks at known places:
+if the sampler were about to choose this token, would the gate remove it? It
+asks only about the first token of a wrong word, because a script that has begun
+stays allowed. A token is in reach where the sampler could have chosen one of
+its family anyway. Replies are drawn at random, so a run that you stop with
+Ctrl-C has measured a sample, too.
 """
 
 
@@ -164,7 +164,7 @@ def _print(detection: Detection, found: Score, benchmark: Benchmark) -> None:
             print_heading(f"Why wrong {name} tokens would stay")
             print_facts([(f"{n:,}", why) for why, n in kept.items()])
     print()
-    print_heading("Precision %, if wrong tokens were as many as right ones")
+    print_heading("Precision %, with as many wrong tokens as right ones")
     print_table(
         ("", ">the replies' own", ">spliced in"),
         [

@@ -45,12 +45,12 @@ _COLUMNS = {
 _SELDOM = ("empty_percent", "truncated_percent")  # shown where there are any
 
 _EPILOG = f"""\
-methods, in a list with commas: {", ".join(METHODS)};
-  NAME=GATE.gguf for another gate; with options behind: early=lcg+first_token=off, hot=none+temperature=1.2, …;
-  all: every built-in one. The default is none, and lcg where there is a gate.
+LIST holds methods, separated by commas: {", ".join(METHODS)};
+  NAME=GATE.gguf for another gate; options follow a +: early=lcg+first_token=off, hot=none+temperature=1.2, …;
+  all: every built-in one. The default is none, and lcg if --lcg names a gate.
 
-An evaluation that was stopped goes on where it was if it is started again. More methods, seeds and prompts can be
-added in the same way; replies that are there are not generated again.
+Start the same command again to continue an evaluation that was stopped, or to add methods, seeds and prompts. Replies
+in the folder are not generated again.
 """
 
 
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     options.add(parser, "--lcg")
     options.add(parser, "--benchmark")
-    parser.add_argument("--methods", metavar="LIST", help="what is compared, see below")
+    parser.add_argument("--methods", metavar="LIST", help="methods to compare, see below")
     options.add(parser, "--output", metavar="DIR", required=True, help="folder for the results")
     parser.add_argument(
         "--seeds", metavar="N", type=options.whole(1), default=1, help="replies of each method to a prompt (default: 1)"
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-thinking",
         dest="thinking",
         action="store_false",
-        help="tell the chat template to leave the model's thinking out (enable_thinking)",
+        help="ask the chat template to switch the model's thinking off (enable_thinking)",
     )
     parser.add_argument("--no-page", dest="page", action="store_false", help=f"write no {PAGE}")
     options.add_json(parser)

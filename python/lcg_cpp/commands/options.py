@@ -78,17 +78,17 @@ _VOCABULARY: dict[str, dict[str, Any]] = {
         "flags": ("-d",),
         "metavar": "BENCH",
         "default": "cldr",
-        "help": "prompts: cldr, which is built in, demo, flores:…, include:…, humaneval-xl:…, lcb:…, or a .jsonl file",
+        "help": "prompts: cldr (built in), demo, flores:…, include:…, humaneval-xl:…, lcb:…, or a .jsonl file",
     },
     "--output": {"flags": ("-o",), "metavar": "FILE"},
     "--rules": {"choices": RULES, "default": RULES[0], "help": "rule set of the token families"},
     "--n-predict": {"flags": ("-n",), "type": whole(1), "help": "tokens of a reply at most"},
-    "--limit": {"type": whole(1), "help": "use at most N of them, drawn at random"},
+    "--limit": {"type": whole(1), "help": "use N of them at most, drawn at random"},
     "--seed": {"type": whole(0), "help": "seed of the random choices"},
     "--temp": {"metavar": "T", "type": real(0), "help": "temperature; 0 always takes the most probable token"},
     "--top-k": {"type": whole(0), "help": "keep the N most probable tokens; 0 keeps all"},
     "--top-p": {"metavar": "P", "type": real(0, 1), "help": "keep the most probable tokens up to this probability"},
-    "--min-p": {"metavar": "P", "type": real(0, 1), "help": "drop tokens less probable than this part of the best one"},
+    "--min-p": {"metavar": "P", "type": real(0, 1), "help": "drop tokens less probable than P times the best one"},
     "--ctx-size": {"flags": ("-c",), "type": whole(1), "help": "tokens of context"},
     "--batch-size": {"flags": ("-b",), "type": whole(1), "help": "tokens evaluated at once"},
     "--threads": {
@@ -99,7 +99,7 @@ _VOCABULARY: dict[str, dict[str, Any]] = {
     "--n-gpu-layers": {
         "flags": ("-ngl",),
         "type": _layers,
-        "help": "layers to keep on the GPU, -1 or all for every one (default: 0)",
+        "help": "layers to keep on the GPU; -1 or all keeps every one (default: 0)",
     },
     "--json": {"action": "store_true", "help": "print one JSON object and nothing else"},
 }
@@ -117,7 +117,9 @@ def add(group: argparse._ActionsContainer, option: str, default: Any = None, **c
     given = {**_VOCABULARY[option], **changes}
     default = given.pop("default", None) if default is None else default
     if default is not None:
-        given.update(default=default, help=f"{given['help']} (default: {default})")
+        given["default"] = default
+        if default != []:
+            given["help"] += f" (default: {default})"
     if "action" not in given and "choices" not in given:
         given.setdefault("metavar", "N")
     group.add_argument(*given.pop("flags", ()), option, **given)
@@ -149,8 +151,8 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     from llama_cpp import Llama  # noqa: PLC0415 (only for the command that was asked for)
 
     default = _defaults(Llama)
-    group = parser.add_argument_group("model (defaults are those of llama-cpp-python's Llama())")
-    context = f"tokens of context; 0 takes what the model was trained for (default: {default['n_ctx']})"
+    group = parser.add_argument_group("model (defaults of llama-cpp-python's Llama())")
+    context = f"tokens of context; 0 takes the length the model was trained for (default: {default['n_ctx']})"
     add(group, "--ctx-size", type=whole(0), help=context)
     add(group, "--threads")
     add(group, "--n-gpu-layers")
@@ -168,7 +170,7 @@ def add_teacher(parser: argparse.ArgumentParser, n_ctx: int) -> argparse._Argume
         The group, for more of its kind.
     """
     group = parser.add_argument_group("model")
-    add(group, "--ctx-size", n_ctx, type=whole(2), help="most tokens of a text; what is longer is cut")
+    add(group, "--ctx-size", n_ctx, type=whole(2), help="cut texts at N tokens")
     add(group, "--batch-size", Engine().n_batch)
     add(group, "--threads", help="CPU threads (default: all)")
     add(group, "--n-gpu-layers")
@@ -182,10 +184,10 @@ def teacher_engine(args: argparse.Namespace, rpc: tuple[str, ...] = ()) -> Engin
 
 def add_reach(parser: argparse.ArgumentParser, default: Sampling, max_top_k: int) -> None:
     """Add the sampling that says which tokens are in reach."""
-    group = parser.add_argument_group("sampling (what the model could choose from; the paper's by default)")
+    group = parser.add_argument_group("sampling (decides what the model could choose; defaults of the paper)")
     add(group, "--temp", default.temperature, type=real(0.01), help="temperature")
     add(group, "--top-k", default.top_k, type=whole(1, max_top_k), help="keep the N most probable tokens")
-    add(group, "--top-p", default.top_p, type=real(0.01, 1), help="and only until they sum up to this")
+    add(group, "--top-p", default.top_p, type=real(0.01, 1), help="of these, keep the likely up to this probability")
 
 
 def llama_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -209,7 +211,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     from ..run.llama import GatedLlama  # noqa: PLC0415 (only for the command that was asked for)
 
     plain, chat = _defaults(GatedLlama.create_completion), _defaults(GatedLlama.create_chat_completion)
-    group = parser.add_argument_group("sampling (defaults are those of llama-cpp-python)")
+    group = parser.add_argument_group("sampling (defaults of llama-cpp-python)")
     for option, name in SAMPLING.items():
         with_chat = "" if chat[name] == plain[name] else f", with --chat {chat[name]}"
         add(group, option, help=f"{_VOCABULARY[option]['help']} (default: {plain[name]}{with_chat})")
@@ -260,23 +262,23 @@ def add_rules(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--no-lcg-persistence",
         action="store_true",
-        help="act before the first language token too, and do not keep the current script allowed",
+        help="act before the first language token too, and allow banning the current script",
     )
     group.add_argument(
         "--no-lcg-confidence",
         action="store_true",
-        help="act even where the model finds no predicted family plausible",
+        help="act even where the model itself finds no predicted family plausible",
     )
     group.add_argument(
         "--lcg-confidence-temperature",
         metavar="T",
         type=real(0.0),
-        help="take what the model finds plausible at no lower temperature than this (default: 0.7; paper: 0)",
+        help="judge what the model finds plausible at this temperature or above (default: 0.7; paper: 0)",
     )
     group.add_argument(
         "--lcg-first-token",
         action=argparse.BooleanOptionalAction,
-        help="act on the first language token of the reply too, which the paper never does (default: on)",
+        help="act on the reply's first language token too; the paper never does (default: on)",
     )
 
 

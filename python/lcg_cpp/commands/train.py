@@ -38,20 +38,20 @@ _LEAST_STEPS = 300  # with fewer, most of a run is the warm-up
 # option, field of TrainOptions, metavar, type or choices, help
 _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str, ...], str], ...] = (
     ("--hidden", "n_hidden", "N", _width, "width of the hidden layer; 0 is linear, full (default) the model's width"),
-    ("--label-top-k", "top_k", "K", options.whole(0), "at most K likely tokens make a label; 0 is no limit"),
-    ("--label-top-p", "top_p", "P", options.real(0, 1), "and only until they hold this much probability"),
-    ("--norm", "norm", None, NORMS, "what logits are divided by: token norms, these relative to their mean, none"),
-    ("--positions", "positions", None, POSITIONS, "learn from all tokens, or from those of replies"),
+    ("--label-top-k", "top_k", "K", options.whole(0), "make labels of the K most likely tokens; 0 is no limit"),
+    ("--label-top-p", "top_p", "P", options.real(0, 1), "of these, take the most likely up to this probability"),
+    ("--norm", "norm", None, NORMS, "divide logits by token norms, by norms relative to their mean, or not"),
+    ("--positions", "positions", None, POSITIONS, "learn from all tokens, or only from those of replies"),
     ("--batch", "batch", "N", options.whole(1), "hidden states per step of the optimizer"),
-    ("--passes", "passes", "N", options.whole(1, 100), "how often each state is learned from"),
-    ("--lr", "learning_rate", "RATE", options.real(0), "learning rate; else fitted to the model's states"),
+    ("--passes", "passes", "N", options.whole(1, 100), "passes over each hidden state"),
+    ("--lr", "learning_rate", "RATE", options.real(0), "learning rate (default: fitted to the model's states)"),
     ("--schedule", "schedule", None, SCHEDULES, "how the learning rate falls"),
-    ("--warmup", "warmup", "N", options.whole(0), "steps over which it rises first"),
+    ("--warmup", "warmup", "N", options.whole(0), "steps over which the learning rate rises"),
     ("--weight-decay", "weight_decay", "X", options.real(0), "weight decay"),
-    ("--tokens", "n_tokens", "N", options.whole(1, 1 << 50), "tokens to evaluate; without it every text once"),
-    ("--held-out", "held_out", "SHARE", options.real(0, 0.9), "share of the texts that is only measured on"),
+    ("--tokens", "n_tokens", "N", options.whole(1, 1 << 50), "tokens to evaluate (default: every text once)"),
+    ("--held-out", "held_out", "SHARE", options.real(0, 0.9), "share of the texts to measure on instead of learning"),
     ("--rules", "rules", None, RULES, "rule set of the token families"),
-    ("--seed", "seed", "N", options.whole(0, 1 << 62), "seed of everything"),
+    ("--seed", "seed", "N", options.whole(0, 1 << 62), "seed of the whole run"),
 )
 
 
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         help="the gate to write (default: lcg-<base name>-<TYPE>.gguf, with --hf .safetensors, here)",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with a run that was stopped")
+    parser.add_argument("--resume", action="store_true", help="continue a run that was stopped")
     parser.add_argument("--outtype", choices=OUTTYPES, help="type of the weights (default: f16, with --hf always f32)")
     parser.add_argument("--name", default="", help="name of the gate (default: LCG for <base name>)")
     parser.add_argument("--license", metavar="SPDX", default="", help="licence of the gate, e.g. apache-2.0")
@@ -79,12 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("settings (those not given are the preset's)")
+    group = parser.add_argument_group("settings (the preset gives those you leave out)")
     group.add_argument(
         "--preset",
         choices=tuple(PRESETS),
         default="default",
-        help="default is what the project measured to be best, paper what the paper used (default: %(default)s)",
+        help="default: what measured best; paper: what the paper used (default: %(default)s)",
     )
     default = TrainOptions()
     for option, field, metavar, kind, what in _SETTINGS:
