@@ -291,7 +291,7 @@ def run_script(model: Script, *paths: Path, softcap: float = 0.0, **options: Any
     matrix = OutputMatrix(np.array([1, 1, 4, 1, 1], np.float32), softcap, "output.weight", "F32")
     datasets = [open_dataset(str(path)) for path in paths]
     analysis = TextAnalysis(model, datasets, matrix, AnalyzeOptions(**options))
-    analysis.run(lambda: False, lambda report: None)
+    analysis.run(lambda report: None)
     return analysis
 
 
@@ -372,9 +372,10 @@ def test_the_order_of_the_texts_is_the_seeds(tmp_path: Path) -> None:
 def test_what_was_counted_until_it_was_stopped_stays(tmp_path: Path) -> None:
     path = texts_of(tmp_path, *({"text": "бб.б"} for _ in range(100)))
     matrix = OutputMatrix(np.ones(5, np.float32), 0.0, "output.weight", "F32")
-    analysis = TextAnalysis(Script(SURE, 7), [open_dataset(str(path))], matrix, AnalyzeOptions())
-    asked = iter([False, False, True])
-    analysis.run(lambda: next(asked), lambda report: None)
+    asked = iter([False, True])
+    data = [open_dataset(str(path))]
+    analysis = TextAnalysis(Script(SURE, 7), data, matrix, AnalyzeOptions(), lambda: next(asked))
+    analysis.run(lambda report: None)
     report = analysis.report
     assert (report.tokens, report.texts, report.finished) == (14, 0, False)
     assert report.tally.positions == 11  # of 14 rows, three are the last ones of their text

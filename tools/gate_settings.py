@@ -29,12 +29,13 @@ from lcg_cpp.data import Encoder, open_dataset
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.engine.output_norms import label_norms, read_output_matrix
 from lcg_cpp.engine.teacher import Teacher
-from lcg_cpp.gate.decisions import DecodingRules, FamilyTable, last_families
+from lcg_cpp.gate.decisions import DecodingRules, FamilyTable
 from lcg_cpp.gate.families import DEFAULT_FAMILIES, token_families
 from lcg_cpp.gate.gate_file import spec_for, write_gate
 from lcg_cpp.gate.labels import family_labels
 from lcg_cpp.gate.options import PAPER_OPTIONS, GateOptions
 from lcg_cpp.gate.steps import Steps
+from lcg_cpp.gate.walk import ForcedText, Walk
 from lcg_cpp.train.learner import Learner, Ranks
 from lcg_cpp.train.options import TrainOptions
 from timed_log import log
@@ -108,25 +109,21 @@ def evaluate(model: Path, data: Path, n_rows: int, with_labels: bool, n_threads:
         encoder = Encoder(teacher.tokenize, teacher.base, teacher.n_ctx)
         families = token_families(teacher.base.vocab)
         table = FamilyTable.of(spec_for(teacher.base, n_hidden=0))
+        walk = Walk(teacher, table, lambda: False)
         encoded = (encoder.encode(dataset[i]) for i in range(len(dataset)))
         for text in encoded:
             if text is None or n_rows <= 0:
                 continue
-            tokens, is_reply = np.array(text.tokens), np.array(text.is_reply)
-            newest = last_families(tokens, is_reply, table)
-            for states in teacher.states([text.tokens]):
-                at = states.position[np.append(is_reply[1:], False)[states.position]]
-                first = at[0] - states.position[0] if len(at) else 0
-                part = slice(first, first + len(at))  # one reply, at the end of the text
-                n_rows -= len(at)
-                hidden.append(states.hidden[part].copy())
-                steps.append(Steps.of(states.logits[part]))
-                last.append(newest[at])
-                following.append(table.token_family[tokens[at + 1]])
+            for found in walk.rows([ForcedText.of(text.tokens, text.is_reply)]):
+                n_rows -= len(found.last)
+                hidden.append(found.hidden.copy())
+                steps.append(Steps.of(found.logits))
+                last.append(found.last)
+                following.append(table.token_family[found.following])
                 for (norm, divisor), chosen in itertools.product(norms.items() if with_labels else (), LABELS):
                     top_k, top_p, soft = chosen
                     label = family_labels(
-                        states.logits[part], divisor, families, top_k, top_p, soft=soft, softcap=matrix.softcap
+                        found.logits, divisor, families, top_k, top_p, soft=soft, softcap=matrix.softcap
                     )
                     labels.setdefault((norm, chosen), []).append(label)
     return Rows(

@@ -130,8 +130,8 @@ def analyze(
         return Analysis(options, base, _norms(matrix, base.vocab, options), None)
     with Teacher(model, n_ctx=options.n_ctx, **dataclasses.asdict(engine)) as teacher:
         norms = _norms(matrix, teacher.base.vocab, options)
-        texts = TextAnalysis(teacher, datasets, matrix, options)
-        texts.run(should_stop, on_progress)
+        texts = TextAnalysis(teacher, datasets, matrix, options, should_stop)
+        texts.run(on_progress)
         return Analysis(options, teacher.base, norms, texts.report)
 
 

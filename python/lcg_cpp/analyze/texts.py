@@ -13,26 +13,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..data import Dataset, Encoded, Encoder
+from ..data import Dataset, Encoder
 from ..engine.output_norms import OutputMatrix, label_norms
 from ..errors import GateError
-from ..gate.decisions import FamilyTable, last_families
+from ..gate.decisions import FamilyTable
 from ..gate.families import RULES, token_families
 from ..gate.gate_file import spec_for
 from ..gate.labels import family_labels
 from ..gate.steps import Sampling, Steps
+from ..gate.walk import ForcedText, Rows, StoppedError, Walk, grouped
 from ..train.options import PRESETS
 from .confusion import LabelSetting, Points, Position, Tally, compare_norms
 
 if TYPE_CHECKING:
     from ..engine.load import Model
-    from ..engine.teacher import States
 
 NORMS = ("none", "token", "relative")  # what labels can be divided by
 LABELS = {name: (options.top_k, options.top_p) for name, options in sorted(PRESETS.items(), reverse=True)}
 
-_GROUP_TEXTS = 16
-_GROUP_TOKENS = 512
 _BEFORE = 48  # tokens of context kept of a position
 
 
@@ -94,7 +92,7 @@ class _Text:
 
     dataset: str
     row: int
-    encoded: Encoded
+    forced: ForcedText
 
 
 class TextAnalysis:
@@ -105,7 +103,12 @@ class TextAnalysis:
     """
 
     def __init__(
-        self, model: Model, datasets: Sequence[Dataset], matrix: OutputMatrix, options: AnalyzeOptions
+        self,
+        model: Model,
+        datasets: Sequence[Dataset],
+        matrix: OutputMatrix,
+        options: AnalyzeOptions,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Sets up the counts.
 
@@ -114,49 +117,52 @@ class TextAnalysis:
             datasets: The texts.
             matrix: Its output norms.
             options: What is measured.
+            should_stop: Asked after every evaluation.
 
         Raises:
             GateError: The model's chat template is no template, or its output rows are all zero.
         """
-        self._model = model
         self._datasets = datasets
         self._options = options
         self._softcap = matrix.softcap
         self._families = FamilyTable.of(spec_for(model.base, n_hidden=0, rules=options.rules))
+        self._walk = Walk(model, self._families, should_stop)
         self._label_families = token_families(model.base.vocab, options.rules)
-        self._start = 0.0
         self._norms = {norm: label_norms(matrix.norms, norm) for norm in NORMS}
         settings = [LabelSetting(norm, *label) for label in LABELS.values() for norm in NORMS]
         self._n_ctx = min(options.n_ctx, model.n_ctx)
         self._encoder = Encoder(model.tokenize, model.base, self._n_ctx)
         self.report = TextReport(Tally(self._families, settings), datasets, self._encoder.skipped)
 
-    def run(self, should_stop: Callable[[], bool], on_progress: Callable[[TextReport], None]) -> None:
+    def run(self, on_progress: Callable[[TextReport], None]) -> None:
         """Evaluates texts in a seeded random order until `n_tokens` are reached.
 
         Args:
-            should_stop: Asked after every evaluation.
             on_progress: Called after every few texts.
 
         Raises:
             GateError: No text has a reply, or the model gives no numbers.
         """
-        report, self._start = self.report, time.monotonic()
-        for texts in self._groups():
-            if should_stop() or not self._evaluate(texts, should_stop):
-                return
-            report.texts += len(texts)
-            on_progress(report)
+        report, start = self.report, time.monotonic()
+        try:
+            for texts in grouped(self._texts(), lambda text: len(text.forced.tokens)):
+                for rows in self._walk.rows([text.forced for text in texts]):
+                    self._count(texts, rows)
+                report.texts += len(texts)
+                report.tokens, report.seconds = self._walk.tokens, time.monotonic() - start
+                on_progress(report)
+        except StoppedError:
+            report.tokens, report.seconds = self._walk.tokens, time.monotonic() - start
+            return
         if report.texts == 0:
             reason, _ = report.skipped.most_common(1)[0]
             raise GateError(f"none of {sum(report.skipped.values())} texts has a reply to measure on: {reason}")
         report.finished = True
 
-    def _groups(self) -> Iterator[list[_Text]]:
-        """Texts, a few at a time: short ones are evaluated together."""
+    def _texts(self) -> Iterator[_Text]:
+        """Texts in a seeded random order, until they have `n_tokens`."""
         ends = np.cumsum([len(dataset) for dataset in self._datasets]).tolist()
-        group: list[_Text] = []
-        n_group = 0
+        n_tokens = 0
         for number in np.random.default_rng(self._options.seed).permutation(ends[-1]).tolist():
             i = bisect.bisect_right(ends, number)
             dataset = self._datasets[i]
@@ -167,59 +173,21 @@ class TextAnalysis:
             if not any(encoded.is_reply[1:]):
                 self.report.skipped[f"has no reply within {self._n_ctx} tokens"] += 1
                 continue
-            group.append(_Text(dataset.name, row, encoded))
-            n_group += len(encoded.tokens)
-            enough = self.report.tokens + n_group >= self._options.n_tokens
-            if enough or n_group >= _GROUP_TOKENS or len(group) == _GROUP_TEXTS:
-                yield group
-                group, n_group = [], 0
-            if enough:
+            yield _Text(dataset.name, row, ForcedText.of(encoded.tokens, encoded.is_reply))
+            n_tokens += len(encoded.tokens)
+            if n_tokens >= self._options.n_tokens:
                 return
-        if group:
-            yield group
 
-    def _evaluate(self, texts: Sequence[_Text], should_stop: Callable[[], bool]) -> bool:
-        """Evaluates and counts a few texts; False if it was stopped."""
-        encoded = [text.encoded for text in texts]
-        starts = np.cumsum([0, *(len(text.tokens) for text in encoded)])
-        tokens = np.concatenate([text.tokens for text in encoded])
-        is_reply = [np.array(text.is_reply, np.bool_) for text in encoded]
-        last = np.concatenate(
-            [last_families(np.array(t.tokens), reply, self._families) for t, reply in zip(encoded, is_reply)]
-        )
-        predicts = np.concatenate([np.append(reply[1:], False) for reply in is_reply])
-        for states in self._model.states([text.tokens for text in encoded]):
-            self.report.tokens += len(states.text)
-            self.report.seconds = time.monotonic() - self._start
-            at = starts[states.text] + states.position  # of each row, in the arrays above
-            rows = np.flatnonzero(predicts[at])
-            if len(rows):
-                at = at[rows]
-                self._count(texts, states, rows, last[at], tokens[at + 1])
-            if should_stop():
-                return False
-        return True
-
-    def _count(
-        self,
-        texts: Sequence[_Text],
-        states: States,
-        rows: npt.NDArray[np.intp],
-        last: npt.NDArray[np.int64],
-        following: npt.NDArray[np.int64],
-    ) -> None:
-        """Counts rows of one evaluation."""
-        begin = int(rows[0])
+    def _count(self, texts: Sequence[_Text], rows: Rows) -> None:
+        """Counts positions."""
         sampling = self._options.sampling
-        span = Steps.of(states.logits[begin : rows[-1] + 1], sampling)
-        points = Points.of(span[rows - begin], sampling, last, following, self._families)
-        self.report.tally.add(points, last)
+        points = Points.of(Steps.of(rows.logits, sampling), sampling, rows.last, rows.following, self._families)
+        self.report.tally.add(points, rows.last)
         for i in np.flatnonzero(points.confused | points.switch).tolist():
-            logits = states.logits[rows[i] : rows[i] + 1]
+            logits = rows.logits[i : i + 1]
             repaired = self._count_labels(points, i, logits)
             if points.chance[i] > self._least_chance():
-                text = texts[states.text[rows[i]]]
-                index = int(states.position[rows[i]]) + 1
+                text, index = texts[rows.text[i]], int(rows.position[i]) + 1
                 self._keep(self._position(text, index, points, i, logits[0], repaired))
 
     def _count_labels(self, points: Points, i: int, logits: npt.NDArray[np.float32]) -> dict[LabelSetting, bool]:
@@ -262,7 +230,7 @@ class TextAnalysis:
         logits: npt.NDArray[np.float32],
         repaired: dict[LabelSetting, bool],
     ) -> Position:
-        tokens, label = text.encoded.tokens, LABELS["paper"]
+        tokens, label = text.forced.tokens.tolist(), LABELS["paper"]
         return Position(
             dataset=text.dataset,
             row=text.row,

@@ -1,7 +1,7 @@
 """A gate as a detector: of tokens that are known to be wrong or right, which would it remove?
 
 Nothing is generated. Replies that are known to be clean, and the same with slips and switches of script spliced in (see
-`detection.texts`), are evaluated teacher forced, and at known places it is asked: if the sampler were about to choose
+`detect.texts`), are evaluated teacher forced, and at known places it is asked: if the sampler were about to choose
 this token, would the gate remove it? So the rules see the survivors S and this token besides, as the model itself would
 seldom choose a wrong one. Where S holds a token of the family anyway (it is in reach), the answer is what the gate
 really does there.
@@ -16,7 +16,7 @@ import dataclasses
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from ..gate.decisions import DecodingRules
 from ..gate.gate import Gate
 from ..gate.options import GateOptions
 from ..gate.steps import Sampling
+from ..gate.walk import ForcedText, Rows, StoppedError, Walk, grouped
 from ..measure.judge import expected_families
 from .places import GROUPS
 from .rules import Answers
@@ -39,9 +40,6 @@ from .texts import Probe, Question, Splicer
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
     from ..engine.base_model import BaseModel
-    from ..engine.teacher import States
-
-_GROUP_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class DetectOptions:
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """What was measured so far; `detection.scores.score` sums it up.
+    """What was measured so far; `detect.scores.score` sums it up.
 
     Attributes:
         base: The model.
@@ -166,16 +164,19 @@ def detect_on(
     drawn = random.Random(options.seed).sample(given, min(options.n_texts, len(given)))
     rules = DecodingRules.of(gate, options.gate_options)
     splicer = Splicer(model, rules.families, min(options.n_ctx, model.n_ctx), options.seed)
-    asking = _Asking(model, gate, rules, options.sampling)
+    asking = _Asking(gate, rules, options.sampling, Walk(model, rules.families, should_stop))
     start, finished = time.monotonic(), True
     own_tokens: list[int] = []
-    for n_done, texts in _groups(splicer, drawn):
-        probes = [(len(own_tokens) + i, probe) for i, found in enumerate(texts) for probe in found]
-        if should_stop() or not asking.ask(probes, should_stop):
-            finished = False
-            break
-        own_tokens += [sum(probe.n_own for probe in found) for found in texts]
-        on_progress(Progress(n_done, len(drawn), asking.tokens, time.monotonic() - start))
+    n_done = 0
+    try:
+        for group in grouped((splicer.probes(prompt, n) for n, prompt in enumerate(drawn, 1)), _n_tokens):
+            texts = [probes for probes in group if probes]
+            asking.ask([(len(own_tokens) + i, probe) for i, probes in enumerate(texts) for probe in probes])
+            own_tokens += [sum(probe.n_own for probe in probes) for probes in texts]
+            n_done += len(group)
+            on_progress(Progress(n_done, len(drawn), asking.walk.tokens, time.monotonic() - start))
+    except StoppedError:
+        finished = False
     if not own_tokens:
         reason = splicer.skipped.most_common(1)[0][0] if finished else "it was stopped"
         raise GateError(f"none of {len(drawn)} replies was measured: {reason}")
@@ -188,7 +189,7 @@ def detect_on(
         n_wanted=len(drawn),
         own_tokens=np.array(own_tokens, np.int64),
         skipped=splicer.skipped,
-        tokens=asking.tokens,
+        tokens=asking.walk.tokens,
         seconds=time.monotonic() - start,
         finished=finished,
     )
@@ -211,65 +212,52 @@ def usable_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
     return given
 
 
-def _groups(splicer: Splicer, prompts: Sequence[Prompt]) -> Iterator[tuple[int, list[list[Probe]]]]:
-    """The texts of a few prompts at a time, short ones are evaluated together; and how many prompts are done then."""
-    group: list[list[Probe]] = []
-    for n_done, prompt in enumerate(prompts, 1):
-        probes = splicer.probes(prompt, n_done)
-        if probes:
-            group.append(probes)
-        n_tokens = sum(len(probe.tokens) for probes in group for probe in probes)
-        if group and (n_tokens >= _GROUP_TOKENS or n_done == len(prompts)):
-            yield n_done, group
-            group = []
+def _n_tokens(probes: Sequence[Probe]) -> int:
+    return sum(len(probe.tokens) for probe in probes)
 
 
 class _Asking:
     """Evaluates texts and keeps what the rules look at.
 
     Attributes:
+        walk: Evaluates them.
         parts: The answers.
-        tokens: Tokens evaluated.
     """
 
-    def __init__(self, model: Model, gate: Gate, rules: DecodingRules, sampling: Sampling) -> None:
-        self._model, self._gate, self._rules, self._sampling = model, gate, rules, sampling
+    def __init__(self, gate: Gate, rules: DecodingRules, sampling: Sampling, walk: Walk) -> None:
+        self._gate, self._rules, self._sampling = gate, rules, sampling
+        self.walk = walk
         self.parts: list[Answers] = []
-        self.tokens = 0
 
-    def ask(self, probes: Sequence[tuple[int, Probe]], should_stop: Callable[[], bool]) -> bool:
-        """Ask about some texts, each with the number of its reply; False if it was stopped, and nothing is kept."""
+    def ask(self, probes: Sequence[tuple[int, Probe]]) -> None:
+        """Ask about some texts, each with the number of its reply; keeps nothing if it is stopped."""
         asked: dict[tuple[int, int], list[Question]] = defaultdict(list)  # by text and the row that predicts the token
+        texts = []
         for number, (_, probe) in enumerate(probes):
             for question in probe.questions:
                 asked[number, question.index - 1].append(question)
+            wanted = np.isin(np.arange(len(probe.tokens)), [question.index - 1 for question in probe.questions])
+            texts.append(ForcedText(np.array(probe.tokens), np.zeros(len(wanted), np.bool_), wanted))
         parts = []
-        for states in self._model.states([probe.tokens for _, probe in probes]):
-            self.tokens += len(states.text)
-            places = zip(states.text.tolist(), states.position.tolist())
-            found = [(row, question) for row, at in enumerate(places) for question in asked.get(at, ())]
-            if found:
-                rows, questions = zip(*found)
-                texts = [probes[number][0] for number in states.text[list(rows)].tolist()]
-                parts.append(self._answers(states, rows, texts, questions))
-            if should_stop():
-                return False
+        for rows in self.walk.rows(texts):
+            at = [asked[place] for place in zip(rows.text.tolist(), rows.position.tolist())]
+            of_row = np.repeat(np.arange(len(at)), [len(questions) for questions in at])
+            numbers = [probes[number][0] for number in rows.text[of_row].tolist()]
+            parts.append(self._answers(rows, of_row, numbers, [question for questions in at for question in questions]))
         self.parts += parts
-        return True
 
     def _answers(
-        self, states: States, rows: Sequence[int], texts: Sequence[int], questions: Sequence[Question]
+        self, rows: Rows, of_row: npt.NDArray[np.intp], texts: Sequence[int], questions: Sequence[Question]
     ) -> Answers:
-        """What the rules look at in some rows of an evaluation, one for each question, ascending."""
-        begin, of_row = rows[0], np.array(rows) - rows[0]
-        steps = self._rules.steps(states.logits[begin : rows[-1] + 1], self._sampling)
+        """What the rules look at, for each question that is asked of a row."""
+        steps = self._rules.steps(rows.logits, self._sampling)
         held = self._rules.families.held
         return Answers(
             text=np.array(texts, np.intp),
             group=np.array([GROUPS.index(question.group) for question in questions], np.intp),
             family=np.array([question.family for question in questions], np.intp),
             last=np.array([question.last for question in questions], np.int64),
-            z=self._gate.predict(states.hidden[begin : rows[-1] + 1])[of_row],
+            z=self._gate.predict(rows.hidden)[of_row],
             survivors=held(steps, steps.survivors())[of_row],
             confident=held(steps, steps.confident())[of_row],
         )

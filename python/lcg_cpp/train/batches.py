@@ -6,19 +6,20 @@ the logits only until the label is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data import Encoded, Encoder
+from ..data import Encoder
 from ..errors import GateError
-from ..gate.decisions import DecodingRules, last_families
+from ..gate.decisions import DecodingRules
 from ..gate.gate_file import GateSpec
 from ..gate.labels import family_labels
 from ..gate.steps import Steps
+from ..gate.walk import ForcedText, StoppedError, Walk
 from .heldout import MAX_BYTES, MAX_STATES, HeldOut
 from .options import TrainOptions
 from .run import Texts
@@ -106,7 +107,8 @@ class Evaluator:
         self._label = labeller
         self._options = labeller.options
         self._spec = spec
-        self._should_stop = should_stop
+        self._rules = DecodingRules.of(spec)
+        self._walk = Walk(model, self._rules.families, should_stop)
         self._encoder = Encoder(model.tokenize, model.base, model.n_ctx)
 
     @property
@@ -125,7 +127,6 @@ class Evaluator:
             GateError: They hold nothing to measure on.
             KeyboardInterrupt: It shall stop.
         """
-        rules = DecodingRules.of(self._spec)
         most = max(1, min(MAX_STATES, MAX_BYTES // (4 * self._model.n_embd)))
         rows = self._texts.held_out if len(self._texts.held_out) else self._texts.epoch(0)[: self._options.group]
         hidden, labels, steps, last, following = [], [], [], [], []
@@ -134,19 +135,16 @@ class Evaluator:
             text = self._texts.encode(int(row), self._encoder)
             if text is None:
                 continue
-            tokens, is_reply = np.array(text.tokens), np.array(text.is_reply)
-            newest = last_families(tokens, is_reply, rules.families)
-            for states in self._model.states([text.tokens]):
-                for rows_of in _runs(_learned(text, states.position, "reply")):
-                    at = states.position[rows_of]
-                    hidden.append(states.hidden[rows_of].copy())
-                    labels.append(self._label(states.logits[rows_of]))
-                    steps.append(rules.steps(states.logits[rows_of]))
-                    last.append(newest[at])
-                    following.append(tokens[at + 1])
-                    n += len(at)
-                if self._should_stop():
-                    raise KeyboardInterrupt
+            try:
+                for found in self._walk.rows([ForcedText.of(text.tokens, text.is_reply)]):
+                    hidden.append(found.hidden.copy())
+                    labels.append(self._label(found.logits))
+                    steps.append(self._rules.steps(found.logits))
+                    last.append(found.last)
+                    following.append(found.following)
+                    n += len(found.last)
+            except StoppedError:
+                raise KeyboardInterrupt from None
             if n >= most:
                 break
         if n == 0:
@@ -157,43 +155,24 @@ class Evaluator:
             Steps.join(steps)[:most],
             np.concatenate(last)[:most],
             np.concatenate(following)[:most],
-            rules,
+            self._rules,
         )
 
     def batch(self, rows: Sequence[int]) -> Batch | None:
         """States and labels of rows; None if it shall stop."""
         encoded = [(row, self._texts.encode(row, self._encoder)) for row in rows]
         kept = [(row, text) for row, text in encoded if text is not None]
-        texts = [text for _, text in kept]
+        texts = [ForcedText.of(text.tokens, text.is_reply, self._options.positions) for _, text in kept]
         hidden = [np.empty((0, self._model.n_embd), np.float32)]
         labels = [np.empty((0, len(self._spec.families)), np.float32)]
         keys = [np.empty(0, np.uint64)]
         row_of = np.array([row for row, _ in kept], np.uint64)
-        for states in self._model.states([text.tokens for text in texts]):
-            learned = np.zeros(len(states.text), np.bool_)
-            for i in np.unique(states.text):
-                own = states.text == i
-                learned[own] = _learned(texts[i], states.position[own], self._options.positions)
-            for part in _runs(learned):
-                hidden.append(states.hidden[part].copy())
-                labels.append(self._label(states.logits[part]))
-                keys.append(row_of[states.text[part]] << np.uint64(32) | states.position[part].astype(np.uint64))
-            if self._should_stop():
-                return None
+        try:
+            for found in self._walk.rows(texts):
+                hidden.append(found.hidden.copy())
+                labels.append(self._label(found.logits))
+                keys.append(row_of[found.text] << np.uint64(32) | found.position.astype(np.uint64))
+        except StoppedError:
+            return None
         n_tokens = sum(len(text.tokens) for text in texts)
         return Batch(np.concatenate(hidden), np.concatenate(labels), np.concatenate(keys), len(texts), n_tokens)
-
-
-def _learned(text: Encoded, position: npt.NDArray[np.int32], positions: str) -> npt.NDArray[np.bool_]:
-    """Which positions of a text are learned from; the last one predicts nothing."""
-    follows = np.append(np.array(text.is_reply[1:], np.bool_), False)
-    if positions == "all":
-        follows[:-1] = True
-    return follows[position]
-
-
-def _runs(wanted: npt.NDArray[np.bool_]) -> Iterator[slice]:
-    """Runs of wanted rows, so that their logits need no copy."""
-    edges = np.flatnonzero(np.diff(wanted.astype(np.int8), prepend=0, append=0))
-    for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist()):
-        yield slice(begin, end)
