@@ -256,15 +256,15 @@ chain_facts make_facts(float temperature, int32_t top_k, const std::string & end
     return {temperature, top_k, e, direct, reinterpret_cast<llama_sampler *>(mirostat)};
 }
 
-int32_t sample(stage & self, uintptr_t chain, uintptr_t context, int32_t row, bool with_hidden) {
+int32_t sample(stage & self, const gate & gate, uintptr_t chain, uintptr_t context, int32_t row, tap & tap) {
     const py::gil_scoped_release release;
     auto *                       ctx    = pointer<llama_context>(context);
     const float *                logits = host.llama_get_logits_ith(ctx, row);
     if (logits == nullptr) {
         throw gate_error("llama.cpp has no logits for row " + std::to_string(row) + ": evaluate tokens first");
     }
-    const float * hidden = with_hidden ? host.llama_get_embeddings_ith(ctx, row) : nullptr;
-    return self.sample(pointer<llama_sampler>(chain), logits, hidden);
+    const float * hidden = tap.row_of(ctx, logits, gate.config.n_vocab);
+    return self.sample(pointer<llama_sampler>(chain), logits, tap.n_embd() == gate.config.n_embd ? hidden : nullptr);
 }
 
 py::tuple apply_row(stage & self, const std::shared_ptr<const gate> & gate, uintptr_t chain,
@@ -388,6 +388,35 @@ void bind_gate(py::module_ & m) {
             py::arg("temperature"), py::arg("rules"), py::arg("strength"));
 }
 
+array_t<float> newest_rows(tap & self, size_t n) {
+    array_t<float> rows({n, self.n_embd()});
+    for (size_t i = 0; i < n; i++) {
+        const float * row = self.newest(n - 1 - i);
+        if (row == nullptr) {
+            throw gate_error("the tap has not captured " + std::to_string(n) + " hidden states");
+        }
+        std::copy_n(row, self.n_embd(), rows.mutable_data(static_cast<py::ssize_t>(i), 0));
+    }
+    return rows;
+}
+
+void bind_tap(py::module_ & m) {
+    m.def("tap_callback", [] { return reinterpret_cast<uintptr_t>(&tap::on_tensor); });
+    py::class_<tap>(m, "Tap")
+        .def(py::init([](size_t capacity) {
+            require_host();
+            return std::make_unique<tap>(capacity);
+        }),
+            py::arg("capacity"))
+        .def_property(
+            "active", [](const tap & t) { return t.active.load(); }, [](tap & t, bool active) { t.active = active; })
+        .def_property("capacity", &tap::capacity, &tap::set_capacity)
+        .def_property_readonly("address", [](tap & t) { return reinterpret_cast<uintptr_t>(&t); })
+        .def_property_readonly("n_embd", &tap::n_embd)
+        .def("forget", &tap::forget)
+        .def("newest", &newest_rows);
+}
+
 void bind_stage(py::module_ & m) {
     py::class_<gate_rules>(m, "Rules")
         .def(py::init(&make_rules), py::arg("threshold"), py::arg("persistence"), py::arg("confidence"),
@@ -411,11 +440,10 @@ void bind_stage(py::module_ & m) {
         .def("begin_reply", &python_stage::begin_reply, py::arg("facts"), py::arg("continued") = false)
         .def("make_samplers", [](const python_stage & s, uintptr_t a, uintptr_t b) { return make_samplers(s, a, b); })
         .def("sample", [](python_stage & s, uintptr_t chain, uintptr_t context, int32_t row,
-                           bool with_hidden) { return sample(s, chain, context, row, with_hidden); })
+                           tap & tap) { return sample(s, *s.model, chain, context, row, tap); })
         .def("apply_row", [](python_stage & s, uintptr_t chain, const array_t<float> & logits,
                               const std::optional<array_t<float>> & hidden,
                               bool direct) { return apply_row(s, s.model, chain, logits, hidden, direct); })
-        .def_property_readonly("wants_hidden_at_start", &python_stage::wants_hidden_at_start)
         .def("stats", [](const python_stage & s) { return stats_dict(s); })
         .def("events", [](const python_stage & s) { return event_list(s); })
         .def("reset_stats", &python_stage::reset_stats);
@@ -443,5 +471,6 @@ PYBIND11_MODULE(_core, m) {
     m.def("read_vocab", &read_vocab);
     bind_gate(m);
     bind_rows(m);
+    bind_tap(m);
     bind_stage(m);
 }

@@ -68,12 +68,16 @@ enum device_type : int32_t { device_cpu = 0, device_gpu = 1, device_igpu = 2 };
     X(llama_sampler_clone, llama_sampler *, (const llama_sampler *))                                                   \
     X(llama_sampler_free, void, (llama_sampler *))                                                                     \
     X(llama_get_logits_ith, float *, (llama_context *, int32_t))                                                       \
-    X(llama_get_embeddings_ith, float *, (llama_context *, int32_t))                                                   \
+    X(llama_get_logits, float *, (llama_context *))                                                                    \
     X(llama_vocab_n_tokens, int32_t, (const llama_vocab *))                                                            \
     X(llama_vocab_get_attr, int32_t, (const llama_vocab *, int32_t))                                                   \
     X(llama_token_to_piece, int32_t, (const llama_vocab *, int32_t, char *, int32_t, int32_t, bool))                   \
     X(ggml_init, ggml_context *, (tensor_context_params))                                                              \
     X(ggml_free, void, (ggml_context *))                                                                               \
+    X(ggml_get_name, const char *, (const ggml_tensor *))                                                              \
+    X(ggml_nrows, int64_t, (const ggml_tensor *))                                                                      \
+    X(ggml_nelements, int64_t, (const ggml_tensor *))                                                                  \
+    X(ggml_nbytes, size_t, (const ggml_tensor *))                                                                      \
     X(ggml_tensor_overhead, size_t, ())                                                                                \
     X(ggml_graph_overhead_custom, size_t, (size_t, bool))                                                              \
     X(ggml_new_tensor_2d, ggml_tensor *, (ggml_context *, int32_t, int64_t, int64_t))                                  \

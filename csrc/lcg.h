@@ -4,6 +4,7 @@
 
 #include "host_api.h"
 
+#include <atomic>
 #include <bitset>
 #include <functional>
 #include <memory>
@@ -201,6 +202,39 @@ struct label_options {
 void family_labels(const logit_rows & rows, const float * norms, const uint8_t * families,
     const label_options & options, size_t n_threads, float * labels);
 
+// ---- hidden states (tap.cpp) ----
+
+// Keeps the newest hidden states of one llama_context, whose graph callback it is. What it cannot vouch for it does not
+// give: a row counts only if every output of the context's newest evaluation was captured.
+class tap {
+  public:
+    explicit tap(size_t capacity) : capacity_(capacity) {}
+
+    // ggml_backend_sched_eval_callback; user_data is the tap
+    static bool on_tensor(ggml_tensor * tensor, bool ask, void * user_data);
+
+    std::atomic<bool> active{false}; // copy nothing otherwise
+
+    void   set_capacity(size_t n_rows);
+    void   forget();
+    size_t capacity() const { return capacity_; }
+    size_t n_embd() const { return n_embd_; } // of the newest evaluation, 0 before the first
+
+    // The row captured `back` rows before the newest one; nullptr if it is not there. Valid until the next evaluation.
+    const float * newest(size_t back);
+    // The hidden state that `logits` [n_vocab], a row of the context's newest evaluation, was computed from.
+    const float * row_of(llama_context * context, const float * logits, size_t n_vocab);
+
+  private:
+    void capture(ggml_tensor * tensor);
+
+    size_t             capacity_; // rows: the largest batch
+    size_t             n_embd_ = 0;
+    size_t             n_rows_ = 0;     // captured since the first evaluation after a row was read
+    bool               read_   = false; // a row was read since the newest evaluation
+    std::vector<float> rows_;           // a ring
+};
+
 // ---- the two stages in llama.cpp's sampling chain (sampler.cpp) ----
 
 enum class gate_mode { mask, observe, off };
@@ -272,7 +306,6 @@ class stage {
     // ... and accepts the selected token.
     int32_t sample(llama_sampler * chain, const float * logits, const float * hidden);
 
-    bool                    wants_hidden_at_start() const;
     stage_stats             stats() const;
     std::vector<gate_event> events() const;
     void                    reset_stats();

@@ -258,11 +258,6 @@ void stage::begin_reply(const chain_facts & facts, bool continued) {
     }
 }
 
-bool stage::wants_hidden_at_start() const {
-    // never to observe: a prompt evaluated in two parts may differ from stock's in the last bit
-    return state_->options.mode == gate_mode::mask && may_act(state_->options.rules, no_family);
-}
-
 token_data_array stage::apply(llama_sampler * chain, const float * logits, const float * hidden, bool direct) {
     state &      s       = *state_;
     const size_t n_vocab = s.model->config.n_vocab;

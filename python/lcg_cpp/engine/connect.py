@@ -72,6 +72,18 @@ def _interface(callbacks: dict[str, int]) -> Any:
     return interface
 
 
+def new_tap(capacity: int = 1) -> _core.Tap:
+    """A tap that keeps at most `capacity` hidden states, for the life of one context."""
+    connect_core()
+    return _core.Tap(capacity)
+
+
+def attach_tap(tap: _core.Tap, params: bindings.llama_context_params) -> None:
+    """Make the tap the graph callback of the context that is made with `params`; it must outlive the context."""
+    params.cb_eval = bindings.ggml_backend_sched_eval_callback(_core.tap_callback())
+    params.cb_eval_user_data = tap.address
+
+
 @functools.cache
 def connect_core() -> _StageInterfaces:
     """Give the core the functions of the llama.cpp that llama_cpp has loaded; once per process.

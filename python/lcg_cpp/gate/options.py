@@ -34,8 +34,7 @@ class GateOptions:
             but at none below this. The paper has no such limit (0): the lower the temperature, the less H holds beside
             the model's first choice, until the confidence rule overrules the gate wherever that choice is wrong.
         first_token: Act before the first language token of a reply too, on the gate's word alone (the paper never
-            does). The prompt's last token is then evaluated on its own, one decode step per prompt. Without effect
-            in mode `observe`, which must not touch how the prompt is evaluated.
+            does).
         n_events: How many of the latest interventions are kept in `GatedLlama.gate_events`.
         eager: Run the MLP at every step at which the gate may act, not only where its answer can matter. Changes no
             decision.

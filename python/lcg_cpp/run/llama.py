@@ -19,6 +19,7 @@ from llama_cpp.llama_tokenizer import LlamaTokenizer
 from .. import _core
 from ..engine.base_model import BaseModel, Vocab
 from ..engine.chain import Chain, insert_stages
+from ..engine.connect import attach_tap, new_tap
 from ..engine.model import describe_model
 from ..errors import GateError, first_line
 from ..files import PathLike
@@ -74,8 +75,7 @@ class GatedLlama(Llama):
         self._sampled: int | None = None  # the newest sampled token, until it is evaluated
         self._in_reply = False  # the newest evaluated tokens continue a reply
         self._low_level = False  # sample() is called without generate()
-        self._hidden_end = -1  # n_tokens after the newest evaluation that kept hidden states
-        self._n_hidden_rows = 0
+        self._tap = new_tap()
         loaded = Gate.load(gate, gate_device) if isinstance(gate, (str, os.PathLike)) else gate
         try:
             super().__init__(model_path, **llama_arguments)
@@ -88,6 +88,7 @@ class GatedLlama(Llama):
         self._tokenizer = WholeTokenizer(self)
         if type(self.tokenizer_) is LlamaTokenizer:  # not one that the caller chose
             self.tokenizer_ = self._tokenizer
+        self._tap.capacity = self.n_batch
         try:
             self.set_gate(loaded)
         except GateError:
@@ -109,6 +110,16 @@ class GatedLlama(Llama):
     def tokenizer(self) -> LlamaTokenizer:
         """The model's own tokenizer."""
         return self._tokenizer
+
+    @property
+    def context_params(self) -> Any:
+        """The parameters of the context. `Llama` makes them, then the context; the tap goes in between."""
+        return self._context_params
+
+    @context_params.setter
+    def context_params(self, params: Any) -> None:
+        attach_tap(self._tap, params)
+        self._context_params = params
 
     # ---- the gate ----
 
@@ -218,33 +229,16 @@ class GatedLlama(Llama):
         return chain.stage if chain is not None and chain.sampler is self._sampler else None
 
     def eval(self, tokens: Sequence[int]) -> None:
-        """Evaluate tokens as `Llama.eval` does; keep the hidden states that the gate may ask for."""
-        stage = self._stage_of_reply()
-        if stage is None or not tokens:
-            super().eval(tokens)
-            return
-        self._in_reply = self._sampled is not None and tokens[0] == self._sampled
-        self._sampled = None
-        if self._in_reply and self._logits_all:
-            n_hidden = len(tokens)  # any row may be sampled: of a draft, or of tokens sent to generate()
-        elif self._gate_options.mode == "off" or not (self._in_reply or stage.wants_hidden_at_start):
-            n_hidden = 0
-        else:
-            n_hidden = 1
-        if len(tokens) > n_hidden:
-            super().eval(tokens[: len(tokens) - n_hidden])
-        if n_hidden > 0:
-            self._eval_with_hidden(tokens[len(tokens) - n_hidden :])
-
-    def _eval_with_hidden(self, tokens: Sequence[int]) -> None:
-        """Evaluate tokens with hidden states beside the logits: llama.cpp then makes an output of every token."""
-        bindings.llama_set_embeddings(self._ctx.ctx, True)
+        """Evaluate tokens as `Llama.eval` does; the tap keeps the hidden states that the gate may ask for."""
+        if len(tokens) > 0:
+            self._in_reply = self._sampled is not None and tokens[0] == self._sampled
+            self._sampled = None
+        self._tap.active = self._stage_of_reply() is not None and self._gate_options.mode != "off"
         try:
             super().eval(tokens)
-        finally:
-            bindings.llama_set_embeddings(self._ctx.ctx, self.context_params.embeddings)
-        self._hidden_end = self.n_tokens
-        self._n_hidden_rows = len(tokens)
+        except BaseException:
+            self._tap.forget()  # the rows of an evaluation that failed half-way fit no logits
+            raise
 
     def sample(self, *args: Any, idx: int | None = None, **kwargs: Any) -> int:
         """Sample a token as `Llama.sample` does, through the gate.
@@ -263,8 +257,7 @@ class GatedLlama(Llama):
             self._make_one_token_chain(*args, **kwargs)
         chain = cast(Chain, self._chain)
         row = -1 if idx is None else idx - self.n_tokens
-        with_hidden = self._hidden_end == self.n_tokens and -row <= self._n_hidden_rows
-        token = chain.stage.sample(chain.address, self._ctx.ctx or 0, row, with_hidden)
+        token = chain.stage.sample(chain.address, self._ctx.ctx or 0, row, self._tap)
         self._sampled = token
         return token
 
