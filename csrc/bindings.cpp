@@ -414,6 +414,16 @@ void bind_tap(py::module_ & m) {
         .def_property_readonly("address", [](tap & t) { return reinterpret_cast<uintptr_t>(&t); })
         .def_property_readonly("n_embd", &tap::n_embd)
         .def("forget", &tap::forget)
+        .def("row_of",
+            [](tap & t, uintptr_t context, int32_t row, size_t n_vocab) -> py::object {
+                auto *        ctx    = pointer<llama_context>(context);
+                const float * logits = host.llama_get_logits_ith(ctx, row);
+                const float * hidden = logits != nullptr ? t.row_of(ctx, logits, n_vocab) : nullptr;
+                if (hidden == nullptr) {
+                    return py::none();
+                }
+                return array_t<float>(static_cast<py::ssize_t>(t.n_embd()), hidden);
+            })
         .def("newest", &newest_rows);
 }
 

@@ -171,10 +171,19 @@ class _Walk:
     def _skip_array(self, key: str) -> None:
         element_type, length = self._number("I"), self._number("Q")
         if element_type == GGUFValueType.STRING:
-            for _ in range(length):  # no more often than the file has bytes: each step needs eight
-                self._skip(self._number("Q"))
+            self._skip_strings(length)
         else:
             self._skip(length * struct.calcsize("<" + self._format(element_type, key)))
+
+    def _skip_strings(self, n: int) -> None:
+        """Step over strings; a vocabulary has hundreds of thousands, so nothing else is done for each."""
+        data, position, length_at = self._data, self._position, struct.Struct("<Q").unpack_from
+        try:
+            for _ in range(n):  # no more often than the file has bytes: each step needs eight
+                position += 8 + length_at(data, position)[0]
+        except struct.error:  # beyond the end
+            position = self._size + 1
+        self._skip(position - self._position)
 
     def _format(self, value_type: int, key: str) -> str:
         if value_type not in _FORMATS:

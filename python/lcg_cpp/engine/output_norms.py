@@ -31,10 +31,17 @@ from .gguf_header import Header, read_header
 NORMS = ("token", "relative", "none")
 
 _OUTPUT, _EMBEDDINGS = "output.weight", "token_embd.weight"
-_OUTPUT_SCALE = "output.scale"
+_OUTPUT_SCALE, _OUTPUT_BIAS = "output.scale", "output.bias"
 _SLICE_BYTES = 2 << 20  # of float32, for the processor's cache; a whole matrix can be 2.5 GB and more
 # llama.cpp caps the logits of these architectures even where the file has no such key.
 _DEFAULT_SOFTCAP = {"gemma2": 30.0, "gemma3n": 30.0, "gemma4": 30.0, "muse-glimmer": 30.0}
+
+
+_DEFAULT_LOGIT_SCALE = {"grok": 1 / math.sqrt(3)}
+
+
+class UndecodableTypeError(GateError):
+    """The installed `gguf` package cannot decode the type of a tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +61,20 @@ class OutputMatrix:
     tensor_type: str
 
 
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """The output matrix as it is stored, and what is done to its product with a hidden state."""
+
+    path: Path
+    model: Header  # of the first file
+    name: str
+    type: GGMLQuantizationType
+    rows: npt.NDArray[np.uint8]  # (n_vocab, bytes of a row)
+    n_embd: int
+    scale: float
+    bias: npt.NDArray[np.float64]  # (n_vocab,)
+
+
 def read_output_matrix(path: str | PathLike[str]) -> OutputMatrix:
     """Reads the norms of the output rows from a model, a few megabytes of the matrix at a time.
 
@@ -68,12 +89,42 @@ def read_output_matrix(path: str | PathLike[str]) -> OutputMatrix:
             cannot decode.
         OSError: The file, or one of the files of a split model, cannot be read.
     """
-    files = _open_model(Path(path))
-    for name in (_OUTPUT, _EMBEDDINGS):
-        for file in files:
-            if name in file.tensors:
-                return _read_matrix(files, file, name)
-    raise GateError(f"{path}: neither `{_OUTPUT}` nor `{_EMBEDDINGS}` is among the tensors")
+    stored = _open_matrix(path)
+    norms = _row_norms(stored.rows, stored.type) * abs(stored.scale)
+    bad = np.flatnonzero(~np.isfinite(norms))
+    if len(bad):
+        raise GateError(f"{stored.path}: row {bad[0]} of tensor `{stored.name}` holds NaN or Inf, expected finite numbers")
+    return OutputMatrix(norms.astype(np.float32), _softcap(stored.model), stored.name, stored.type.name)
+
+
+def predict_logits(
+    path: str | PathLike[str], hidden: npt.NDArray[np.float32], tokens: npt.NDArray[np.intp]
+) -> list[npt.NDArray[np.float64]]:
+    """Computes some logits of hidden states from the file alone.
+
+    Args:
+        path: As for `read_output_matrix`.
+        hidden: float32 (n, n_embd), what the output matrix is multiplied by.
+        tokens: The tokens whose logits are wanted.
+
+    Returns:
+        float64 (n, len(tokens)) for each scale that an engine may apply to all logits: files say a number, and the
+        architecture whether it multiplies or divides.
+
+    Raises:
+        GateError: As `read_output_matrix`; `UndecodableTypeError` for a type that `gguf` cannot decode.
+        OSError: A file cannot be read.
+    """
+    stored = _open_matrix(path)
+    if hidden.shape[1] != stored.n_embd or tokens.max() >= len(stored.rows):
+        shape = (len(stored.rows), stored.n_embd)
+        raise GateError(
+            f"{stored.path}: tensor `{stored.name}` has shape {shape}, the model's states have {hidden.shape[1]} numbers"
+        )
+    rows = dequantize(stored.rows[tokens], stored.type).astype(np.float64) * stored.scale
+    product, bias, softcap = hidden @ rows.T, stored.bias[tokens], _softcap(stored.model)
+    logits = [scale * product + bias for scale in _logit_scales(stored)]
+    return [softcap * np.tanh(x / softcap) for x in logits] if softcap else logits
 
 
 def label_norms(norms: npt.NDArray[np.float32], norm: str) -> npt.NDArray[np.float32] | None:
@@ -119,15 +170,27 @@ def _open_model(path: Path) -> list[Header]:
     return [first, *map(read_header, others)]
 
 
-def _read_matrix(files: list[Header], file: Header, name: str) -> OutputMatrix:
-    tensor_type = _decodable_type(file, name)
-    norms = _row_norms(_map_rows(file, name, tensor_type), tensor_type)
-    if tensor_type.name == "NVFP4" and name == _OUTPUT:  # by its name: the type is newer than gguf 0.17
-        norms *= abs(_output_scale(files))
-    bad = np.flatnonzero(~np.isfinite(norms))
-    if len(bad):
-        raise GateError(f"{file.path}: row {bad[0]} of tensor `{name}` holds NaN or Inf, expected finite numbers")
-    return OutputMatrix(norms.astype(np.float32), _softcap(files[0]), name, tensor_type.name)
+def _open_matrix(path: str | PathLike[str]) -> _Stored:
+    files = _open_model(Path(path))
+    for name in (_OUTPUT, _EMBEDDINGS):
+        for file in files:
+            if name in file.tensors:
+                tensor_type = _decodable_type(file, name)
+                rows = _map_rows(file, name, tensor_type)
+                # by its name: the type is newer than gguf 0.17
+                scale = _floats(files, _OUTPUT_SCALE, 1) if tensor_type.name == "NVFP4" and name == _OUTPUT else None
+                bias = _floats(files, _OUTPUT_BIAS, len(rows))
+                return _Stored(
+                    path=file.path,
+                    model=files[0],
+                    name=name,
+                    type=tensor_type,
+                    rows=rows,
+                    n_embd=file.tensors[name].shape[0],
+                    scale=1.0 if scale is None else float(scale[0]),
+                    bias=np.zeros(len(rows)) if bias is None else bias.astype(np.float64),
+                )
+    raise GateError(f"{path}: neither `{_OUTPUT}` nor `{_EMBEDDINGS}` is among the tensors")
 
 
 def _decodable_type(file: Header, name: str) -> GGMLQuantizationType:
@@ -138,7 +201,7 @@ def _decodable_type(file: Header, name: str) -> GGMLQuantizationType:
     except (ValueError, NotImplementedError) as error:  # the type is newer than the package, or it only knows its name
         type_name = {known.value: known.name for known in GGMLQuantizationType}.get(number, f"of type {number}")
         option = "--output-tensor-type" if name == _OUTPUT else "--token-embedding-type"
-        raise GateError(
+        raise UndecodableTypeError(
             f"{file.path}: tensor `{name}` is {type_name}, which gguf {importlib.metadata.version('gguf')} cannot "
             f"decode: pip install -U gguf, or store it as Q8_0 (llama-quantize {option} q8_0)"
         ) from error
@@ -173,12 +236,23 @@ def _row_norms(rows: npt.NDArray[np.uint8], tensor_type: GGMLQuantizationType) -
     return norms
 
 
-def _output_scale(files: list[Header]) -> float:
-    """The number that llama.cpp multiplies the product of a NVFP4 output matrix by."""
+def _floats(files: list[Header], name: str, n: int) -> npt.NDArray[np.float32] | None:
+    """A vector of n float32, None where no file has it."""
     for file in files:
-        if _OUTPUT_SCALE in file.tensors:
-            return float(np.memmap(file.path, np.float32, "r", file.tensors[_OUTPUT_SCALE].offset, (1,))[0])
-    return 1.0
+        tensor = file.tensors.get(name)
+        if tensor is not None and tensor.shape == (n,) and tensor.type == GGMLQuantizationType.F32:
+            return np.memmap(file.path, np.float32, "r", tensor.offset, (n,))
+    return None
+
+
+def _logit_scales(stored: _Stored) -> list[float]:
+    """What the product may be multiplied by before the bias: 1, or what the file says either way."""
+    architecture = stored.model.values.get("general.architecture")
+    stated = stored.model.values.get(f"{architecture}.logit_scale", _DEFAULT_LOGIT_SCALE.get(str(architecture)))
+    if str(architecture).startswith("minicpm"):
+        stated = stated or 256 / stored.n_embd
+    is_number = isinstance(stated, (int, float)) and 0 < stated < math.inf
+    return [1.0, float(stated), 1 / float(stated)] if is_number and stated is not None else [1.0]
 
 
 def _softcap(file: Header) -> float:

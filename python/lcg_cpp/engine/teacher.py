@@ -21,10 +21,11 @@ from llama_cpp._logger import set_verbose
 from ..errors import GateError
 from ..files import PathLike, require_regular
 from .base_model import BaseModel
-from .connect import function_addresses
+from .connect import attach_tap, function_addresses, new_tap
 from .model import describe_model
+from .proof import prove_hidden_state
 
-_MAX_SEQUENCES = 32  # texts in one batch; models with a recurrent state keep that many of them
+_MAX_SEQUENCES = 32  # texts in one batch
 _CONNECT_SECONDS = 5.0
 _MAX_PORT = 65535
 
@@ -83,7 +84,6 @@ class Teacher:
         name = os.fspath(model_path)
         require_regular(name)
         self._n_batch = n_batch
-        self._n_sequences = min(_MAX_SEQUENCES, n_batch)  # llama.cpp ends the process where there are more
         self._stack = contextlib.ExitStack()
         set_verbose(False)  # as Llama(verbose=False) does
         bindings.llama_backend_init()
@@ -91,14 +91,18 @@ class Teacher:
         try:
             self._model = self._load_model(name, n_gpu_layers)
             self._stack.callback(self._model.close)
+            self._n_sequences = self._most_sequences()
+            self._tap = new_tap(n_batch)
+            self._tap.active = True
             self.n_ctx = min(n_ctx, self._model.n_ctx_train())
-            self._context = self._make_context(name, n_threads or os.cpu_count() or 1)
+            params = self._context_params(n_threads or os.cpu_count() or 1)
+            self._context = self._make_context(name, params)
+            self.n_embd = prove_hidden_state(self._model, params)
         except BaseException:
             self._stack.close()
             raise
         self._batch = internals.LlamaBatch(n_tokens=n_batch, embd=0, n_seq_max=1, verbose=False)
         self._stack.callback(self._batch.close)
-        self.n_embd = bindings.llama_model_n_embd_out(self._model.model)
         self.n_vocab = self._model.n_vocab()
         self.base: BaseModel = describe_model(self._model, self.n_embd)
 
@@ -114,15 +118,25 @@ class Teacher:
             raise GateError(f"{name}: has an encoder, expected a model with a decoder only")
         return model
 
-    def _make_context(self, name: str, n_threads: int) -> internals.LlamaContext:
+    def _most_sequences(self) -> int:
+        """Texts in one batch. With a recurrent state llama.cpp takes them in turn, and the tap's rows are in its order."""
+        model = self._model.model
+        if bindings.llama_model_is_recurrent(model) or bindings.llama_model_is_hybrid(model):
+            return 1
+        return min(_MAX_SEQUENCES, self._n_batch)  # llama.cpp ends the process where there are more
+
+    def _context_params(self, n_threads: int) -> Any:
         params = bindings.llama_context_default_params()
         params.n_ctx = max(self.n_ctx, self._n_batch)
         params.n_batch = params.n_ubatch = self._n_batch
         params.n_seq_max = self._n_sequences
         params.kv_unified = True  # all texts of a batch share n_ctx, instead of a part of it for each
         params.n_threads = params.n_threads_batch = n_threads
-        params.embeddings = True
         params.flash_attn_type = bindings.LLAMA_FLASH_ATTN_TYPE_DISABLED  # as Llama() does
+        attach_tap(self._tap, params)
+        return params
+
+    def _make_context(self, name: str, params: Any) -> internals.LlamaContext:
         try:
             context = internals.LlamaContext(model=self._model, params=params, verbose=False)
         except ValueError as error:
@@ -203,13 +217,11 @@ class Teacher:
         if code != 0:
             raise GateError(f"{self.base.path}: llama.cpp failed to evaluate {n} tokens (`llama_decode` gave {code})")
         text, position = np.array(rows, np.int32).T
-        hidden = _view(bindings.llama_get_embeddings(self._context.ctx), n, self.n_embd)
-        logits = _view(bindings.llama_get_logits(self._context.ctx), n, self.n_vocab)
-        return States(text, position, hidden, logits)
+        return States(text, position, self._tap.newest(n), _logits(self._context, n, self.n_vocab))
 
 
-def _view(pointer: Any, n_rows: int, n_columns: int) -> npt.NDArray[np.float32]:
-    return np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (n_rows, n_columns))
+def _logits(context: internals.LlamaContext, n_rows: int, n_vocab: int) -> npt.NDArray[np.float32]:
+    return np.ctypeslib.as_array(context.get_logits(), (n_rows, n_vocab))
 
 
 def add_rpc_servers(servers: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from ..engine.base_model import BaseModel, Vocab
 from ..engine.chain import Chain, insert_stages
 from ..engine.connect import attach_tap, new_tap
 from ..engine.model import describe_model
+from ..engine.proof import prove_hidden_state
 from ..errors import GateError, first_line
 from ..files import PathLike
 from ..gate.gate import Gate
@@ -195,14 +196,20 @@ class GatedLlama(Llama):
             raise GateError(f"`gate` is {gate!r}, expected a Gate; Gate.load reads a file")
         if self._model.model is None:
             raise GateError(f"{self.model_path}: the model is closed")
-        n_embd = bindings.llama_model_n_embd_out(self._model.model)
-        gate.check_model(dataclasses.replace(self.base_model, n_embd=n_embd))
+        if self.model_params.vocab_only:
+            raise GateError("`vocab_only` is True, a gate needs the model's weights; pass `vocab_only=False`")
+        gate.check_model(dataclasses.replace(self.base_model, n_embd=gate.n_embd))  # not known yet
         pooling_type = self._ctx.pooling_type()
         if pooling_type != bindings.LLAMA_POOLING_TYPE_NONE:
             raise GateError(
                 f"`pooling_type` is {pooling_type}, a gate needs {bindings.LLAMA_POOLING_TYPE_NONE} (none): it reads"
                 " the hidden state of each token"
             )
+        gate.check_model(dataclasses.replace(self.base_model, n_embd=self._hidden_width))
+
+    @functools.cached_property
+    def _hidden_width(self) -> int:
+        return prove_hidden_state(self._model, self._context_params)
 
     # ---- what Llama calls while it generates ----
 
