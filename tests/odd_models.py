@@ -150,3 +150,73 @@ def write_bert(path: Path) -> None:
         writer.add_token_type_count(2)
 
     _write(path, "bert", shapes, describe)
+
+
+def write_lfm2(path: Path) -> None:
+    """Short convolutions beside attention; llama.cpp computes no logits for it where embeddings are wanted."""
+    n_head_kv = [0, 1]
+    shapes: Shapes = {"token_embd.weight": (len(make_vocab().tokens), N_EMBD), "token_embd_norm.weight": (N_EMBD,)}
+    for layer, n_kv in enumerate(n_head_kv):
+        block = f"blk.{layer}."
+        shapes |= {
+            block + "attn_norm.weight": (N_EMBD,),
+            block + "ffn_norm.weight": (N_EMBD,),
+            block + "ffn_gate.weight": (N_FF, N_EMBD),
+            block + "ffn_up.weight": (N_FF, N_EMBD),
+            block + "ffn_down.weight": (N_EMBD, N_FF),
+        }
+        if n_kv == 0:
+            shapes |= {
+                block + "shortconv.conv.weight": (N_EMBD, 3),
+                block + "shortconv.in_proj.weight": (3 * N_EMBD, N_EMBD),
+                block + "shortconv.out_proj.weight": (N_EMBD, N_EMBD),
+            }
+        else:
+            n_embd_kv = N_EMBD // N_HEAD * n_kv
+            shapes |= {
+                block + "attn_q.weight": (N_EMBD, N_EMBD),
+                block + "attn_k.weight": (n_embd_kv, N_EMBD),
+                block + "attn_v.weight": (n_embd_kv, N_EMBD),
+                block + "attn_output.weight": (N_EMBD, N_EMBD),
+                block + "attn_q_norm.weight": (N_EMBD // N_HEAD,),
+                block + "attn_k_norm.weight": (N_EMBD // N_HEAD,),
+            }
+
+    def describe(writer: gguf.GGUFWriter) -> None:
+        writer.add_feed_forward_length(N_FF)
+        writer.add_head_count(N_HEAD)
+        writer.add_head_count_kv(n_head_kv)
+        writer.add_layer_norm_rms_eps(1e-5)
+        writer.add_shortconv_l_cache(3)
+
+    _write(path, "lfm2", shapes, describe)
+
+
+def write_plamo3(path: Path) -> None:
+    """A model whose graph in llama.cpp gives the state after the final norm no name."""
+    n_head_dim = N_EMBD // N_HEAD
+    shapes: Shapes = {"token_embd.weight": (len(make_vocab().tokens), N_EMBD), "output_norm.weight": (N_EMBD,)}
+    for layer in range(N_LAYER):
+        block = f"blk.{layer}."
+        shapes |= {
+            block + "attn_norm.weight": (N_EMBD,),
+            block + "attn_qkv.weight": (3 * N_EMBD, N_EMBD),
+            block + "attn_q_norm.weight": (n_head_dim,),
+            block + "attn_k_norm.weight": (n_head_dim,),
+            block + "attn_output.weight": (N_EMBD, N_EMBD),
+            block + "post_attention_norm": (N_EMBD,),
+            block + "ffn_norm.weight": (N_EMBD,),
+            block + "post_ffw_norm": (N_EMBD,),
+            block + "ffn_up.weight": (2 * N_FF, N_EMBD),
+            block + "ffn_down.weight": (N_EMBD, N_FF),
+        }
+
+    def describe(writer: gguf.GGUFWriter) -> None:
+        writer.add_feed_forward_length(N_FF)
+        writer.add_head_count(N_HEAD)
+        writer.add_head_count_kv(N_HEAD)
+        writer.add_key_length(n_head_dim)
+        writer.add_value_length(n_head_dim)
+        writer.add_layer_norm_rms_eps(1e-5)
+
+    _write(path, "plamo3", shapes, describe)

@@ -131,7 +131,6 @@ def judge(
     survivors: npt.NDArray[np.bool_],
     confident: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]: ...
-
 def tap_callback() -> int: ...
 
 class Tap:

@@ -93,7 +93,9 @@ def read_output_matrix(path: str | PathLike[str]) -> OutputMatrix:
     norms = _row_norms(stored.rows, stored.type) * abs(stored.scale)
     bad = np.flatnonzero(~np.isfinite(norms))
     if len(bad):
-        raise GateError(f"{stored.path}: row {bad[0]} of tensor `{stored.name}` holds NaN or Inf, expected finite numbers")
+        raise GateError(
+            f"{stored.path}: row {bad[0]} of tensor `{stored.name}` holds NaN or Inf, expected finite numbers"
+        )
     return OutputMatrix(norms.astype(np.float32), _softcap(stored.model), stored.name, stored.type.name)
 
 

@@ -69,7 +69,7 @@ class GateOptions:
             threshold=threshold if self.threshold is None else self.threshold,
             persistence=self.persistence,
             confidence=self.confidence,
-            first_token=self.first_token and self.mode != "observe",
+            first_token=self.first_token,
             confidence_temperature=self.confidence_temperature,
         )
 
