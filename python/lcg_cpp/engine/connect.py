@@ -81,7 +81,7 @@ def new_tap(capacity: int = 1) -> _core.Tap:
 def attach_tap(tap: _core.Tap, params: bindings.llama_context_params) -> None:
     """Make the tap the graph callback of the context that is made with `params`; it must outlive the context."""
     params.cb_eval = bindings.ggml_backend_sched_eval_callback(_core.tap_callback())
-    params.cb_eval_user_data = tap.address
+    params.cb_eval_user_data = ctypes.c_void_p(tap.address)
 
 
 @functools.cache

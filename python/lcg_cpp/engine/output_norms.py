@@ -121,7 +121,8 @@ def predict_logits(
     if hidden.shape[1] != stored.n_embd or tokens.max() >= len(stored.rows):
         shape = (len(stored.rows), stored.n_embd)
         raise GateError(
-            f"{stored.path}: tensor `{stored.name}` has shape {shape}, the model's states have {hidden.shape[1]} numbers"
+            f"{stored.path}: tensor `{stored.name}` has shape {shape}, the model's states have {hidden.shape[1]}"
+            " numbers"
         )
     rows = dequantize(stored.rows[tokens], stored.type).astype(np.float64) * stored.scale
     product, bias, softcap = hidden @ rows.T, stored.bias[tokens], _softcap(stored.model)

@@ -119,7 +119,7 @@ class Teacher:
         return model
 
     def _most_sequences(self) -> int:
-        """Texts in one batch. With a recurrent state llama.cpp takes them in turn, and the tap's rows are in its order."""
+        """Texts in one batch: of models with a recurrent state one, since llama.cpp reorders the rows of several."""
         model = self._model.model
         if bindings.llama_model_is_recurrent(model) or bindings.llama_model_is_hybrid(model):
             return 1

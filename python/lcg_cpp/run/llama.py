@@ -92,7 +92,7 @@ class GatedLlama(Llama):
         self._tap.capacity = self.n_batch
         try:
             self.set_gate(loaded)
-        except GateError:
+        except (GateError, OSError):
             self.close()
             raise
 
