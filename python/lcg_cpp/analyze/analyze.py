@@ -21,7 +21,7 @@ from ..engine.output_norms import OutputMatrix, read_output_matrix
 from ..engine.teacher import Teacher
 from ..errors import GateError
 from ..files import PathLike
-from ..gate.families import family_set, token_families
+from ..gate.families import family_set, vocab_families
 from ..gate.rule_set import FamilySet
 from .confusion import BEYOND, N_RANKS, Position, Tally
 from .texts import NORMS, AnalyzeOptions, TextAnalysis, TextReport
@@ -96,7 +96,7 @@ class Analysis:
     @property
     def families(self) -> FamilySet:
         """The token families."""
-        return family_set(self.options.rules)
+        return family_set(self.options.rules, self.base.vocab)
 
 
 def analyze(
@@ -136,7 +136,8 @@ def analyze(
 
 
 def _norms(matrix: OutputMatrix, vocab: Vocab, options: AnalyzeOptions) -> NormReport:
-    return norm_report(matrix, token_families(vocab, options.rules), family_set(options.rules).names)
+    families, token_family = vocab_families(vocab, options.rules)
+    return norm_report(matrix, token_family, families.names)
 
 
 def norm_report(matrix: OutputMatrix, token_family: npt.NDArray[np.uint8], names: Sequence[str]) -> NormReport:

@@ -79,7 +79,7 @@ def convert(
     if made.rules and made.rules not in wanted:
         raise GateError(f"{opened.path}: was trained with the rules `{made.rules}`, expected {' or '.join(wanted)}")
     rules = rules or made.rules or RULES[0]
-    weights, sources = read_weights(opened, base.n_embd, len(family_set(rules)))
+    weights, sources = read_weights(opened, base.n_embd, len(family_set(rules, base.vocab)))
     spec = spec_for(
         base,
         n_hidden=weights["lcg.fc1.weight"].shape[0] if "lcg.fc1.weight" in weights else 0,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
 from ..engine.base_model import NORMAL, Vocab
 from ..errors import GateError
-from . import four_families
+from . import four_families, scripts
 from .rule_set import FamilySet, RuleSet
 
-_RULE_SETS = {rules.families.rules: rules for rules in (four_families.DEFAULT, four_families.PAPER)}
+_RULE_SETS = {rules.families.rules: rules for rules in (four_families.DEFAULT, four_families.PAPER, scripts.RULE_SET)}
 RULES = tuple(_RULE_SETS)
 DEFAULT_FAMILIES = four_families.DEFAULT.families
 
@@ -26,16 +28,29 @@ def _rule_set(rules: str) -> RuleSet:
     return _RULE_SETS[rules]
 
 
-def family_set(rules: str = "default") -> FamilySet:
+def family_set(rules: str = "default", vocab: Vocab | None = None) -> FamilySet:
     """The families of a rule set.
+
+    Args:
+        rules: The rule set.
+        vocab: The vocabulary, for the families that it holds (`scripts`); None for all that there are.
 
     Raises:
         GateError: `rules` names no rule set.
     """
-    return _rule_set(rules).families
+    return _rule_set(rules).families if vocab is None else vocab_families(vocab, rules)[0]
 
 
 def token_families(vocab: Vocab, rules: str = "default") -> npt.NDArray[np.uint8]:
+    """Assigns every token to one family; the second result of `vocab_families`.
+
+    Returns:
+        uint8 (n_vocab,), indices into the names of `family_set(rules, vocab)`.
+    """
+    return vocab_families(vocab, rules)[1]
+
+
+def vocab_families(vocab: Vocab, rules: str = "default") -> tuple[FamilySet, npt.NDArray[np.uint8]]:
     """Assigns every token to one family (paper section 3.1; the exemptions of decoding are not applied).
 
     A token of the four families is `cj` if it holds a letter named CJK, HIRAGANA or KATAKANA, else `latin` if it holds
@@ -45,29 +60,35 @@ def token_families(vocab: Vocab, rules: str = "default") -> npt.NDArray[np.uint8
 
     Args:
         vocab: The vocabulary.
-        rules: `paper`, which is the above, or `default`: user-defined and unused tokens are always `symbols` too (a
-            gate must never mask `</think>`); letter-like symbols (µ º ℝ 𝑥 ʰ) are no letters, Bopomofo and marks such
-            as 々 are `cj`; and every unfinished character counts as a letter of a family if all letters it can become
-            are of that family, and most of what it can become are letters or their marks: the lead byte D8 as `lowres`
-            (Arabic), E5 as `cj`, C2 (« £ ° and µ) as `symbols`.
+        rules: `paper`, which is the above; `default`: user-defined and unused tokens are always `symbols` too (a gate
+            must never mask `</think>`); letter-like symbols (µ º ℝ 𝑥 ʰ) are no letters, Bopomofo and marks such as 々
+            are `cj`; and every unfinished character counts as a letter of a family if all letters it can become are of
+            that family, and most of what it can become are letters or their marks: the lead byte D8 as `lowres`
+            (Arabic), E5 as `cj`, C2 (« £ ° and µ) as `symbols`; or `scripts`: a family for each script that the
+            vocabulary holds, and several for Han (see `gate/scripts.py`).
 
     Returns:
-        uint8 (n_vocab,), indices into the names of `family_set(rules)`.
+        The families, and uint8 (n_vocab,), indices into their names.
 
     Raises:
         GateError: `rules` names no rule set.
     """
     rule_set = _rule_set(rules)
-    rank_of = rule_set.ranks.__getitem__
-    ranks = np.empty(vocab.n_vocab, dtype=np.intp)
+    set_of, index_of = rule_set.sets, cache(rule_set.index_of)
+    indices = np.empty(vocab.n_vocab, dtype=np.intp)
     for i, token in enumerate(vocab.tokens):
+        found = 0
         # "ignore" drops what is no part of a complete character and keeps every complete one.
-        rank = max(map(rank_of, token.decode("utf-8", "ignore")), default=0)
+        for character in token.decode("utf-8", "ignore"):
+            found |= set_of[character]
         if token and token[-1] >= 0x80:
-            rank = max(rank, rule_set.fragment_rank(token))
-        ranks[i] = rank
-    ranks[vocab.types & np.uint32(rule_set.never_text) != 0] = 0
-    return np.array([rule_set.families.names.index(name) for name in rule_set.order], dtype=np.uint8)[ranks]
+            found |= rule_set.fragment_set(token)
+        indices[i] = index_of(found)
+    indices[vocab.types & np.uint32(rule_set.never_text) != 0] = rule_set.families.neutral
+    names = rule_set.families.names
+    families = rule_set.held(np.bincount(indices, minlength=len(names)).tolist())
+    place = [families.names.index(rule_set.family_in(families, name)) for name in names]
+    return families, np.array(place, dtype=np.uint8)[indices]
 
 
 def text_families(text: str, families: FamilySet = DEFAULT_FAMILIES) -> set[str]:
@@ -76,8 +97,21 @@ def text_families(text: str, families: FamilySet = DEFAULT_FAMILIES) -> set[str]
     Raises:
         GateError: The rule set of `families` is unknown.
     """
+    return set(letter_counts(text, families))
+
+
+def letter_counts(text: str, families: FamilySet = DEFAULT_FAMILIES) -> Counter[str]:
+    """How many letters of a text belong to each family; the neutral one is never among them.
+
+    Raises:
+        GateError: The rule set of `families` is unknown.
+    """
     rule_set = _rule_set(families.rules)
-    return {rule_set.order[rank] for rank in set(map(rule_set.ranks.__getitem__, text)) if rank}
+    counts: Counter[str] = Counter()
+    for found, n in Counter(map(rule_set.sets.__getitem__, text)).items():
+        if found:
+            counts[rule_set.family_in(families, rule_set.families.names[found.bit_length() - 1])] += n
+    return counts
 
 
 def exempt_tokens(vocab: Vocab) -> tuple[int, ...]:
@@ -130,7 +164,7 @@ def family_report(vocab: Vocab, rules: str = "default", n_examples: int = 5) -> 
     Returns:
         The report.
     """
-    families, family = family_set(rules), token_families(vocab, rules)
+    families, family = vocab_families(vocab, rules)
     complete = np.fromiter(map(_is_complete, vocab.tokens), dtype=bool, count=vocab.n_vocab)
     shown = complete & (vocab.types & np.uint32(NORMAL) != 0)
     counts = np.bincount(family, minlength=len(families)).tolist()

@@ -63,6 +63,10 @@ def _family(name: str, cj: tuple[str, ...]) -> str:
     return "latin" if "LATIN" in name else "lowres"
 
 
+def _strongest(found: frozenset[str]) -> str:
+    return max(found, key=_ORDER.index, default="symbols")
+
+
 def _paper_fragment(n_bytes: int, code_points: range) -> str:
     return "cj" if n_bytes > 1 and _overlaps(code_points, _REFERENCE_BLOCKS) else "symbols"
 
@@ -78,5 +82,5 @@ def _overlaps(code_points: range, blocks: tuple[tuple[int, int], ...]) -> bool:
     return any(code_points[0] <= last and first <= code_points[-1] for first, last in blocks)
 
 
-DEFAULT = RuleSet(_FAMILIES, _ORDER, _letter, _fragment, UNKNOWN | CONTROL | USER_DEFINED | UNUSED)
-PAPER = RuleSet(replace(_FAMILIES, rules="paper"), _ORDER, _paper_letter, _paper_fragment, UNKNOWN | CONTROL)
+DEFAULT = RuleSet(_FAMILIES, _letter, _strongest, _fragment, UNKNOWN | CONTROL | USER_DEFINED | UNUSED)
+PAPER = RuleSet(replace(_FAMILIES, rules="paper"), _paper_letter, _strongest, _paper_fragment, UNKNOWN | CONTROL)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from ..engine.base_model import BaseModel
 from ..errors import GateError
 from ..files import replacing, sync
-from .families import DEFAULT_FAMILIES, exempt_tokens, family_set, token_families
+from .families import DEFAULT_FAMILIES, exempt_tokens, vocab_families
 from .rule_set import FamilySet
 
 VERSION = 1
@@ -156,15 +156,16 @@ def spec_for(
         version=metadata.get("general.version", ""),
         repo_url=metadata.get("general.repo_url", ""),
     )
+    families, token_family = vocab_families(base.vocab, rules)
     return GateSpec(
         architecture=base.architecture,
         n_embd=base.n_embd,
         n_hidden=n_hidden,
-        token_family=token_families(base.vocab, rules),
+        token_family=token_family,
         tokenizer_hash=base.vocab.tokenizer_hash,
         threshold=threshold,
         exempt_tokens=exempt_tokens(base.vocab),
-        families=family_set(rules),
+        families=families,
         name=name or f"LCG for {base.name}",
         version=version,
         license=license,

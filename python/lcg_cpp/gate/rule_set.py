@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..errors import GateError
@@ -59,6 +59,12 @@ class FamilySet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def subset(self, names: Sequence[str]) -> FamilySet:
+        """Some of the families, the neutral one among them, in the order given."""
+        maskable = dict(zip(self.names, self.maskable))
+        neutral = names.index(self.names[self.neutral])
+        return FamilySet(tuple(names), tuple(maskable[name] for name in names), neutral, self.rules)
+
     @property
     def languages(self) -> dict[int, str]:
         """Index -> name of every family but the neutral one."""
@@ -71,40 +77,68 @@ class RuleSet:
 
     Attributes:
         families: The families.
-        order: Their names, weakest first: a token belongs to the strongest family among its letters. The first is the
-            neutral one, that of a token without letters.
         letter: Character -> name of its family; the neutral one's for what is no letter.
+        strongest: Names of the families that a token's letters belong to -> name of the token's.
         fragment: Name of the family that an unfinished character counts as: takes how many of its bytes are there, and
             the code points it can become.
         never_text: Type bits of tokens that are neutral whatever their text is.
+        joins: Name -> name of the later family that takes its tokens in a vocabulary that has fewer than `min_tokens`.
+        min_tokens: How many tokens a family in `joins` must have to stand alone.
     """
 
     families: FamilySet
-    order: tuple[str, ...]
     letter: Callable[[str], str]
+    strongest: Callable[[frozenset[str]], str]
     fragment: Callable[[int, range], str]
     never_text: int
+    joins: Mapping[str, str] = field(default_factory=dict)
+    min_tokens: int = 0
 
     @cached_property
-    def ranks(self) -> _Ranks:
-        """Character -> position of its family in `order`."""
-        return _Ranks(self)
+    def sets(self) -> _Sets:
+        """Character -> the set of its family."""
+        return _Sets(self)
 
-    def fragment_rank(self, token: bytes) -> int:
-        """Position in `order` of the unfinished character at the end of a token; 0 if there is none."""
+    def fragment_set(self, token: bytes) -> int:
+        """The set of the family that the unfinished character at the end of a token counts as."""
         found = _completions(token)
-        return 0 if found is None else self.order.index(self.fragment(*found))
+        return 0 if found is None else self.set_of(self.fragment(*found))
+
+    def set_of(self, name: str) -> int:
+        """A family as a set: the bit of its index, none for the neutral one."""
+        index = self.families.names.index(name)
+        return 0 if index == self.families.neutral else 1 << index
+
+    def index_of(self, found: int) -> int:
+        """Index of the family of a token whose letters belong to a set of families."""
+        names = self.families.names
+        return names.index(self.strongest(frozenset(name for f, name in enumerate(names) if found >> f & 1)))
+
+    def held(self, counts: Sequence[int]) -> FamilySet:
+        """The families that stand alone in a vocabulary with so many tokens of each."""
+        names, total = list(self.families.names), dict(zip(self.families.names, counts))
+        for name, other in self.joins.items():
+            if total[name] < self.min_tokens:
+                names.remove(name)
+                total[other] += total[name]
+        return self.families.subset(names)
+
+    def family_in(self, families: FamilySet, name: str) -> str:
+        """The one of a vocabulary's families that holds a family."""
+        while name not in families.names:
+            name = self.joins[name]
+        return name
 
 
-class _Ranks(dict[str, int]):
-    """Each character looked up in the Unicode database once."""
+class _Sets(dict[str, int]):
+    """Each character looked up once."""
 
     def __init__(self, rules: RuleSet) -> None:
         self._rules = rules
 
     def __missing__(self, character: str) -> int:
-        rank = self[character] = self._rules.order.index(self._rules.letter(character))
-        return rank
+        found = self[character] = self._rules.set_of(self._rules.letter(character))
+        return found
 
 
 def _completions(token: bytes) -> tuple[int, range] | None:

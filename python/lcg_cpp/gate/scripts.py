@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
@@ -44,7 +44,7 @@ NAMES = (*_ALPHABETS, "kana", "hans", "hant", "hanst", "hansj", "hantj", "han", 
 
 # A family with fewer tokens joins `han` or `other`: the shortest alphabet, Hebrew, has 22 letters, so a vocabulary with
 # fewer tokens of a script than that writes it byte by byte.
-MIN_TOKENS = 22
+_MIN_TOKENS = 22
 
 _FAMILIES_OF_SCRIPT = MappingProxyType(
     {
@@ -115,7 +115,7 @@ def _letter(character: str) -> str:
     return _table().family(character)
 
 
-def strongest(found: frozenset[str]) -> str:
+def _strongest(found: frozenset[str]) -> str:
     """The family of a token that holds letters of several.
 
     Han characters and kana come first: the token can be what all of them can be (中国, `han` and `hansj`, is `hansj`;
@@ -155,21 +155,6 @@ def _fragment(_n_bytes: int, code_points: range) -> str:
     return found.pop() if n_letters >= n_signs else _NEUTRAL
 
 
-def families_held(counts: Mapping[str, int]) -> dict[str, str]:
-    """Which family each of `NAMES` is in a vocabulary: itself, or the one that it shares with others for want of tokens.
-
-    Args:
-        counts: Family -> number of tokens that hold its letters, or the start of one.
-    """
-    totals = {name: counts.get(name, 0) for name in NAMES}
-    held = {name: name for name in NAMES}
-    for name in NAMES[:-2]:
-        if totals[name] < MIN_TOKENS:
-            held[name] = "han" if name in _USES and name not in ("kana", "han") else "other"
-            totals[held[name]] += totals[name]
-    return {name: held[target] for name, target in held.items()}
-
-
 def families_of_script(script: str) -> frozenset[str]:
     """The families of the letters that a script is written with.
 
@@ -180,3 +165,15 @@ def families_of_script(script: str) -> frozenset[str]:
         Some of `NAMES`: `Hant` is `hant`, `hanst`, `hantj` and `han`; `Jpan` is `kana`, `hansj`, `hantj` and `han`.
     """
     return _FAMILIES_OF_SCRIPT.get(script.title(), frozenset(("other",)))
+
+
+RULE_SET = RuleSet(
+    families=FamilySet(NAMES, tuple(name != _NEUTRAL for name in NAMES), NAMES.index(_NEUTRAL), "scripts"),
+    letter=_letter,
+    strongest=_strongest,
+    fragment=_fragment,
+    never_text=UNKNOWN | CONTROL | USER_DEFINED | UNUSED,
+    # in the order of NAMES: the Han families before `han`
+    joins={name: "han" if name in _USES and name not in ("kana", "han") else "other" for name in NAMES[:-2]},
+    min_tokens=_MIN_TOKENS,
+)
