@@ -13,8 +13,8 @@ Three rules say what a Han character can be. Each asks Unihan for characters in 
   unless it is the simplified form of another character, in Big5 or IICore for Taiwan (Big5 holds many that were
   characters once and are only simplified forms today: 体 优 听).
 - Japanese: jōyō, jinmeiyō, JIS X 0208 level 1 or IBM's extension; or in JIS X 0208 level 2, unless it is the
-  traditional or the mainland's form of a jōyō character (發 of 発, 气 of 気). Unihan's variants lack most of these pairs;
-  EACC has them: codes that differ by a multiple of six rows of planes are forms of one character.
+  traditional or the mainland's form of a jōyō character (發 of 発, 气 of 気). Unihan's variants lack most of these
+  pairs, but EACC has them: characters whose planes differ by a multiple of six at the same place are forms of one.
 
 Characters that no rule knows can be anything: they are `han`.
 """
@@ -175,7 +175,8 @@ def letter_families(folder: Path) -> tuple[dict[int, str], set[int]]:
     """Code point -> family of every letter and mark of a script, and every code point that is assigned."""
     script_of = read_property(folder / "Scripts.txt")
     extensions = read_property(folder / "ScriptExtensions.txt")
-    long_names = {fields[1]: fields[2] for fields in read_lines(folder / "PropertyValueAliases.txt") if fields[0] == "sc"}
+    aliases = read_lines(folder / "PropertyValueAliases.txt")
+    long_names = {fields[1]: fields[2] for fields in aliases if fields[0] == "sc"}
     uses = HanUses(read_unihan(folder))
     families: dict[int, str] = dict.fromkeys(IDEOGRAPHIC_PLANES, "han")
     assigned: set[int] = set()

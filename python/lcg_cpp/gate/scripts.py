@@ -7,10 +7,10 @@ Character Database), so that it does not change with Python:
   every other script is `other`. Vowel signs, harakat and `ー` count for the scripts that use them. What several scripts
   use is no letter: digits of every script, U+0301, ʼ and Vedic accents.
 - Letters that serve as signs are no letters: ª º µ ʰ ⁿ Ω (U+2126) ℝ 𝑥 ⓐ ㎏ and Roman numerals stand in texts of every
-  script. Fullwidth letters, halfwidth kana, ligatures, presentation forms and Hangul jamo belong to their scripts; so do
-  IPA letters (`latin`), because IPA is never written without Latin letters.
+  script. Fullwidth letters, halfwidth kana, ligatures, presentation forms and Hangul jamo belong to their scripts, IPA
+  letters to `latin`, because IPA is never written without Latin letters.
 - A Han character can be simplified Chinese, traditional Chinese, Japanese, or several of them, and its family says
-  which: `hans` 这, `hant` 這, `hanst` 你, `hansj` 国, `hantj` 語, `han` 中 (all three, and characters that no list
+  which: `hans` 这, `hant` 說, `hanst` 你, `hansj` 国, `hantj` 語, `han` 中 (all three, and characters that no list
   knows). Any text may use three or four of the seven and none of the others, so a shared character is never banned
   where it is right. Three quarters of a text are `han`, but nearly all that tells a traditional from a simplified text
   is `hantj` and `hansj`: without them a gate would see 2 % of what is wrong in a mixed text.
@@ -25,7 +25,6 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
-from types import MappingProxyType
 
 from ..engine.base_model import CONTROL, UNKNOWN, UNUSED, USER_DEFINED
 from .rule_set import FamilySet, RuleSet
@@ -34,39 +33,52 @@ from .rule_set import FamilySet, RuleSet
 _USES = {"hans": "s", "hant": "t", "hanst": "st", "hansj": "sj", "hantj": "tj", "han": "stj", "kana": "j"}
 _FAMILY_OF_USES = {frozenset(uses): family for family, uses in _USES.items()}
 
-_ALPHABETS = (
-    *("latin", "cyrillic", "greek", "armenian", "georgian", "arabic", "hebrew", "thaana"),
-    *("devanagari", "bengali", "gurmukhi", "gujarati", "oriya", "tamil", "telugu", "kannada", "malayalam", "sinhala"),
-    *("thai", "lao", "khmer", "myanmar", "tibetan", "ethiopic", "hangul"),
-)
+# ISO 15924 code -> family, of the scripts that are a family of their own.
+_ALPHABETS = {
+    "Latn": "latin",
+    "Cyrl": "cyrillic",
+    "Grek": "greek",
+    "Armn": "armenian",
+    "Geor": "georgian",
+    "Arab": "arabic",
+    "Hebr": "hebrew",
+    "Thaa": "thaana",
+    "Deva": "devanagari",
+    "Beng": "bengali",
+    "Guru": "gurmukhi",
+    "Gujr": "gujarati",
+    "Orya": "oriya",
+    "Taml": "tamil",
+    "Telu": "telugu",
+    "Knda": "kannada",
+    "Mlym": "malayalam",
+    "Sinh": "sinhala",
+    "Thai": "thai",
+    "Laoo": "lao",
+    "Khmr": "khmer",
+    "Mymr": "myanmar",
+    "Tibt": "tibetan",
+    "Ethi": "ethiopic",
+    "Hang": "hangul",
+}
 _NEUTRAL = "symbols"
-NAMES = (*_ALPHABETS, "kana", "hans", "hant", "hanst", "hansj", "hantj", "han", "other", _NEUTRAL)
+NAMES = (*_ALPHABETS.values(), "kana", "hans", "hant", "hanst", "hansj", "hantj", "han", "other", _NEUTRAL)
 
 # A family with fewer tokens joins `han` or `other`: the shortest alphabet, Hebrew, has 22 letters, so a vocabulary with
 # fewer tokens of a script than that writes it byte by byte.
 _MIN_TOKENS = 22
 
-_FAMILIES_OF_SCRIPT = MappingProxyType(
-    {
-        "Hans": frozenset(("hans", "hanst", "hansj", "han")),
-        "Hant": frozenset(("hant", "hanst", "hantj", "han")),
-        "Jpan": frozenset(("kana", "hansj", "hantj", "han")),
-        "Hani": frozenset(_USES) - {"kana"},
-        **dict.fromkeys(("Hira", "Kana", "Hrkt"), frozenset(("kana",))),
-        # Hanja are rare enough today that they count as unwanted, as in the paper's measures of Korean.
-        **dict.fromkeys(("Hang", "Kore"), frozenset(("hangul",))),
-        "Bopo": frozenset(("hant",)),
-        "Aran": frozenset(("arabic",)),
-        **{
-            code: frozenset((family,))
-            for code, family in zip(
-                "Latn Cyrl Grek Armn Geor Arab Hebr Thaa Deva Beng Guru Gujr Orya Taml Telu Knda Mlym Sinh Thai Laoo "
-                "Khmr Mymr Tibt Ethi".split(),
-                _ALPHABETS,
-            )
-        },
-    }
-)
+_FAMILIES_OF_SCRIPT = {
+    **{script: frozenset((family,)) for script, family in _ALPHABETS.items()},
+    "Hans": frozenset(("hans", "hanst", "hansj", "han")),
+    "Hant": frozenset(("hant", "hanst", "hantj", "han")),
+    "Jpan": frozenset(("kana", "hansj", "hantj", "han")),
+    "Hani": frozenset(_USES) - {"kana"},
+    **dict.fromkeys(("Hira", "Kana", "Hrkt"), frozenset(("kana",))),
+    "Kore": frozenset(("hangul",)),  # Hanja are so rare today that the paper's measures count them as unwanted
+    "Bopo": frozenset(("hant",)),
+    "Aran": frozenset(("arabic",)),
+}
 
 
 class _Table:
