@@ -66,16 +66,16 @@ FAMILY_OF_SCRIPT = {
 FAMILY_OF_USES = {"s": "hans", "t": "hant", "j": "kana", "st": "hanst", "sj": "hansj", "tj": "hantj", "stj": "han"}
 FAMILIES = (*dict.fromkeys(FAMILY_OF_SCRIPT.values()), "hans", "hanst", "hansj", "hantj", "han", "other")
 
-# Letters by category that are written as signs in every script: superscripts, mathematical alphabets, ª º, ...
-SIGNS = re.compile("<(super|sub|font|circle|square|fraction|noBreak)>")
-LETTERLIKE = range(0x2100, 0x2150)  # Ω Å K too
+# Letters by category that are written as signs in every script: ª º ʰ ₐ; Ω Å K; Arabic mathematical letters
+SIGNS = re.compile("<(super|sub)>")
+SIGN_BLOCKS = (range(0x2100, 0x2150), range(0x1EE00, 0x1EF00))
 IDEOGRAPHIC_PLANES = range(0x20000, 0x3FFFE)  # reserved for ideographs, assigned or not
 
 HEADER = """\
 # Families of letters, made by tools/make_script_table.py from the Unicode Character Database {version}.
 # Code points, or ranges of them, in hexadecimal; Han characters other than `han` as themselves, which come after `han`.
 # Code points that are in no line are no letters. A gap of unassigned code points belongs to the family around it.
-# Unicode data files: copyright 1991-2022 Unicode, Inc.; https://www.unicode.org/license.txt
+# Unicode data, copyright © Unicode, Inc., under the Unicode License v3 (SPDX `Unicode-3.0`).
 """
 
 Unihan = dict[int, dict[str, str]]
@@ -182,7 +182,7 @@ def letter_families(folder: Path) -> tuple[dict[int, str], set[int]]:
     assigned: set[int] = set()
     for character, category, decomposition in characters(folder / "UnicodeData.txt"):
         assigned.add(character)
-        sign = SIGNS.match(decomposition) or character in LETTERLIKE
+        sign = SIGNS.match(decomposition) or any(character in block for block in SIGN_BLOCKS)
         if category[0] not in "LM" or sign:
             continue
         script = script_of.get(character, "Common")

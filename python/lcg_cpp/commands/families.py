@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=RULES,
         default=RULES[0],
         help="default: added tokens count as symbols, and pieces of a character as its letters where these are sure;"
-        " paper: as published",
+        " paper: as published; scripts: a family for each script",
     )
     options.add_json(parser)
 
