@@ -145,19 +145,17 @@ def _strongest(found: frozenset[str]) -> str:
 def _fragment(_n_bytes: int, code_points: range) -> str:
     """Sure families only: what the unfinished character can become must not be banned where it is right.
 
-    All its letters are of one family (scripts that share `other` are too rare to count beside one), or of several of
-    the Han families, which makes it `han`: E8 is `han`, E3 81 `kana`, D4 (Cyrillic or Armenian) `symbols`. And letters
-    are at least half of it: E3 80 (、 。 and 々) is `symbols`.
+    All its letters are of one family, where scripts that share `other` are too rare to count beside one, and what can
+    become a Han character is `han`: E8 is `han`, E3 81 `kana`, D4 (Cyrillic or Armenian) `symbols`. And letters are at
+    least half of it: E3 80 (、 。 and 々) is `symbols`.
     """
     found: set[str] = set()
     n_letters = 0
     for part, family in _table().overlaps(code_points):
-        found |= set(map(_letter, map(chr, part))) if family == "han" and part[-1] <= 0xFFFF else {family}
+        found.add(family)
         n_letters += len(part)
     if len(found) > 1:
         found.discard("other")
-    if len(found) > 1 and found <= _USES.keys():
-        found = {"han"}
     if len(found) != 1:
         return _NEUTRAL
     n_signs = sum(
