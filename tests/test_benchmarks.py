@@ -115,7 +115,7 @@ def test_scripts_of_the_reference_are_expected_unless_the_row_says_which(
         ({}, "has no `prompt`"),
         ({"prompt": " "}, "`prompt` is empty"),
         ({"prompt": 3}, "`prompt` is a number, expected text"),
-        (["Hi"], "is no object with named columns"),
+        (["Hi"], "is not an object with named columns"),
         ("{\n", "is not JSON: expecting property name enclosed in double quotes at column 1"),
         ({"prompt": "Hi", "id": "good"}, "has the id 'good' of an earlier row"),
         ({"prompt": "Hi", "id": 1.5}, "`id` is 1.5, expected text or a number"),
@@ -189,7 +189,7 @@ def test_an_unknown_benchmark_names_those_that_are_known(name: str) -> None:
         ("lcb", "`lcb` is not built in, expected lcb:PATH"),
         ("lcb:hf", "`lcb` is not on Hugging Face's hub, expected lcb:PATH"),
         ("demo:hf", "`demo` is not on Hugging Face's hub, expected demo:PATH"),
-        ("flores:nowhere", "nowhere: is not there, expected a .jsonl, .ndjson, .json, .parquet file"),
+        ("flores:nowhere", "nowhere: does not exist, expected a .jsonl, .ndjson, .json, .parquet file"),
     ],
 )
 def test_a_benchmark_without_its_place_names_the_fix(name: str, reason: str) -> None:

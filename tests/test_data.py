@@ -140,7 +140,7 @@ def test_query_response_that_only_repeats_the_query_is_the_reply() -> None:
         ({"prompt": MESSAGES[:1], "completion": MESSAGES[:1]}, "`completion` holds no message of an assistant"),
         ({"prompt": [{"role": "x"}], "completion": "y"}, "message 1 of `prompt` has the role 'x', expected system"),
         ({"chosen": 7}, "`chosen` is a number, expected text"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "message 1 has a part that is no text"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "message 1 has a part that is not text"),
     ],
 )
 def test_what_cannot_be_used_says_why(row: object, reason: str) -> None:
@@ -278,9 +278,12 @@ def test_a_file_with_no_usable_row_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("x.csv", "x.csv: ends otherwise, expected a .jsonl, .ndjson, .json, .parquet file, a folder with such files"),
-        ("Owner/name", "Owner/name: is not there, expected a .jsonl"),
-        ("empty", "empty: holds none, expected .jsonl"),
+        (
+            "x.csv",
+            "x.csv: has another suffix, expected a .jsonl, .ndjson, .json, .parquet file, a folder",
+        ),
+        ("Owner/name", "Owner/name: does not exist, expected a .jsonl"),
+        ("empty", "empty: holds no rows, expected .jsonl"),
         ("hf:", "hf:: expected hf:NAME, hf:NAME:CONFIG or hf:NAME:CONFIG:SPLIT"),
         ("hf:a:b:c:d", "hf:a:b:c:d: expected hf:NAME"),
         ("broken.parquet", "broken.parquet: "),
@@ -311,7 +314,7 @@ def test_a_file_that_was_changed_meanwhile_is_noticed(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "x.jsonl", {"text": "one"}, {"text": "two"})
     dataset = open_dataset(str(path))
     write_lines(path, {"text": "longer than before"}, {"text": "two"})
-    with pytest.raises(GateError, match=r"x\.jsonl: was changed since it was opened: a row is not JSON"):
+    with pytest.raises(GateError, match=r"x\.jsonl: changed after it was opened: a row is not JSON"):
         dataset[1]
 
 

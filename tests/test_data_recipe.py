@@ -250,8 +250,8 @@ def test_a_row_of_a_source_that_is_no_chat_is_bad(tmp_path: Path) -> None:
     part = recipe.read_source("alpaca-en", str(data), 0)
     assert part.rows == [("English", (Message("user", "a"), Message("assistant", "b")))]
     assert part.n_bad == 4
-    assert part.bad[0] == f"{data}:1: is plain text, expected a prompt and its reply"
-    assert part.bad[1] == f"{data}:2: is no object with named columns"
+    assert part.bad[0] == f"{data}:1: is plain text, expected a prompt and a reply"
+    assert part.bad[1] == f"{data}:2: is not an object with named columns"
     assert part.bad[2].startswith(f"{data}:3: is not JSON")
 
 

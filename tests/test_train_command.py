@@ -129,7 +129,7 @@ def test_help_does_not_load_pytorch() -> None:
         (["-o", "."], "-o/--output: .: is a folder, expected a file to write"),
         (["--resume"], "lcg-tiny-F16.checkpoint.safetensors: does not exist, there is nothing to resume"),
         (["-d", "none.jsonl"], "none.jsonl: no such file or directory"),
-        (["-d", "notes.txt"], "notes.txt: is not there, expected a .jsonl"),
+        (["-d", "notes.txt"], "notes.txt: does not exist, expected a .jsonl"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(

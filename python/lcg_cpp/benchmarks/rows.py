@@ -88,7 +88,7 @@ def _columns(row: object) -> Row:
     if isinstance(row, BadRow):
         raise row
     if not isinstance(row, Mapping):
-        raise BadRow("is no object with named columns")
+        raise BadRow("is not an object with named columns")
     return {name: value for name, value in row.items() if value is not None}
 
 

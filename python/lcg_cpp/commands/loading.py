@@ -70,7 +70,7 @@ def load_base(path: str, option: str) -> BaseModel:
     """Read the facts of a base model.
 
     Raises:
-        UsageError: The file is no model that llama.cpp can load.
+        UsageError: llama.cpp cannot load the file.
     """
     require_file(path, option)
     try:
@@ -89,7 +89,7 @@ def load_gate(path: str, option: str, device: Device = "cpu") -> Gate:
         device: Where it runs.
 
     Raises:
-        UsageError: The file is no gate, or the device is not there.
+        UsageError: The file is not a gate, or the device does not exist.
     """
     require_file(path, option)
     try:

@@ -52,7 +52,7 @@ def _layers(text: str) -> int:
 
 
 class _Download(argparse.Action):
-    """Explains llama.cpp's options that download a model."""
+    """Says how to download a model, where llama.cpp's option for it is given."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: object, values: Any, option: str | None = None
@@ -287,7 +287,7 @@ def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
 
     Args:
         args: The parsed arguments.
-        **changes: Fields of `GateOptions` that are no options of the command line.
+        **changes: Fields of `GateOptions` that the command line does not have.
 
     Raises:
         UsageError: A value is out of range.

@@ -87,7 +87,7 @@ def check_output(path: str, option: str, sources: Iterable[str], what: str) -> N
     Args:
         path: The file.
         option: How it was given.
-        sources: What is read, as it was given: files, and names of what is none.
+        sources: What is read, as it was given; names that are not files are ignored.
         what: The sources in words.
 
     Raises:

@@ -51,7 +51,7 @@ class StatusLines:
 
         Args:
             wanted: False shows nothing at all.
-            at_once: Where there is no terminal, show the first status too.
+            at_once: Without a terminal, show the first status at once.
             opening: What a terminal shows before the first status.
         """
         self._wanted = wanted
@@ -73,7 +73,7 @@ class StatusLines:
 
         Args:
             *lines: What takes the place of the lines before.
-            last: Where there is no terminal, show it whenever the last one was.
+            last: Show it in any case; it is the last one.
         """
         if not self._wanted:
             return

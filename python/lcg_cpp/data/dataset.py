@@ -1,4 +1,4 @@
-"""Data sets: rows that were checked once and are read from disk when they are needed."""
+"""Datasets: rows are checked once, and read from disk when they are needed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _MAX_BAD_SHOWN = 5
 
 
 class Dataset:
-    """The usable rows of one or several files, by number. Only where they are is kept in memory.
+    """The usable rows of one or several files, by number. Memory holds only their places on disk.
 
     Attributes:
         name: What was opened.
-        n_bad: Rows that cannot be used and are left out.
-        bad: What is wrong with the first of them: "FILE:LINE: reason".
+        n_bad: Unusable rows, which are left out.
+        bad: What is wrong with the first few: "FILE:LINE: reason".
     """
 
     def __init__(self, name: str, files: Sequence[RowFile]) -> None:
@@ -65,8 +65,8 @@ class Dataset:
         """Read a row.
 
         Raises:
-            GateError: The file was changed since it was opened.
-            IndexError: There are not so many rows.
+            GateError: The file changed after it was opened.
+            IndexError: The dataset has fewer rows.
         """
         if not -len(self) <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
@@ -76,7 +76,7 @@ class Dataset:
         try:
             return _sample(file.read((begin, end)))
         except BadRow as reason:
-            raise GateError(f"{file.name}: was changed since it was opened: a row {reason}") from reason
+            raise GateError(f"{file.name}: changed after it was opened: a row {reason}") from reason
 
     def __iter__(self) -> Iterator[Sample]:
         """All usable rows, in order."""
@@ -100,7 +100,7 @@ def open_dataset(name: str) -> Dataset:
         Its usable rows; see `rows.sample_from_row` for the columns that are known.
 
     Raises:
-        GateError: There is no such data, or a file holds no usable row.
+        GateError: The data does not exist, or a file holds no usable row.
         OSError: A file cannot be read.
     """
     return Dataset(name, open_files(name))

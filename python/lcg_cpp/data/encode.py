@@ -60,7 +60,7 @@ class Encoder:
             n_ctx: Most tokens of a sample; what is longer is cut.
 
         Raises:
-            GateError: The model's chat template is no template.
+            GateError: The model's chat template is not valid.
         """
         self.skipped: Counter[str] = Counter()
         self._tokenize = tokenize

@@ -26,7 +26,7 @@ class Found(NamedTuple):
     """A row that was met while reading a file from its start.
 
     Attributes:
-        where: "FILE:LINE", or the number of the row where there are no lines.
+        where: "FILE:LINE", or the number of the row in a table.
         key: Where `RowFile.read` finds it again.
         row: What it holds, or why it cannot be read.
     """
@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 
 class RowFile(Protocol):
-    """A file of rows, or a dataset that is no file.
+    """A file of rows, or a dataset of the hub.
 
     Attributes:
         name: What to call it.
@@ -49,7 +49,7 @@ class RowFile(Protocol):
         """All rows, in order."""
 
     def read(self, key: tuple[int, int]) -> object:
-        """One row; a `BadRow` where there is none any more."""
+        """One row; a `BadRow` if the file changed and the row is gone."""
 
 
 class TextFile:
@@ -60,7 +60,7 @@ class TextFile:
         self._path = path
 
     def scan(self) -> Iterator[Found]:
-        """All rows, in order; blank lines are none."""
+        """All rows, in order; blank lines are skipped."""
         with self._path.open("rb") as file:
             start = file.read(256)
             begin = len(_BYTE_ORDER_MARK) if start.startswith(_BYTE_ORDER_MARK) else 0
@@ -150,7 +150,7 @@ def open_files(name: str, split: str = "") -> list[RowFile]:
             in their path, if there are any.
 
     Raises:
-        GateError: There is nothing of that kind, or a package is missing that reads it.
+        GateError: The name stands for none of these, or the package that reads it is missing.
         OSError: A file cannot be read.
     """
     if name.startswith(HUB):
@@ -160,7 +160,7 @@ def open_files(name: str, split: str = "") -> list[RowFile]:
         return [_open_file(file) for file in _files_in(path, split)]
     if path.suffix.lower() not in _SUFFIXES:
         wanted = f"a {', '.join(_SUFFIXES)} file, a folder with such files, or {HUB}NAME for one of Hugging Face's"
-        raise GateError(f"{name}: {'ends otherwise' if path.exists() else 'is not there'}, expected {wanted}")
+        raise GateError(f"{name}: {'has another suffix' if path.exists() else 'does not exist'}, expected {wanted}")
     return [_open_file(path)]
 
 
@@ -174,7 +174,7 @@ def _files_in(folder: Path, split: str) -> list[Path]:
         and not any(part.startswith(".") for part in below.parts)
     ]
     if not files:
-        raise GateError(f"{folder}: holds none, expected {', '.join(_SUFFIXES)} files")
+        raise GateError(f"{folder}: holds no rows, expected {', '.join(_SUFFIXES)} files")
     of_split = [file for file, below in files if split in re.findall(r"[a-z0-9]+", below.as_posix().lower())]
     return of_split or [file for file, _ in files]
 

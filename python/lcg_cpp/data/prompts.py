@@ -70,7 +70,7 @@ def _instructions() -> dict[str, Any]:
 
 
 def prompt_languages() -> list[str]:
-    """Codes of the languages there are instructions in, those with the most different scripts first."""
+    """Codes of the languages that have instructions; the first ones cover the most scripts."""
     return list(_instructions()["languages"])
 
 
@@ -85,7 +85,7 @@ class PromptSeries:
             seed: Seed of the series.
 
         Raises:
-            GateError: There are no instructions in a language, or Babel is not installed.
+            GateError: A language has no instructions, or Babel is not installed.
         """
         known = _instructions()["languages"]
         for code in languages:
@@ -142,7 +142,7 @@ def _sentence(language: str, rng: random.Random) -> str:
 
 
 def _blanks(language: str, rng: random.Random) -> dict[str, str]:
-    """What the blanks of an instruction may be filled with, by chance."""
+    """Random fillings for the blanks of an instruction."""
     names = _names(language)
     drawn = {kind: rng.choice(known) for kind, known in names.items()}
     target = rng.choice([code for code in _SWITCHES if code != language])

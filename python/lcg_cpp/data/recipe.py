@@ -80,7 +80,7 @@ class _Reader:
                     if isinstance(found.row, BadRow):
                         raise found.row
                     if not isinstance(found.row, Mapping):
-                        raise BadRow("is no object with named columns")
+                        raise BadRow("is not an object with named columns")
                     item = convert(found.row)
                 except BadRow as reason:
                     self._into.n_bad += 1
@@ -99,7 +99,7 @@ def _text(row: Mapping[str, Any], column: str) -> str:
 def _messages(row: Mapping[str, Any]) -> Messages:
     messages = sample_from_row(row).messages
     if not messages:
-        raise BadRow("is plain text, expected a prompt and its reply")
+        raise BadRow("is plain text, expected a prompt and a reply")
     return messages
 
 
@@ -205,7 +205,7 @@ def read_source(source: str, name: str, seed: int) -> SourceRows:
         seed: Seed of the sampling.
 
     Raises:
-        GateError: There is no such data, or it holds no usable row.
+        GateError: The data does not exist, or holds no usable row.
         OSError: A file cannot be read.
     """
     found = SourceRows(source)

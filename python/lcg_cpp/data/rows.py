@@ -18,8 +18,8 @@ _PAIRS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
 KNOWN_COLUMNS = (
     "`messages`, `prompt` and `response`, `query` and `query_response`, `instruction` and `output`, or `text`"
 )
-_CALL = "call"  # a message of an assistant that calls a tool and says nothing
-# how the role of a message is written, in lower case -> what it is
+_CALL = "call"  # an assistant calls a tool and says nothing
+# spelling of a role, in lower case -> role
 _ROLES = {
     "system": "system",
     "developer": "developer",
@@ -80,7 +80,7 @@ def sample_from_row(row: object) -> Sample:
     Messages behind the last reply are left out: nothing answers them.
 
     Raises:
-        BadRow: It has none of these columns, or they do not hold what they must.
+        BadRow: It has none of these columns, or they hold something else.
     """
     if not isinstance(row, Mapping):
         raise BadRow(f"is {_a(row)}, expected an object with named columns")
@@ -112,7 +112,7 @@ def text_of(value: object, name: str) -> str:
         name: What to call it.
 
     Raises:
-        BadRow: It is no text, blank, or holds half of a surrogate pair, which no file or tokenizer takes.
+        BadRow: It is not text, is blank, or holds half a surrogate pair, which no tokenizer takes.
     """
     if not isinstance(value, str):
         raise BadRow(f"{name} is {_a(value)}, expected text")
@@ -167,7 +167,7 @@ def _until_reply(messages: list[Message], name: str) -> tuple[Message, ...]:
 
 
 def _messages(items: list[object], name: str) -> list[Message]:
-    """All messages but calls of tools, which hold no text, with what the tools answered, and empty system messages."""
+    """The messages, without empty system messages and without tool calls that have no text and their results."""
     kept: list[Message] = []
     called = False
     for number, item in enumerate(items, 1):
@@ -202,7 +202,7 @@ def _part(part: object, name: str) -> str:
     """A part of a message that is a list of texts, images and the like."""
     text = part.get("text") if isinstance(part, Mapping) else part
     if not isinstance(text, str):
-        raise BadRow(f"{name} has a part that is no text")
+        raise BadRow(f"{name} has a part that is not text")
     return text
 
 
