@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lcg_cpp.errors import GateError
-from lcg_cpp.measure.judge import check_prompts, expected_families, measure_reply
+from lcg_cpp.measure.judge import check_prompts, expected_families, measure_reply, unknown_languages
 from sample_replies import event, make_prompt, make_reply
 
 
@@ -133,7 +132,11 @@ def test_interventions_time_and_length_are_read_off_the_reply():
     assert measured(" \n")["empty"] == 1
 
 
-def test_an_unknown_language_is_told_with_its_prompt_before_anything_runs():
-    check_prompts([make_prompt(reference="برلين"), make_prompt(language="")])
-    with pytest.raises(GateError, match=r"^prompt `q7`: `language` is `Arabic`, expected a BCP-47 code"):
-        check_prompts([make_prompt(id="q7", language="Arabic")])
+def test_an_unknown_language_is_told_and_makes_no_letter_wrong():
+    known, unknown = make_prompt(reference="برلين"), make_prompt(language="xx", reference="Berlin")
+    prompts = [known, make_prompt(language=""), unknown, make_prompt(language="xx-Latn"), unknown]
+    check_prompts(prompts)
+    assert unknown_languages(prompts) == ["xx"]
+    assert expected_families(unknown) is expected_families(make_prompt(language="xx", expect_scripts=("cj",))) is None
+    measures = measure_reply(make_reply("Berlin 柏林"), unknown)
+    assert (measures["cj"], measures["latin"], measures["line_pass"], measures["exact_match"]) == (None, None, None, 0)

@@ -98,11 +98,12 @@ def test_replies_are_packed_with_every_token_once() -> None:
         ],
         "prompts": [["a", "Say it.", "ru", "s", "аб"]],
         "replies": [
-            [0, 0, 0, "stop", 0.5, 3, [0, 1, 0], [], [LATIN]],
+            [0, 0, 0, "stop", 0.5, 3, [0, 1, 0], [], [LATIN], []],
             [
                 *(0, 1, 0, "stop", 0.5, 3, [0, 2]),
                 [[1, -1, [3], [3], [0, 1], [-4.0, -2.0, 0.0, 2.0], [3, 5000, 4, 1250], [5, 2500, 6, 625], "ר"]],
                 [LATIN],
+                [],
             ],
         ],
     }
@@ -236,9 +237,15 @@ def test_letters_are_wrong_that_the_prompt_does_not_expect() -> None:
         "choice": Prompt("choice", "x", chat=False, language="ru", answer="B"),
     }
     told = data_of(reply_page(replies, {}, FAMILIES, title="t", prompts=prompts))
-    assert [packed[-1] for packed in told["replies"]] == [[CJ, LATIN], [], [], []]
+    assert [packed[8] for packed in told["replies"]] == [[CJ, LATIN], [], [], []]
     guessed = data_of(reply_page(replies, {}, FAMILIES, title="t"))
-    assert [packed[-1] for packed in guessed["replies"]] == [[CJ, LATIN], [LATIN], [], []]
+    assert [packed[8] for packed in guessed["replies"]] == [[CJ, LATIN], [LATIN], [], []]
+
+
+def test_thoughts_are_told_and_do_not_count_as_wrong() -> None:
+    thinks = reply("none", "<think>|Rome|</think>|Рим", language="ru", reference="Рим", thinking=[(0, 7, 11, 19)])
+    (packed,) = data_of(reply_page([thinks], {}, FAMILIES, title="t"))["replies"]
+    assert packed[8:] == [[], [0, 1, 2]]
 
 
 def test_confusion_is_counted_by_language_and_method() -> None:

@@ -103,33 +103,38 @@ class _Run:
 
 
 class _TimedSampling:
-    """Counts the time spent in `sample` of one model object."""
+    """Counts the time spent in `sample`; goes before a model class."""
 
-    def __init__(self, llm: Llama) -> None:
-        self.seconds = 0.0
-        original: Callable[..., int] = llm.sample
+    sampling_seconds = 0.0
 
-        def timed(*args: Any, **kwargs: Any) -> int:
-            start = time.perf_counter()
-            token = original(*args, **kwargs)
-            self.seconds += time.perf_counter() - start
-            return token
-
-        setattr(llm, "sample", timed)  # noqa: B010 (of this object only)
+    def sample(self, *args: Any, **kwargs: Any) -> int:
+        """Sample a token as the model does."""
+        start = time.perf_counter()
+        token: int = super().sample(*args, **kwargs)  # type: ignore[misc]
+        self.sampling_seconds += time.perf_counter() - start
+        return token
 
 
-def _generate(llm: Llama, sampling: _TimedSampling, prompt: list[int], n_tokens: int, seed: int) -> _Run:
+class _Stock(_TimedSampling, Llama):
+    pass
+
+
+class _Gated(_TimedSampling, GatedLlama):
+    pass
+
+
+def _generate(llm: _Stock | _Gated, prompt: list[int], n_tokens: int, seed: int) -> _Run:
     """Generate with Llama's default sampling; the clock starts with the first token."""
     llm.reset()
     llm.set_seed(seed)
     start = 0.0
     for i, _ in enumerate(llm.generate(prompt)):
         if i == 0:
-            sampling.seconds = 0.0
+            llm.sampling_seconds = 0.0
             start = time.perf_counter()
         if i == n_tokens:
             break
-    return _Run(n_tokens, time.perf_counter() - start, sampling.seconds)
+    return _Run(n_tokens, time.perf_counter() - start, llm.sampling_seconds)
 
 
 def _prompt_seconds(llm: Llama, prompt: list[int]) -> float:
@@ -166,11 +171,12 @@ def _peak_rss_mb() -> float | None:
 def _measure_memory(model: str, gate: str | None, gate_options: GateOptions, options: BenchOptions) -> float | None:
     """Runs in a process of its own: load, generate, report the peak of resident memory."""
     arguments = _llama_arguments(options)
+    llm: _Stock | _Gated
     if gate is None:
-        llm = Llama(model, **arguments)
+        llm = _Stock(model, **arguments)
     else:
-        llm = GatedLlama(model, gate=gate, gate_options=gate_options, **arguments)
-    _generate(llm, _TimedSampling(llm), _random_prompt(llm, options.n_prompt, options.seed), 8, options.seed)
+        llm = _Gated(model, gate=gate, gate_options=gate_options, **arguments)
+    _generate(llm, _random_prompt(llm, options.n_prompt, options.seed), 8, options.seed)
     return _peak_rss_mb()
 
 
@@ -189,19 +195,18 @@ class _Bench:
     def __init__(self, model: str, gate: Gate, options: BenchOptions) -> None:
         self.options = options
         arguments = _llama_arguments(options)
-        self.stock = Llama(model, **arguments)
-        self.gated = GatedLlama(model, gate=gate, **arguments)
-        self.sampling = {id(llm): _TimedSampling(llm) for llm in (self.stock, self.gated)}
+        self.stock = _Stock(model, **arguments)
+        self.gated = _Gated(model, gate=gate, **arguments)
         self.prompt = _random_prompt(self.stock, options.n_prompt, options.seed)
 
     def run(self, gate_options: GateOptions | None) -> _Run:
-        llm: Llama = self.stock
+        llm: _Stock | _Gated = self.stock
         if gate_options is not None:
             llm = self.gated
             self.gated.gate_options = gate_options
             self.gated.reset_gate_stats()
         short = self.prompt[:16]  # generation is timed, not the prompt
-        run = _generate(llm, self.sampling[id(llm)], short, self.options.n_tokens, self.options.seed)
+        run = _generate(llm, short, self.options.n_tokens, self.options.seed)
         return run if gate_options is None else replace(run, gate=self.gated.gate_stats)
 
     def prompt_ratio(self, gate_options: GateOptions) -> float:

@@ -15,7 +15,7 @@ from ..evaluate.folder import PAGE, REPLIES, SUMMARY, read_settings
 from ..evaluate.methods import METHODS, WARNING, Method, parse_methods
 from ..files import write_whole
 from ..gate.options import GateOptions
-from ..measure.judge import check_prompts
+from ..measure.judge import check_prompts, unknown_languages
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
 from .loading import load_gate, load_model, read_benchmark
@@ -103,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     require_file(args.model, "-m/--model")
     gates = _gates(args, methods)
     benchmark = read_benchmark(args.benchmark, check_prompts, args.limit)
+    for code in unknown_languages(benchmark.prompts):
+        tell(f"`language` is `{code}`, which is unknown: no letter is wrong in its replies; expected a code like `ar`")
     if args.ctx_size is None:
         args.ctx_size = _context(folder, benchmark, settings)
     llm = load_model(args.model, None, GateOptions(), options.llama_arguments(args))

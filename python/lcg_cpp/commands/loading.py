@@ -122,13 +122,13 @@ def load_model(path: str, gate: Gate | None, options: GateOptions, llama_argumen
 
     def load(*, verbose: bool) -> GatedLlama:
         with _interruptible():
-            return GatedLlama(path, gate=gate, gate_options=options, verbose=verbose, **llama_arguments)
+            return GatedLlama(path, gate_options=options, verbose=verbose, **llama_arguments)
 
     try:
         with quiet_engine():
             llm = load(verbose=False)
     except GateError as error:
-        raise UsageError(f"--lcg: {error}") from error
+        raise UsageError(f"-m/--model: {error}") from error
     except ValueError as error:
         reason = _not_a_model(path)
         if not reason:
@@ -136,6 +136,11 @@ def load_model(path: str, gate: Gate | None, options: GateOptions, llama_argumen
                 load(verbose=True)  # once more, to hear why
             reason = f"{path}: llama.cpp cannot load it: {_last_error(log.getvalue()) or error}"
         raise UsageError(f"-m/--model: {reason}") from error
+    try:
+        llm.set_gate(gate)
+    except GateError as error:
+        llm.close()
+        raise UsageError(f"--lcg: {error}") from error
     quiet_log()
     return llm
 

@@ -7,6 +7,7 @@ replies.jsonl has one object a line:
 | method, seed, id | which reply this is; `id` is the prompt's |
 | prompt, language, subset, reference | of the prompt |
 | reply | the text |
+| thinking | its thoughts, see `run.thinking.Thought`: of each, characters of the reply |
 | tokens, pieces, families | of each generated token its id, the text it completes and the index of its family |
 | n_prompt | tokens of the prompt |
 | finish | `stop`, or `length` if the reply was cut |

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,7 @@ def reply_record(reply: Reply, families: npt.NDArray[np.uint8], vocab: Vocab) ->
     pieces = reply.pieces
     return {
         "reply": "".join(pieces),
+        "thinking": [astuple(thought) for thought in reply.thinking],
         "tokens": reply.tokens,
         "pieces": pieces,
         "families": families[reply.tokens].tolist(),

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import GateError
+from .answer import Reply
 from .bootstrap import holm, interval, ratio_interval, resampled_sums, two_sided_p, unanimous_bound
-from .judge import Reply
 from .metrics import METRICS, RATES, Sums, scores, sums_by_method
 
 if TYPE_CHECKING:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from ..errors import GateError
 from ..gate.families import text_families
-from .language_id import base_language, identified_languages, identify, language_family
+from .answer import Reply, take_apart
+from .language_id import base_language, identified_languages, identify, language_family, likely_family
 from .reply_text import choice, count_held, count_marked, holds_latin_word, lines_to_judge, normalize, without_choices
 from .translation import segment_statistics, tokenizer
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ..benchmarks import Prompt
 
     Measures = dict[str, "float | None"]
-
-Reply = Mapping[str, Any]  # one object of replies.jsonl
 
 _CONFUSABLE = ("cj", "latin")
 
@@ -29,16 +27,19 @@ def expected_families(prompt: Prompt) -> frozenset[str] | None:
 
     Returns:
         Those the prompt names, its language's, and those of a requested code-switch; None if the prompt says neither
-        language nor scripts, so that no letter is wrong.
+        language nor scripts, or a language that CLDR does not know, so that no letter is wrong.
 
     Raises:
-        GateError: The prompt's language is unknown.
+        GateError: babel is not installed and needed.
     """
     if not prompt.language and not prompt.expect_scripts:
         return None
     families = set(prompt.expect_scripts)
     if prompt.language:
-        families.add(language_family(prompt.language))
+        family = likely_family(prompt.language)
+        if not family:
+            return None
+        families.add(family)
     if prompt.switch:
         families.add(prompt.switch)
         families |= text_families("".join(string for item in prompt.items for string in item))
@@ -63,11 +64,13 @@ def measure_reply(reply: Reply, prompt: Prompt, *, extras: bool = True) -> Measu
         The measures the metrics are made of: counts, seconds, 1 for yes and 0 for no; None where one is not defined.
 
     Raises:
-        GateError: The prompt's language is unknown, or the extra `eval` is not installed.
+        GateError: The extra `eval` is not installed and needed.
     """
-    text: str = reply["reply"]
+    parts = take_apart(reply)
+    text = parts.answer
     return {
         "tokens": len(reply["tokens"]),
+        "answer_tokens": parts.is_thought.count(False),
         "seconds": reply["seconds"],
         "empty": float(not text.strip()),
         "truncated": float(reply["finish"] == "length"),
@@ -75,7 +78,8 @@ def measure_reply(reply: Reply, prompt: Prompt, *, extras: bool = True) -> Measu
         "removed_mass": sum(removed[2] for event in reply["events"] for removed in event["removed"]),
         "exact_match": float(normalize(text) == normalize(prompt.reference)) if prompt.reference else None,
         "right_choice": float(choice(text) == prompt.answer) if prompt.answer else None,
-        **_confusion(text, reply["pieces"], prompt),
+        **_confusion(text, parts.pieces, prompt),
+        **_thinking(parts.thinking, prompt),
         **_switches(text, prompt),
         **_passes(text, prompt, extras=extras),
     }
@@ -98,6 +102,15 @@ def _confusion(text: str, pieces: Sequence[str], prompt: Prompt) -> Measures:
         others = expected.intersection(_CONFUSABLE) - {language_family(prompt.language)}
         measures["code_switch"] = float(not found.isdisjoint(others)) if others else None
     return measures
+
+
+def _thinking(text: str, prompt: Prompt) -> Measures:
+    """Letters in the thoughts of families that the prompt does not expect."""
+    expected = expected_families(prompt) if text else None
+    if expected is None:
+        return {"thinking_cj": None, "thinking_latin": None}
+    wrong = text_families(text) - expected
+    return {"thinking_cj": float("cj" in wrong), "thinking_latin": float("latin" in wrong)}
 
 
 def _switches(text: str, prompt: Prompt) -> Measures:
@@ -139,14 +152,16 @@ def check_prompts(prompts: Iterable[Prompt]) -> None:
         prompts: What will be asked.
 
     Raises:
-        GateError: A prompt's language is unknown, or the extra `eval` is not installed and is needed.
+        GateError: The extra `eval` is not installed and is needed.
     """
     for prompt in prompts:
-        try:
-            expected_families(prompt)
-        except GateError as error:
-            raise GateError(f"prompt `{prompt.id}`: {error}") from error
+        expected_families(prompt)
         if prompt.language:
             identified_languages()
         if prompt.reference:
             segment_statistics("", prompt.reference, tokenizer(prompt.language))
+
+
+def unknown_languages(prompts: Iterable[Prompt]) -> list[str]:
+    """The languages of prompts that CLDR does not know, each once."""
+    return sorted({p.language for p in prompts if p.language and not likely_family(p.language)})

@@ -59,6 +59,17 @@ def base_language(code: str) -> str:
     return _SAME.get(language, language)
 
 
+def likely_family(code: str) -> str:
+    """As `language_family`; empty if CLDR does not know the language."""
+    family = usual_family(code)  # these need no package
+    if family:
+        return family
+    script = _parse(code)[1]
+    if not script:
+        return ""
+    return "cj" if script in _CJ_SCRIPTS else "latin" if script == "Latn" else "lowres"
+
+
 def language_family(code: str) -> str:
     """The family of the letters a language is written in: `cj`, `latin` or `lowres`.
 
@@ -68,15 +79,10 @@ def language_family(code: str) -> str:
     Raises:
         GateError: CLDR does not know the language, or babel is not installed.
     """
-    family = usual_family(code)  # these need no package
-    if family:
-        return family
-    script = _parse(code)[1]
-    if not script:
+    family = likely_family(code)
+    if not family:
         raise GateError(f"`language` is `{code}`, expected a BCP-47 code such as `ar`, `zh-Hant` or `sr-Latn`")
-    if script in _CJ_SCRIPTS:
-        return "cj"
-    return "latin" if script == "Latn" else "lowres"
+    return family
 
 
 @cache

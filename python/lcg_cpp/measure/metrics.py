@@ -3,10 +3,14 @@
 Every metric is a ratio of two sums, or BLEU or chrF of summed counts. So one row of numbers for each reply holds all
 that the bootstrap needs.
 
+Of a reply that thinks, the answer alone is judged (see `answer.take_apart`); times, lengths and interventions are of
+the whole.
+
 | metric | what it is |
 |---|---|
 | cj_percent, latin_percent | replies with at least one letter of the family that the prompt does not expect |
-| cj_per_1000_tokens, latin_per_1000_tokens | tokens with such a letter, of 1,000 generated |
+| cj_per_1000_tokens, latin_per_1000_tokens | tokens with such a letter, of 1,000 of the answers |
+| thinking_cj_percent, thinking_latin_percent | of the replies that think, those with such a letter in their thoughts |
 | code_switch_percent | of the replies that may use a second script (names, code), those that do |
 | switches_kept_percent | requested code-switches that are there |
 | exact_match_percent | replies that are the reference, but for white space and Unicode form |
@@ -17,7 +21,7 @@ that the bootstrap needs.
 | removed_mass_percent | probability that the gate removed, mean of its interventions |
 | tokens_per_second | generated tokens by the replies' time |
 | length_tokens | generated tokens of a reply, mean |
-| empty_percent, truncated_percent | replies without text; replies cut at their longest |
+| empty_percent, truncated_percent | replies without an answer; replies cut at their longest |
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import GateError
-from .judge import Reply, measure_reply
+from .answer import Reply, take_apart
+from .judge import measure_reply
 from .translation import N_BLEU, N_CHRF, corpus_bleu, corpus_chrf, segment_statistics, tokenizer
 
 if TYPE_CHECKING:
@@ -64,8 +69,10 @@ class Rate:
 RATES = (
     Rate("cj_percent", "cj"),
     Rate("latin_percent", "latin"),
-    Rate("cj_per_1000_tokens", "cj_tokens", "tokens", 1000.0, is_share=False),
-    Rate("latin_per_1000_tokens", "latin_tokens", "tokens", 1000.0, is_share=False),
+    Rate("cj_per_1000_tokens", "cj_tokens", "answer_tokens", 1000.0, is_share=False),
+    Rate("latin_per_1000_tokens", "latin_tokens", "answer_tokens", 1000.0, is_share=False),
+    Rate("thinking_cj_percent", "thinking_cj"),
+    Rate("thinking_latin_percent", "thinking_latin"),
     Rate("code_switch_percent", "code_switch"),
     Rate("switches_kept_percent", "switches_kept", "switches"),
     Rate("exact_match_percent", "exact_match"),
@@ -120,7 +127,11 @@ def _row(reply: Reply, prompt: Prompt, *, extras: bool) -> list[float]:
         wholes.append(0.0 if part is None or whole is None else whole)
     if not (extras and prompt.reference):
         return [*parts, *wholes, *[0.0] * (N_BLEU + N_CHRF)]
-    return [*parts, *wholes, *segment_statistics(reply["reply"], prompt.reference, tokenizer(prompt.language))]
+    return [
+        *parts,
+        *wholes,
+        *segment_statistics(take_apart(reply).answer, prompt.reference, tokenizer(prompt.language)),
+    ]
 
 
 def sums_by_method(replies: Iterable[Reply], prompts: Mapping[str, Prompt], *, extras: bool = True) -> dict[str, Sums]:

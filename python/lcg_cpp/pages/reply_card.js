@@ -133,6 +133,7 @@ function column(reply, marks, right, note) {
   for (const family of reply.wrong) {
     header.append(h("span", { class: `wrong ${familyClass(family)}` }, `unwanted ${page.families[family]}`));
   }
+  if (reply.thought.size) header.append(h("span", { class: "thought" }, `${count(reply.thought.size, "token")} of thinking`));
   if (note) header.append(h("span", {}, h("bdi", {}, note)));
   const section = h("section", { class: "reply", "aria-label": page.methods[reply.method] }, header, textOf(reply, marks, right));
   section.reply = reply;
@@ -158,6 +159,7 @@ function textOf(reply, marks, right) {
     const span = isEnd ? h("bdi", { class: "t f-symbols end" }, text) : token(reply, start, i, events.length > 0);
     if (isEnd) span.title = reply.finish === "stop" ? "end of the reply" : "the reply goes on";
     if (isFirst) span.classList.add("first");
+    if (reply.thought.has(i)) span.classList.add("thought");
     if (events.length) {
       span.classList.add("event");
       span.dataset.events = events.join(" ");

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import GateError
+from ..measure.answer import Reply, take_apart
 
 MAX_PLAIN = 50  # replies that a page has as they are, to be read at once: a browser inflates only in its own time
 MAX_LISTED = 20  # tokens of an intervention, of those banned and of those left
 _NOT_SAMPLED = -1  # in place of the id of a token that is only told of
-
-Reply = Mapping[str, Any]  # one object of replies.jsonl
 
 
 def ordered(values: Iterable[str]) -> list[str]:
@@ -59,6 +58,7 @@ class _Packer:
             [self.pieces[token] for token in zip(*columns)],
             [self._event(event) for event in reply["events"]],
             [self._families[name] for name in confused],
+            [i for i, is_thought in enumerate(take_apart(reply).is_thought) if is_thought],
         ]
 
     def _event(self, event: Mapping[str, Any]) -> list[Any]:
@@ -101,7 +101,8 @@ def pack(
         base64 of its zlib stream:
         "methods", "families": names; "pieces": [ids, texts, families]; "prompts": [id, prompt, language, subset,
         reference]; "replies": [prompt, method, seed, finish, seconds, tokens of the prompt, pieces, events, families
-        that are wrong]; an event is [position, last, predicted, allowed, banned, z, removed, left, chosen text].
+        that are wrong, tokens of thoughts]; an event is [position, last, predicted, allowed, banned, z, removed, left,
+        chosen text].
 
     Raises:
         GateError: A reply has not as many pieces as tokens, or an event names an unknown family.

@@ -26,11 +26,11 @@ async function unpack(base64) {
 
 function grouped() {
   const found = new Map();
-  for (const [prompt, method, seed, finish, seconds, nPrompt, tokens, events, wrong] of page.replies) {
+  for (const [prompt, method, seed, finish, seconds, nPrompt, tokens, events, wrong, thought] of page.replies) {
     const asked = page.prompts[prompt];
     const key = `${seed} ${asked[0]}`;
     if (!found.has(key)) found.set(key, { asked, seed, replies: new Map() });
-    found.get(key).replies.set(method, { method, finish, seconds, nPrompt, tokens, wrong, events });
+    found.get(key).replies.set(method, { method, finish, seconds, nPrompt, tokens, wrong, events, thought: new Set(thought) });
   }
   return [...found.values()];
 }

@@ -18,9 +18,10 @@ from markupsafe import Markup
 
 from ..data.files import HUB
 from ..gate.families import DEFAULT_FAMILIES, text_families
+from ..measure.answer import Reply, take_apart
 from ..measure.judge import expected_families
 from ..measure.reply_text import without_choices
-from .reply_data import Reply, ordered, pack
+from .reply_data import ordered, pack
 from .reply_plots import confusion, positions, removed_mass
 from .report import Facts, Section, Table, render
 
@@ -37,6 +38,8 @@ _METRICS = {
     "latin_percent": "replies with unwanted Latin, %",
     "cj_per_1000_tokens": "unwanted Chinese or Japanese tokens, of 1,000",
     "latin_per_1000_tokens": "unwanted Latin tokens, of 1,000",
+    "thinking_cj_percent": "thoughts with unwanted Chinese or Japanese, %",
+    "thinking_latin_percent": "thoughts with unwanted Latin, %",
     "code_switch_percent": "second script used where it is allowed, %",
     "switches_kept_percent": "requested code-switches kept, %",
     "exact_match_percent": "exact match, %",
@@ -154,7 +157,7 @@ def _render(values: dict[str, object], data: str) -> str:
 
 def _confused(reply: Reply, prompts: Mapping[str, Prompt] | None) -> list[str] | None:
     """The families whose letters are wrong in a reply, as `evaluation.measures` has it; None if none can be wrong."""
-    text = reply["reply"]
+    text = take_apart(reply).answer
     if prompts is not None:
         prompt = prompts[reply["id"]]
         expected = expected_families(prompt)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .reply_data import Reply
+from ..measure.answer import Reply
 
 _N_MASS_BINS = 10
 _REMOVED = (

@@ -10,8 +10,10 @@ from llama_cpp import llama_chat_format
 
 from ..errors import GateError, first_line
 from .llama import GatedLlama
+from .thinking import begins_thinking
 
 TEMPLATE = "tokenizer.chat_template"
+_TAIL = 32  # tokens that a mark at the end of a prompt can have
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,12 @@ class PromptTokens:
     Attributes:
         tokens: Its tokens.
         stop: Texts that end the reply.
+        begins_thinking: Whether it ends in the mark that begins a thought, which the reply continues.
     """
 
     tokens: Sequence[int]
     stop: tuple[str, ...] = ()
+    begins_thinking: bool = False
 
 
 def has_template(llm: GatedLlama) -> bool:
@@ -73,7 +77,8 @@ def chat_prompt(
         ) from error
     if stand_in.tokens is None:
         raise GateError(f"the chat format `{llm.chat_format}` completes no text, expected one that makes a prompt")
-    return PromptTokens(stand_in.tokens, tuple(filter(None, (*stand_in.stop, *stop))))
+    tail = b"".join(llm.vocab.tokens[token] for token in stand_in.tokens[-_TAIL:]).decode("utf-8", "replace")
+    return PromptTokens(stand_in.tokens, tuple(filter(None, (*stand_in.stop, *stop))), begins_thinking(tail))
 
 
 class _StandIn:

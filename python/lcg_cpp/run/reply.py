@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from ..engine.base_model import Vocab
@@ -13,6 +13,7 @@ from ..errors import GateError
 from ..gate.results import GateEvent
 from .llama import GatedLlama
 from .prompt import PromptTokens
+from .thinking import Thought, find_thinking
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Reply:
         self.events: list[GateEvent] = []
         self.finish = ""
         self.prompt_seconds = self.seconds = 0.0
-        self._visible = vocab.visible
+        self._written, self._visible = vocab.tokens, vocab.visible
         self._stop = [text.encode() for text in prompt.stop]
         self._data = bytearray()
         self._ends = [0]  # of each token's bytes
@@ -89,6 +90,18 @@ class Reply:
         if pieces:
             pieces[-1] += decoder.decode(b"", final=True)
         return pieces
+
+    @property
+    def thinking(self) -> list[Thought]:
+        """Where the text of the pieces is thought and not answer."""
+        marked, at = "", [0]  # the text with its control tokens, and where each of its characters is without
+        for token, piece in zip(self.tokens, self.pieces):
+            hidden = "" if self._visible[token] else self._written[token].decode("utf-8", "replace")
+            marked += piece + hidden
+            at += [at[-1] + 1 + i for i in range(len(piece))]
+            at += [at[-1]] * len(hidden)
+        thoughts = find_thinking(marked, begun=self.prompt.begins_thinking)
+        return [Thought(*(at[place] for place in astuple(thought))) for thought in thoughts]
 
 
 def context_size(llm: GatedLlama) -> int:

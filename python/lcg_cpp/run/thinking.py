@@ -1,0 +1,82 @@
+"""Where a model thinks before it answers: the marks that its chat template puts around its thoughts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# What begins and what ends a thought; control tokens are written out. Two formats go on with a header of the answer.
+_MARKS = (
+    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think", "mm:think")),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<unused94>thought", "<unused95>"),
+    ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
+)
+_BEGIN = "|".join(re.escape(begin) for begin, _ in _MARKS)
+_END = re.compile("|".join(re.escape(end) for _, end in _MARKS))
+_FINAL = r"(?:<\|start\|>assistant)?<\|channel\|>final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+_FORMATS = (
+    (re.compile(rf"\s*(?:{_BEGIN})"), _END),
+    (re.compile(r"\s*<\|think\|>"), re.compile(r"<\|end\|>(?:<\|begin\|>assistant)?(?:<\|content\|>)?")),
+    # channels: all of them are thoughts but the final one
+    (re.compile(rf"\s*{_FINAL}"), re.compile("")),
+    (
+        re.compile(r"\s*(?:<\|start\|>assistant)?<\|channel\|>[^<]*(?:<\|message\|>|\Z)"),
+        re.compile(rf"(?:<\|end\|>)?{_FINAL}"),
+    ),
+)
+_OPEN_PROMPT = re.compile(rf"(?:{_BEGIN}|<\|think\|>)\s*\Z")
+
+
+def begins_thinking(prompt: str) -> bool:
+    """Whether a prompt ends in the mark that begins a thought, so that the reply continues it."""
+    return _OPEN_PROMPT.search(prompt) is not None
+
+
+@dataclass(frozen=True)
+class Thought:
+    """A thought within a text; positions of characters.
+
+    Attributes:
+        begin: Of its first mark.
+        words: The first behind that mark.
+        words_end: The first behind its words.
+        end: The first behind its last mark, where the answer begins.
+    """
+
+    begin: int
+    words: int
+    words_end: int
+    end: int
+
+
+def find_thinking(text: str, *, begun: bool = False) -> list[Thought]:
+    """Find the thoughts of a reply.
+
+    Thoughts come before the answer: marks behind its first word are part of it. A thought that never ends takes all
+    that follows. Where only the mark that ends a thought is there, everything before it is one.
+
+    Args:
+        text: The reply, control tokens written out.
+        begun: Whether the prompt has begun a thought.
+    """
+    found: list[Thought] = []
+    at = 0
+    if begun or (_END.search(text) and not re.search(_BEGIN, text)):
+        found.append(_thought(text, 0, 0, _END.search(text) or _FORMATS[1][1].search(text)))
+        at = found[-1].end
+    while at < len(text):
+        matches = ((pattern.match(text, at), end) for pattern, end in _FORMATS)
+        begin, end = next(((match, end) for match, end in matches if match), (None, _END))
+        if begin is None:
+            break
+        found.append(_thought(text, at, begin.end(), end.search(text, begin.end())))
+        at = found[-1].end
+    return found
+
+
+def _thought(text: str, begin: int, words: int, end: re.Match[str] | None) -> Thought:
+    return Thought(begin, words, *(end.span() if end else (len(text), len(text))))
