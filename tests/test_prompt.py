@@ -11,6 +11,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 import tiny_model
 from lcg_cpp import GatedLlama, GateError
+from lcg_cpp.cli import main
 from lcg_cpp.run.prompt import chat_prompt, completion_prompt
 
 ENGINE: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
@@ -130,3 +131,31 @@ def test_a_template_that_cannot_be_compiled_is_one_line(tmp_path: Path, template
     assert str(error.value).startswith(f"{path}: `tokenizer.chat_template` cannot be compiled: ")
     assert str(error.value).endswith("gguf-new-metadata --chat-template-file)")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('no') }}"])
+@pytest.mark.parametrize("command", ["run", "eval", "synth", "bench"])
+def test_no_command_shows_a_traceback_for_a_chat_template(
+    tmp_path: Path, gate16: Path, capsys: pytest.CaptureFixture[str], command: str, template: str
+) -> None:
+    path, rows = tmp_path / "broken.gguf", tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "the name"}\n')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_model, "CHAT_TEMPLATE", template)
+        tiny_model.write_model(path)
+    arguments = {
+        "run": ["run", "-m", path, "--lcg", gate16, "--chat", "-p", "x"],
+        "eval": ["eval", "-m", path, "-d", rows, "-o", tmp_path / "out", "-n", "1"],
+        "synth": ["data", "synth", "-m", path, "-o", tmp_path / "out.jsonl"],
+        "bench": ["bench", "-m", path, "--lcg", gate16, "-n", "2", "-r", "1", "--n-prompt", "4", "-t", "1"],
+    }[command]
+    code = main([str(argument) for argument in arguments])
+    lines = capsys.readouterr().err.splitlines()
+    if command == "bench" and "raise" in template:
+        assert code == 0  # it renders nothing
+        return
+    assert code == 2
+    assert len(lines) == 1
+    assert "`tokenizer.chat_template`" in lines[0]
+    assert "gguf-new-metadata" in lines[0]
+    assert ("-m/--model: " in lines[0]) == ("raise" not in template or command == "synth")

@@ -822,8 +822,8 @@ def test_run_traces_its_reply(tiny_model_path: Path, gate16: Path, tmp_path: Pat
 def test_run_refuses_to_trace_where_it_cannot(tiny_model_path: Path, gate16: Path, tmp_path: Path) -> None:
     before = tiny_model_path.read_bytes()
     for target, reason in (
-        (tmp_path / "none" / "x.html", "expected a file to write, in a folder that exists"),
-        (tmp_path, "expected a file to write, in a folder that exists"),
+        (tmp_path / "none" / "x.html", f"there is no folder {tmp_path / 'none'}, expected a file to write"),
+        (tmp_path, "is a folder, expected a file to write"),
         (tiny_model_path, "is the model, the gate or the prompt, expected another file"),
     ):
         done = lcg_cpp("run", "-m", tiny_model_path, "--lcg", gate16, "-p", "x", "--trace", target)
