@@ -98,7 +98,8 @@ def middle(floor: str) -> float:
 
 CORE, HOST = "C++ core", "llama.cpp"
 ROW = Stop(262, "data", "row → tokens", "chat template")
-WALK = Stop(262, "engine", "walk", "teacher forced")
+WALK = Stop(262, "gate", "walk", "teacher forced")
+TEACHER = Stop(262, "engine", "teacher")
 POSITIONS = Stop(262, HOST, "graph", "every position")
 LABELS = Stop(358, CORE, "labels", "", HIGH)
 LEARNER = Stop(358, "train", "learner", "moves the weights")
@@ -127,7 +128,8 @@ TOKEN = Stop(1152, "run", "token", "and event")
 WALKS: dict[str, tuple[tuple[Stop, Stop, int | str, int], ...]] = {
     "text": (
         (ROW, WALK, 0, 0),
-        (WALK, POSITIONS, 0, 0),
+        (WALK, TEACHER, 0, 0),
+        (TEACHER, POSITIONS, 0, 0),
         (POSITIONS, LABELS, "side", 0),
         (LABELS, LEARNER, 0, 0),
         (LEARNER, FILE, "side", 0),

@@ -69,7 +69,7 @@ class BenchResult:
         ratio: Generation speed, gated / stock.
         forced_ratio: The same with the MLP evaluated at every step.
         prompt_eval_ratio: Speed of prompt evaluation, gated / stock, by the paper's rules.
-        prompt_eval_ratio_first_token: The same with `first_token`: one more decode step per prompt.
+        prompt_eval_ratio_first_token: The same with `first_token`.
         stock: Stock `llama_cpp.Llama`.
         gated: With the gate, evaluated where its answer can matter.
         gated_forced: With the gate evaluated at every step.
