@@ -242,6 +242,12 @@ def test_letters_are_wrong_that_the_prompt_does_not_expect() -> None:
     assert [packed[8] for packed in guessed["replies"]] == [[CJ, LATIN], [LATIN], [], []]
 
 
+def test_replies_of_a_gate_with_finer_families_are_shown() -> None:
+    made = reply("none", "Рим|Rome|罗马", language="ru", reference="Рим")
+    (packed,) = data_of(reply_page([made], {}, ("latin", "han", "symbols", "cyrillic"), title="t"))["replies"]
+    assert packed[8] == [0]  # of the two families that replies are judged by, this gate has one
+
+
 def test_thoughts_are_told_and_do_not_count_as_wrong() -> None:
     thinks = reply("none", "<think>|Rome|</think>|Рим", language="ru", reference="Рим", thinking=[(0, 7, 11, 19)])
     (packed,) = data_of(reply_page([thinks], {}, FAMILIES, title="t"))["replies"]
@@ -588,11 +594,11 @@ def test_interventions_within_a_character_and_at_the_end_can_be_chosen(reader: R
     assert reader.evaluate("document.querySelector('[aria-expanded=true]').textContent") == " ∎"
 
 
-def test_a_gate_that_was_not_asked_says_so(reader: Reader) -> None:
+def test_a_gate_that_did_not_run_says_so(reader: Reader) -> None:
     made = reply("lcg", "a", events=[event(0, z=[], removed=[], allowed=[], candidates=[])])
     reader.open(reply_page([made], {}, FAMILIES, title="t"))
     reader.browser.click("#replies .event")
-    assert reader.texts(".detail caption")[1] == "the gate was not asked"
+    assert reader.texts(".detail caption")[1] == "the gate did not run"
     assert reader.texts(".detail p") == [
         "After lowres text; the gate allowed nothing and banned cj, latin. ר was chosen."
     ]
@@ -616,7 +622,7 @@ def test_filters_choose_languages_methods_and_texts(reader: Reader) -> None:
         reader.choose("[name=show]", show)
         assert reader.texts(".card h3") == wanted
     reader.choose("[name=method][value='1']", False)
-    assert reader.texts("#replies") == ["No replies are like that."]
+    assert reader.texts("#replies") == ["No reply matches."]
     assert reader.texts("#count") == ["none"]
     reader.choose("[name=show]", "")
     reader.choose("[name=subset]", "switch")

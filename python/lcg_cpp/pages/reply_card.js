@@ -251,7 +251,7 @@ function gateList(event) {
     const why = event.banned.includes(family) ? "banned" : event.predicted.includes(family) ? "expected" : family === event.last ? "as before" : "";
     return row(page.families[family], family, 1 / (1 + Math.exp(-z)), why, "");
   });
-  return list(rows.length ? "what the gate expects next" : "the gate was not asked", rows);
+  return list(rows.length ? "what the gate expects next" : "the gate did not run", rows);
 }
 
 function leftList(event, family) {

@@ -57,7 +57,7 @@ class _Packer:
             reply["n_prompt"],
             [self.pieces[token] for token in zip(*columns)],
             [self._event(event) for event in reply["events"]],
-            [self._families[name] for name in confused],
+            [self._families[name] for name in confused if name in self._families],  # a gate may have finer ones
             [i for i, is_thought in enumerate(take_apart(reply).is_thought) if is_thought],
         ]
 

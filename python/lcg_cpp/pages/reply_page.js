@@ -60,7 +60,7 @@ function draw() {
   state.first = Math.min(state.first, Math.max(0, Math.ceil(chosen.length / PER_PAGE) - 1) * PER_PAGE);
   const some = chosen.slice(state.first, state.first + PER_PAGE);
   results.replaceChildren(...some.map((group, i) => card(group, state.first + i)));
-  if (!some.length) results.append(h("p", {}, "No replies are like that."));
+  if (!some.length) results.append(h("p", {}, "No reply matches."));
   if (!filters) return;
   const prompts = count(new Set(chosen.map((group) => group.asked[0])).size, "prompt");
   const all = page.replies.some((reply) => reply[2]) ? `${chosen.length.toLocaleString("en")} (${prompts})` : prompts;
@@ -164,7 +164,7 @@ async function main() {
     // nothing is waited for where nothing is packed, so that whoever sees the page sees the replies
     page = data.type === "application/json" ? JSON.parse(data.textContent) : await unpack(data.textContent);
   } catch (error) {
-    results.replaceChildren(h("p", {}, `The replies cannot be unpacked (${error}). A browser from 2023 or later can.`));
+    results.replaceChildren(h("p", {}, `This browser cannot unpack the replies (${error}); use one from 2023 or later.`));
     return;
   }
   [ids, texts, familyOf] = page.pieces;
