@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -15,7 +16,8 @@ import gguf
 import numpy as np
 import pytest
 
-from lcg_cpp.convert.convert import convert, read_weights
+from lcg_cpp.convert.convert import convert
+from lcg_cpp.convert.gate_weights import read_weights
 from lcg_cpp.convert.pytorch import open_checkpoint
 from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.errors import GateError
@@ -32,7 +34,8 @@ FC1, FC2 = random(N_HIDDEN, N_EMBD), random(4, N_HIDDEN)
 
 
 def read_gate_weights(path: Path, n_embd: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    return read_weights(open_checkpoint(path), n_embd, 4)
+    weights = read_weights(open_checkpoint(path), n_embd, 4)
+    return weights.tensors, weights.sources
 
 
 @pytest.fixture
@@ -76,7 +79,9 @@ def written(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module.model.", "_orig_mod.base.model."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "model.", "module.model.", "_orig_mod.base.model.", "_fsdp_wrapped_module.model."]
+)
 def test_keys_are_found_under_any_prefix_beside_the_base_models_weights(
     tmp_path: Path, base: BaseModel, prefix: str
 ) -> None:
@@ -94,13 +99,65 @@ def test_keys_are_found_under_any_prefix_beside_the_base_models_weights(
     assert (result.spec.n_hidden, result.spec.architecture, result.spec.families.rules) == (
         N_HIDDEN,
         "qwen3",
-        "default",
+        "paper",
     )
     assert result.spec.token_family.tolist() == [1, 0, 1, 3, 2]
     gate = written(tmp_path / "gate.gguf")
     assert gate.keys() == {"lcg.fc1.weight", "lcg.fc2.weight"}
     np.testing.assert_array_equal(gate["lcg.fc1.weight"], FC1)
     np.testing.assert_array_equal(gate["lcg.fc2.weight"], FC2)
+
+
+WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module._orig_mod")
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
+def test_wrappers_inside_a_name_are_seen_through(tmp_path: Path, base: BaseModel, prefix: str, wrapper: str) -> None:
+    keys = [f"{prefix}code_switch_{layer}.{wrapper}.{kind}" for layer in ("pre", "head") for kind in ("weight", "bias")]
+    tensors = dict(zip(keys, (FC1, random(N_HIDDEN), FC2, random(4))))
+    result = convert(write_safetensors(tmp_path / "c.safetensors", tensors), base, tmp_path / "g", outtype="f32")
+    assert list(result.sources.values()) == keys
+    np.testing.assert_array_equal(written(tmp_path / "g")["lcg.fc2.weight"], FC2)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "optimizer.state.{}.exp_avg",
+        "optimizer.{}.max_exp_avg_sq",
+        "exp_avg.{}",
+        "optim.exp_avg_sq.module.{}",
+        "optimizer_state_dict.state.{}.momentum_buffer",
+        "{}.step",
+    ],
+)
+def test_the_state_of_an_optimizer_is_not_taken_for_a_second_gate(tmp_path: Path, base: BaseModel, key: str) -> None:
+    tensors = {f"model.{PRE}": FC1, f"model.{HEAD}": FC2}
+    state = {key.format(name): np.ones_like(tensor) for name, tensor in tensors.items()}
+    checkpoint = write_safetensors(tmp_path / "c.safetensors", {**state, **tensors})
+    assert list(convert(checkpoint, base, tmp_path / "g").sources.values()) == list(tensors)
+
+
+def test_of_the_copies_that_peft_keeps_the_trained_one_is_taken(tmp_path: Path, base: BaseModel) -> None:
+    def copies(name: str) -> tuple[str, str]:
+        layer, kind = f"base_model.model.{name}".rsplit(".", 1)
+        return f"{layer}.original_module.{kind}", f"{layer}.modules_to_save.default.{kind}"
+
+    tensors: dict[str, np.ndarray] = {}
+    for name, tensor in ((PRE, FC1), (HEAD, FC2)):
+        old, new = copies(name)
+        tensors |= {old: np.zeros_like(tensor), new: tensor}
+    result = convert(write_safetensors(tmp_path / "c.safetensors", tensors), base, tmp_path / "g", outtype="f32")
+    assert result.sources == {"lcg.fc1.weight": copies(PRE)[1], "lcg.fc2.weight": copies(HEAD)[1]}
+    assert result.untrained == (copies(PRE)[0], copies(HEAD)[0])
+    np.testing.assert_array_equal(written(tmp_path / "g")["lcg.fc2.weight"], FC2)
+    two = {**tensors, copies(HEAD)[1].replace("default", "other"): FC2}
+    with pytest.raises(GateError, match=f"several tensors `{HEAD}` .*modules_to_save.other"):
+        convert(write_safetensors(tmp_path / "two.safetensors", two), base, tmp_path / "g")
+    alone = {PRE: FC1, copies(HEAD)[0]: FC2}  # the copy that was trained is elsewhere
+    with pytest.raises(GateError, match=r"unknown key `base_model\.model\.code_switch_head\.original_module\.weight`"):
+        convert(write_safetensors(tmp_path / "alone.safetensors", alone), base, tmp_path / "g")
 
 
 def test_biases_come_along(tmp_path: Path, base: BaseModel) -> None:
@@ -188,13 +245,13 @@ def test_what_is_asked_for_goes_before_what_the_checkpoint_says(tmp_path: Path, 
     assert not (tmp_path / "other").exists()
 
 
-def test_a_checkpoint_that_says_nothing_of_its_gate_is_converted_as_before(tmp_path: Path, base: BaseModel) -> None:
+def test_a_checkpoint_that_says_nothing_of_its_gate_has_the_references_rules(tmp_path: Path, base: BaseModel) -> None:
     checkpoint = write_safetensors(tmp_path / "c.safetensors", {PRE: FC1, HEAD: FC2}, {"name": "x", "train.a": "1"})
     spec = convert(checkpoint, base, tmp_path / "g").spec
     assert (spec.name, spec.license, spec.families.rules, spec.datasets, spec.train) == (
         "LCG for Tiny",
         "",
-        "default",
+        "paper",
         (),
         {},
     )
@@ -574,6 +631,41 @@ def test_a_trainers_checkpoint_with_a_nested_state_dict_is_read(tmp_path: Path, 
     np.testing.assert_allclose(z, expected.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_a_lightning_checkpoint_is_read(tmp_path: Path, torch: Any) -> None:
+    state = {f"model.{PRE}": torch.from_numpy(FC1), f"model.{HEAD}": torch.from_numpy(FC2)}
+    moments = {0: {"exp_avg": torch.zeros(3), "step": torch.tensor(1.0)}}
+    saved = {"epoch": 1, "state_dict": state, "optimizer_states": [{"state": moments}], "loops": {"fit": {}}}
+    torch.save(saved, tmp_path / "last.ckpt")
+    for path in (tmp_path / "last.ckpt", tmp_path):
+        weights, sources = read_gate_weights(path, N_EMBD)
+        assert sources["lcg.fc2.weight"] == f"state_dict.model.{HEAD}"
+        np.testing.assert_array_equal(weights["lcg.fc1.weight"], FC1)
+
+
+def test_a_folder_of_a_trainer_has_one_checkpoint(tmp_path: Path, torch: Any) -> None:
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "rng_state_0.pth", "training_args.bin", "scaler.pt"):
+        torch.save({"a": 1}, tmp_path / name)
+    torch.save({HEAD: torch.from_numpy(FC2), PRE: torch.from_numpy(FC1)}, tmp_path / "gate.pt")
+    assert read_gate_weights(tmp_path, N_EMBD)[1]["lcg.fc2.weight"] == HEAD
+
+
+def test_a_zero_checkpoint_is_pointed_to_deepspeeds_script(tmp_path: Path) -> None:
+    (tmp_path / "zero_to_fp32.py").touch()
+    (tmp_path / "latest").write_text("global_step5")
+    step = tmp_path / "global_step5"
+    step.mkdir()
+    names = ("mp_rank_00_model_states.pt", "bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    for name in names:
+        (step / name).write_bytes(b"x")
+    for path in (tmp_path, step, *(step / name for name in names)):
+        with pytest.raises(GateError) as error:
+            open_checkpoint(path)
+        assert str(error.value).startswith(f"{path}: is part of a DeepSpeed ZeRO checkpoint, whose weights are spread")
+        assert f"`python {tmp_path}/zero_to_fp32.py {tmp_path} WHOLE`" in str(error.value)
+    write_safetensors(tmp_path / "model.safetensors", {PRE: FC1, HEAD: FC2})  # gathered while it was saved
+    assert read_gate_weights(tmp_path, N_EMBD)[1]["lcg.fc2.weight"] == HEAD
+
+
 def test_views_are_read_as_the_tensors_they_show(tmp_path: Path, torch: Any) -> None:
     stored = torch.from_numpy(np.ascontiguousarray(FC1.T))
     torch.save({PRE: stored.T, HEAD: torch.from_numpy(FC2)}, tmp_path / "c.pt")
@@ -613,9 +705,21 @@ def test_a_checkpoint_that_runs_code_is_refused_and_not_run(tmp_path: Path, torc
         path.write_bytes(pickle.dumps(Bomb(target)))
     else:
         torch.save(state, path, _use_new_zipfile_serialization=how == "zip")
-    with pytest.raises(GateError, match="PyTorch cannot load it as weights"):
+    with pytest.raises(GateError, match=r"holds an object `getattr`|PyTorch cannot load it as weights"):
         read_gate_weights(path, N_EMBD)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_the_object_for_which_a_checkpoint_is_refused_is_named(tmp_path: Path, torch: Any, legacy: bool) -> None:
+    saved = {"state_dict": {HEAD: torch.from_numpy(FC2)}, "hyper_parameters": argparse.Namespace(lr=1)}
+    torch.save(saved, tmp_path / "last.ckpt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(GateError) as error:
+        read_gate_weights(tmp_path / "last.ckpt", N_EMBD)
+    assert str(error.value) == (
+        f"{tmp_path / 'last.ckpt'}: holds an object `argparse.Namespace`, which could run code; save its tensors alone:"
+        " if you trust the file, load it with `torch.load(…, weights_only=False)` and `torch.save` its state dict"
+    )
 
 
 def test_damaged_pickled_checkpoints_are_refused(tmp_path: Path, torch: Any) -> None:

@@ -1001,8 +1001,22 @@ def test_randomly_damaged_files_are_refused_or_make_a_gate_that_works(name: str)
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
 def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.gguf")
-    with pytest.raises(GateError, match=r"pipe\.gguf: is a device or a pipe, expected a file"):
+    with pytest.raises(OSError, match=r"is a pipe, expected a regular file: .*pipe\.gguf"):
         Gate.load(tmp_path / "pipe.gguf")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".bin", ".ckpt"])
+def test_a_checkpoint_is_pointed_to_convert(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"gate{suffix}"
+    path.write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(GateError) as error:
+        Gate.load(path)
+    assert str(error.value) == (
+        f"{path}: holds weights for PyTorch, expected a gate file; make one with `lcg-cpp convert {path} --base"
+        " MODEL.gguf`"
+    )
+    path.write_bytes(gb.minimal().bytes())  # a gate file by its content
+    assert Gate.load(path).n_vocab == 5
 
 
 def test_a_path_of_bytes_is_a_path(tmp_path: Path) -> None:

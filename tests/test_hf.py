@@ -20,8 +20,9 @@ transformers = pytest.importorskip("transformers")
 
 import hf_models  # noqa: E402
 from lcg_cpp import Gate, GateError, cli  # noqa: E402
-from lcg_cpp.convert.convert import convert, read_weights  # noqa: E402
+from lcg_cpp.convert.convert import convert  # noqa: E402
 from lcg_cpp.convert.gate_checkpoint import write_gate_checkpoint  # noqa: E402
+from lcg_cpp.convert.gate_weights import read_weights  # noqa: E402
 from lcg_cpp.convert.pytorch import open_checkpoint  # noqa: E402
 from lcg_cpp.data import Encoder, Message, Sample  # noqa: E402
 from lcg_cpp.engine.hf_teacher import HfTeacher  # noqa: E402
@@ -515,7 +516,7 @@ def test_stopped_run_goes_on_to_the_same_gate(folder: Path, tmp_path: Path) -> N
         on_progress=lambda run: asked.append(1),
     )  # fmt: skip
     assert not stopped.finished
-    assert read_weights(open_checkpoint(parts), 64, 4)[0].keys() == {"lcg.fc1.weight", "lcg.fc2.weight"}
+    assert read_weights(open_checkpoint(parts), 64, 4).tensors.keys() == {"lcg.fc1.weight", "lcg.fc2.weight"}
     assert (tmp_path / "parts.checkpoint.safetensors").exists()
     assert train(folder, data, parts, options, engine=HfEngine(n_threads=1), resume=True).finished
     assert parts.read_bytes() == whole.read_bytes()
@@ -592,9 +593,9 @@ def test_linear_gates_have_no_first_layer(hf: HfTeacher, tmp_path: Path) -> None
     path = tmp_path / "gate.safetensors"
     head = np.arange(4 * 64, dtype=np.float32).reshape(4, 64)
     write_gate_checkpoint(path, spec_for(hf.base, n_hidden=0), {"lcg.fc2.weight": head})
-    loaded, sources = read_weights(open_checkpoint(path), 64, 4)
-    assert sources == {"lcg.fc2.weight": "code_switch_head.weight"}
-    np.testing.assert_array_equal(loaded["lcg.fc2.weight"], head)
+    loaded = read_weights(open_checkpoint(path), 64, 4)
+    assert loaded.sources == {"lcg.fc2.weight": "code_switch_head.weight"}
+    np.testing.assert_array_equal(loaded.tensors["lcg.fc2.weight"], head)
 
 
 def test_checkpoint_that_cannot_be_written_leaves_the_old_one(

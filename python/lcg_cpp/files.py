@@ -13,6 +13,8 @@ from typing import BinaryIO, Union
 
 PathLike = Union[str, "os.PathLike[str]"]
 
+PYTORCH_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files with weights for PyTorch
+
 
 def kind_of(path: PathLike) -> str:
     """What stands at a path: "folder", "pipe", "device" or "socket"; "" for a regular file.

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CKPT",
-        help="a .safetensors, .pt, .pth or .bin file, the .index.json of a sharded one, or a folder with either;"
+        help="a .safetensors, .pt, .pth, .bin or .ckpt file, the .index.json of a sharded one, or a folder with either;"
         " it may hold the gate alone or beside the base model's weights",
     )
     parser.add_argument("--base", metavar="FILE", required=True, help="the model the gate was trained for, a GGUF file")
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rules",
         choices=RULES,
         default="",
-        help=f"rule set the gate was trained with (default: what CKPT says, else {RULES[0]})",
+        help="rule set the gate was trained with (default: what CKPT says, else paper)",
     )
     parser.add_argument(
         "--threshold", metavar="P", type=float, default=0.5, help="probability of a predicted family (default: 0.5)"
@@ -82,10 +82,13 @@ def run(args: argparse.Namespace) -> int:
                 "rules": spec.families.rules,
                 "outtype": args.outtype,
                 "sources": result.sources,
+                "untrained": result.untrained,
             }
         )
         return 0
     print_heading(f"wrote {result.path} ({quantity(size)}): {spec.name}")
-    print_facts([(name, f"from `{key}`") for name, key in result.sources.items()])
+    print_facts([*((name, f"from `{key}`") for name, key in result.sources.items()), ("rules", spec.families.rules)])
+    if result.untrained:
+        print(f"left out `{result.untrained[0]}`, of which PEFT has trained the copy that was taken")
     print(f"try: lcg-cpp run -m {shlex.quote(args.base)} --lcg {shlex.quote(str(result.path))} --highlight -p …")
     return 0

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..files import kind_of
+from ..files import PYTORCH_SUFFIXES, kind_of
 from .errors import UsageError
 
 _BYTE_ORDER_MARK = "\ufeff"
@@ -75,7 +75,7 @@ def _in_folder(folder: Path) -> str:
 
 def checkpoint_given_as_model(path: str) -> str:
     """What to do with a model that llama.cpp cannot load, if it holds weights for PyTorch; else empty."""
-    if Path(path).suffix.lower() not in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
+    if Path(path).suffix.lower() not in PYTORCH_SUFFIXES:
         return ""
     folder = Path(path).parent
     return f"{path}: holds weights for PyTorch, expected a GGUF file: make one with {_CONVERT} {folder}`"

@@ -7,6 +7,7 @@ nothing else.
 from __future__ import annotations
 
 import errno
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,19 +17,23 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import GateError
-from ..files import require_regular
+from ..files import PYTORCH_SUFFIXES, require_regular
 from .safetensors_file import SafetensorsFile, parse_json
 
 if TYPE_CHECKING:
     import torch
 
-SAFETENSORS_SUFFIXES = (".safetensors",)
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin")
+SAFETENSORS_SUFFIXES = PYTORCH_SUFFIXES[:1]
+PICKLE_SUFFIXES = PYTORCH_SUFFIXES[1:]
 INDEX_SUFFIX = ".index.json"
 
 # The first release whose weights_only loader has none of the known ways around it.
 _MIN_TORCH = (2, 10)
 _MAX_INDEX = 100_000_000
+_ZERO_SUFFIXES = ("_model_states.pt", "_optim_states.pt")
+_ZERO_SCRIPT = "zero_to_fp32.py"
+_TRAINER_STATE = re.compile(r"(optimizer|scheduler|scaler|training_args|rng_state.*|random_states.*)\.\w+")
+_REFUSED = re.compile(r"GLOBAL (\S+)")  # what PyTorch says of an object that it does not make
 _MAX_NESTING = 4
 
 
@@ -54,29 +59,32 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a checkpoint and reads what it says of its tensors, but none of them.
 
     Args:
-        path: A `.safetensors`, `.pt`, `.pth` or `.bin` file, the `.index.json` of a sharded one, or a folder with
-            either.
+        path: A `.safetensors`, `.pt`, `.pth`, `.bin` or `.ckpt` file, the `.index.json` of a sharded one, or a folder
+            with either.
 
     Returns:
         The checkpoint.
 
     Raises:
-        GateError: It is damaged or of an unknown kind, or PyTorch is needed and is missing or too old.
+        GateError: It is damaged, of an unknown kind or only a part of one, or PyTorch is needed and is missing or too
+            old.
         OSError: It cannot be read.
     """
     if path.is_dir():
         path = _pick_file(path)
-    suffixes = (*SAFETENSORS_SUFFIXES, *PICKLE_SUFFIXES)
+    elif path.name.endswith(_ZERO_SUFFIXES):
+        raise _zero_error(path, path.parent)
     if path.name.endswith(INDEX_SUFFIX):
-        if Path(path.name[: -len(INDEX_SUFFIX)]).suffix in suffixes:
+        if Path(path.name[: -len(INDEX_SUFFIX)]).suffix in PYTORCH_SUFFIXES:
             return _Sharded(path)
-    elif path.suffix in suffixes:
+    elif path.suffix in PYTORCH_SUFFIXES:
         return _open_file(path)
-    wanted = ", ".join((*suffixes, *(f"{suffix}{INDEX_SUFFIX}" for suffix in (".safetensors", ".bin"))))
+    wanted = ", ".join((*PYTORCH_SUFFIXES, *(f"{suffix}{INDEX_SUFFIX}" for suffix in (".safetensors", ".bin"))))
     raise GateError(f"{path}: unknown kind of checkpoint {path.suffix!r}, expected {wanted}")
 
 
 def _open_file(path: Path) -> Checkpoint:
+    require_regular(path)
     require_regular(path)
     return SafetensorsFile(path) if path.suffix in SAFETENSORS_SUFFIXES else _Pickled(path)
 
@@ -84,6 +92,8 @@ def _open_file(path: Path) -> Checkpoint:
 def _pick_file(folder: Path) -> Path:
     """The one checkpoint of a folder: safetensors before pickles, an index before the shards it names."""
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    states = [name for name in names if name.endswith(_ZERO_SUFFIXES)]
+    names = [name for name in names if name not in states and not _TRAINER_STATE.fullmatch(name)]
     for suffixes, usual in ((SAFETENSORS_SUFFIXES, "model.safetensors"), (PICKLE_SUFFIXES, "pytorch_model.bin")):
         indexes = tuple(suffix + INDEX_SUFFIX for suffix in suffixes)
         for found in (
@@ -95,7 +105,18 @@ def _pick_file(folder: Path) -> Path:
                 return folder / found[0]
             if found:
                 raise GateError(f"{folder}: several checkpoints ({', '.join(found[:5])}), name one of them")
-    raise GateError(f"{folder}: no checkpoint in this folder, expected a .safetensors, .pt, .pth or .bin file")
+    if states or _ZERO_SCRIPT in names:
+        raise _zero_error(folder, folder)
+    raise GateError(f"{folder}: no checkpoint in this folder, expected a file in {', '.join(PYTORCH_SUFFIXES)}")
+
+
+def _zero_error(path: Path, folder: Path) -> GateError:
+    """What to do with a checkpoint whose weights are spread over the files of DeepSpeed's processes."""
+    root = next((place for place in (folder, folder.parent) if (place / _ZERO_SCRIPT).exists()), folder)
+    return GateError(
+        f"{path}: is part of a DeepSpeed ZeRO checkpoint, whose weights are spread over several files; join them with"
+        f" `python {root / _ZERO_SCRIPT} {root} WHOLE` (DeepSpeed writes the script) and convert WHOLE"
+    )
 
 
 # ---- pickled ----
@@ -116,6 +137,12 @@ class _Pickled:
         except Exception as error:  # a damaged pickle can raise anything, and a truncated archive is EINVAL to PyTorch
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
                 raise
+            refused = _REFUSED.search(str(error))
+            if refused:
+                raise GateError(
+                    f"{path}: holds an object `{refused[1]}`, which could run code; save its tensors alone: if you"
+                    " trust the file, load it with `torch.load(…, weights_only=False)` and `torch.save` its state dict"
+                ) from error
             raise GateError(
                 f"{path}: PyTorch cannot load it as weights ({type(error).__name__}), expected an undamaged file with "
                 "tensors and no other objects in it"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ import numpy.typing as npt
 from .. import _core
 from ..engine.connect import connect_core
 from ..errors import GateError
-from ..files import PathLike
+from ..files import PYTORCH_SUFFIXES, PathLike, require_regular
 from .options import Device, GateOptions
 from .results import REASONS, Decision
 from .rule_set import FamilySet
@@ -33,16 +32,21 @@ def read_gate_file(path: PathLike) -> _core.GateFile:
         OSError: The file cannot be read.
     """
     name = os.fsdecode(path)
-    status = os.stat(name)
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):  # opening a folder says so itself
-        raise GateError(f"{name}: is a device or a pipe, expected a file")
-    if status.st_size > MAX_FILE_SIZE:
-        raise GateError(
-            f"{name}: has {status.st_size / 1e9:.1f} GB, a gate file has at most {MAX_FILE_SIZE / 1e9:.1f} GB"
-            " (is this a base model? it goes to -m/--model)"
-        )
+    require_regular(name)
+    size = os.stat(name).st_size
     with open(name, "rb") as file:
-        return _core.parse_gate_file(file.read(), name)
+        start = file.read(4)
+        if start != b"GGUF" and os.path.splitext(name)[1].lower() in PYTORCH_SUFFIXES:
+            raise GateError(
+                f"{name}: holds weights for PyTorch, expected a gate file; make one with `lcg-cpp convert {name} --base"
+                " MODEL.gguf`"
+            )
+        if size > MAX_FILE_SIZE:
+            raise GateError(
+                f"{name}: has {size / 1e9:.1f} GB, a gate file has at most {MAX_FILE_SIZE / 1e9:.1f} GB"
+                " (is this a base model? it goes to -m/--model)"
+            )
+        return _core.parse_gate_file(start + file.read(), name)
 
 
 class Gate:
