@@ -3,7 +3,6 @@
 #include "gguf_reader.h"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 
 namespace lcg {
@@ -123,62 +122,40 @@ std::vector<wanted_tensor> wanted_tensors(const gate_config & config) {
     return wanted;
 }
 
-uint64_t row_bytes(const gguf_reader & in, const tensor_info & info) {
-    const uint64_t n = info.shape[0];
-    switch (info.type) {
-    case type_f32:
-        return n * 4;
-    case type_f16:
-    case type_bf16:
-        return n * 2;
-    case type_q8_0: // blocks of 32 values: an F16 scale and 32 int8
-        if (n % 32 != 0) {
-            in.fail("tensor " + quoted(info.name) + " is Q8_0 with rows of " + std::to_string(n) +
-                    " values, expected a multiple of 32");
+// How ggml stores a type: rows are made of blocks; a number is NaN or Inf if all bits of its exponent are set.
+struct stored_type {
+    uint32_t     type;
+    const char * name;
+    uint64_t     block_values, block_bytes;
+    uint64_t     exponent_at; // where the 16 bits are that hold the exponent, from the start of a block
+    uint16_t     exponent;    // which of them; 0: every value is finite
+};
+
+constexpr stored_type stored_types[] = {
+    {type_f32, "F32", 1, 4, 2, 0x7f80},
+    {type_f16, "F16", 1, 2, 0, 0x7c00},
+    {type_bf16, "BF16", 1, 2, 0, 0x7f80},
+    {type_q8_0, "Q8_0", 32, 34, 0, 0x7c00}, // an F16 scale and 32 int8
+    {type_i8, "I8", 1, 1, 0, 0},
+};
+
+const stored_type * find_type(uint32_t type) {
+    for (const stored_type & stored : stored_types) {
+        if (stored.type == type) {
+            return &stored;
         }
-        return n / 32 * 34;
-    default:
-        return n;
     }
+    return nullptr;
 }
 
-bool half_is_finite(uint16_t bits) {
-    return (bits & 0x7c00) != 0x7c00;
-}
-
-bool all_finite(const tensor_info & info, const uint8_t * data, uint64_t size) {
-    const auto u16 = [&](uint64_t i) {
-        uint16_t bits;
-        std::memcpy(&bits, data + i, 2);
-        return bits;
-    };
+bool all_finite(const stored_type & stored, const uint8_t * data, uint64_t size) {
     bool finite = true;
-    switch (info.type) {
-    case type_f32:
-        for (uint64_t i = 0; i < size; i += 4) {
-            float value;
-            std::memcpy(&value, data + i, 4);
-            finite = finite && std::isfinite(value);
-        }
-        return finite;
-    case type_f16:
-        for (uint64_t i = 0; i < size; i += 2) {
-            finite = finite && half_is_finite(u16(i));
-        }
-        return finite;
-    case type_bf16:
-        for (uint64_t i = 0; i < size; i += 2) {
-            finite = finite && (u16(i) & 0x7f80) != 0x7f80;
-        }
-        return finite;
-    case type_q8_0:
-        for (uint64_t i = 0; i < size; i += 34) {
-            finite = finite && half_is_finite(u16(i));
-        }
-        return finite;
-    default:
-        return true;
+    for (uint64_t i = 0; stored.exponent != 0 && i < size; i += stored.block_bytes) {
+        uint16_t bits;
+        std::memcpy(&bits, data + i + stored.exponent_at, 2);
+        finite = finite && (bits & stored.exponent) != stored.exponent;
     }
+    return finite;
 }
 
 struct data_section {
@@ -204,9 +181,14 @@ span check_tensor(
     if (info.shape != wanted.shape) {
         in.fail(what + " has shape " + shape_text(info.shape) + ", expected " + shape_text(wanted.shape));
     }
+    const stored_type & stored = *find_type(info.type);
+    if (info.shape[0] % stored.block_values != 0) {
+        in.fail(what + " is " + stored.name + " with rows of " + std::to_string(info.shape[0]) +
+                " values, expected a multiple of " + std::to_string(stored.block_values));
+    }
     // shapes are capped by the configuration's limits, so these products cannot overflow
     const uint64_t n_rows = info.shape.size() > 1 ? info.shape[1] : 1;
-    const uint64_t size   = row_bytes(in, info) * n_rows;
+    const uint64_t size   = info.shape[0] / stored.block_values * stored.block_bytes * n_rows;
     const uint64_t room   = in.size() - data.start;
     if (info.offset % data.alignment != 0) {
         in.fail(what + " has offset " + std::to_string(info.offset) + ", expected a multiple of " +
@@ -216,7 +198,7 @@ span check_tensor(
         in.fail(what + " leaves the file: offset " + std::to_string(info.offset) + ", " + std::to_string(size) +
                 " bytes, the data section has " + std::to_string(room));
     }
-    if (!all_finite(info, in.bytes(data.start + info.offset), size)) {
+    if (!all_finite(stored, in.bytes(data.start + info.offset), size)) {
         in.fail(what + " holds NaN or Inf");
     }
     return {info.offset, info.offset + size, info.name};
@@ -291,20 +273,8 @@ data_section find_data(const gguf_reader & in, const key_table & keys) {
 } // namespace
 
 std::string tensor_type_name(uint32_t type) {
-    switch (type) {
-    case type_f32:
-        return "F32";
-    case type_f16:
-        return "F16";
-    case type_bf16:
-        return "BF16";
-    case type_q8_0:
-        return "Q8_0";
-    case type_i8:
-        return "I8";
-    default:
-        return std::to_string(type);
-    }
+    const stored_type * stored = find_type(type);
+    return stored != nullptr ? stored->name : std::to_string(type);
 }
 
 const host_tensor * gate_weights::find(const std::string & name) const {

@@ -15,15 +15,6 @@ const char * const type_names[gguf_type_count] = {"uint8", "int8", "uint16", "in
 // What an element takes at least: a string has 8 bytes of length.
 const size_t type_sizes[gguf_type_count] = {1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8};
 
-template <typename T, typename F> std::vector<T> collect(uint64_t n, F read) {
-    std::vector<T> values;
-    values.reserve(n);
-    for (uint64_t i = 0; i < n; i++) {
-        values.push_back(read());
-    }
-    return values;
-}
-
 // Well-formed UTF-8 (no overlong forms, no surrogates, nothing above U+10FFFF).
 bool is_utf8(const std::string & text) {
     for (size_t i = 0; i < text.size();) {
@@ -106,32 +97,6 @@ gguf_type gguf_reader::type(const std::string & what) {
     return static_cast<gguf_type>(value);
 }
 
-uint64_t gguf_reader::unsigned_number(gguf_type type, const std::string & what) {
-    switch (type) {
-    case gguf_u8:
-        return number<uint8_t>(what);
-    case gguf_u16:
-        return number<uint16_t>(what);
-    case gguf_u32:
-        return number<uint32_t>(what);
-    default:
-        return number<uint64_t>(what);
-    }
-}
-
-int64_t gguf_reader::signed_number(gguf_type type, const std::string & what) {
-    switch (type) {
-    case gguf_i8:
-        return number<int8_t>(what);
-    case gguf_i16:
-        return number<int16_t>(what);
-    case gguf_i32:
-        return number<int32_t>(what);
-    default:
-        return number<int64_t>(what);
-    }
-}
-
 meta_value gguf_reader::scalar(gguf_type type, const std::string & what) {
     switch (type) {
     case gguf_bool:
@@ -143,33 +108,50 @@ meta_value gguf_reader::scalar(gguf_type type, const std::string & what) {
     case gguf_f64:
         return number<double>(what);
     case gguf_i8:
+        return static_cast<int64_t>(number<int8_t>(what));
     case gguf_i16:
+        return static_cast<int64_t>(number<int16_t>(what));
     case gguf_i32:
+        return static_cast<int64_t>(number<int32_t>(what));
     case gguf_i64:
-        return signed_number(type, what);
+        return number<int64_t>(what);
+    case gguf_u8:
+        return static_cast<uint64_t>(number<uint8_t>(what));
+    case gguf_u16:
+        return static_cast<uint64_t>(number<uint16_t>(what));
+    case gguf_u32:
+        return static_cast<uint64_t>(number<uint32_t>(what));
     default:
-        return unsigned_number(type, what);
+        return number<uint64_t>(what);
     }
+}
+
+template <typename T> meta_value gguf_reader::elements(gguf_type element, uint64_t n, const std::string & what) {
+    std::vector<T> values;
+    values.reserve(n);
+    for (uint64_t i = 0; i < n; i++) {
+        values.push_back(std::get<T>(scalar(element, what)));
+    }
+    return values;
 }
 
 meta_value gguf_reader::array(gguf_type element, uint64_t n, const std::string & what) {
     need(n * type_sizes[element], what);
     switch (element) {
     case gguf_bool:
-        return collect<bool>(n, [&] { return boolean(what); });
+        return elements<bool>(element, n, what);
     case gguf_string:
-        return collect<std::string>(n, [&] { return string(what, max_string_length); });
+        return elements<std::string>(element, n, what);
     case gguf_f32:
-        return collect<double>(n, [&] { return number<float>(what); });
     case gguf_f64:
-        return collect<double>(n, [&] { return number<double>(what); });
+        return elements<double>(element, n, what);
     case gguf_i8:
     case gguf_i16:
     case gguf_i32:
     case gguf_i64:
-        return collect<int64_t>(n, [&] { return signed_number(element, what); });
+        return elements<int64_t>(element, n, what);
     default:
-        return collect<uint64_t>(n, [&] { return unsigned_number(element, what); });
+        return elements<uint64_t>(element, n, what);
     }
 }
 

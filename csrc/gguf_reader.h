@@ -72,10 +72,10 @@ class gguf_reader {
     void       need(uint64_t n, const std::string & what) const;
     bool       boolean(const std::string & what);
     gguf_type  type(const std::string & what);
-    uint64_t   unsigned_number(gguf_type type, const std::string & what);
-    int64_t    signed_number(gguf_type type, const std::string & what);
     meta_value scalar(gguf_type type, const std::string & what);
     meta_value array(gguf_type element, uint64_t n, const std::string & what);
+    // The elements of an array whose scalars are read as T.
+    template <typename T> meta_value elements(gguf_type element, uint64_t n, const std::string & what);
 
     const uint8_t * data_;
     size_t          size_;
