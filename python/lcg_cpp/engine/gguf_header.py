@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar, Union
 
-from gguf import GGUF_DEFAULT_ALIGNMENT, GGUF_MAGIC, GGUFValueType
-
 from ..errors import GateError
 
 Scalar = Union[bool, int, float, str]
@@ -24,19 +22,11 @@ _Found = TypeVar("_Found")
 
 _VERSIONS = (2, 3)
 _SMALLEST = 24  # magic, version, number of tensors, number of keys
-_FORMATS: dict[int, str] = {
-    GGUFValueType.UINT8: "B",
-    GGUFValueType.INT8: "b",
-    GGUFValueType.UINT16: "H",
-    GGUFValueType.INT16: "h",
-    GGUFValueType.UINT32: "I",
-    GGUFValueType.INT32: "i",
-    GGUFValueType.FLOAT32: "f",
-    GGUFValueType.BOOL: "?",
-    GGUFValueType.UINT64: "Q",
-    GGUFValueType.INT64: "q",
-    GGUFValueType.FLOAT64: "d",
-}
+_MAGIC = 0x46554747  # "GGUF"
+_DEFAULT_ALIGNMENT = 32
+# Types of values: a text, an array, and the numbers as `struct` has them.
+_STRING, _ARRAY = 8, 9
+_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 
 @dataclass(frozen=True)
@@ -116,11 +106,11 @@ class _Walk:
         _, n_values = self._start()
         for _ in range(n_values):
             key, kind = self._string(), self._number("I")
-            if key != wanted or kind != GGUFValueType.ARRAY:
+            if key != wanted or kind != _ARRAY:
                 self._value(kind, key)
                 continue
             element, n_texts = self._number("I"), self._number("Q")
-            if element != GGUFValueType.STRING:
+            if element != _STRING:
                 self._fail(f"`{key}` is an array of type {element}, expected texts")
             return [self._bytes() for _ in range(n_texts)]
         return []
@@ -128,7 +118,7 @@ class _Walk:
     def _start(self) -> tuple[int, int]:
         """Numbers of tensors and of values."""
         magic, version = self._number("I"), self._number("I")
-        if magic != GGUF_MAGIC:
+        if magic != _MAGIC:
             self._fail(f"not a GGUF file, it starts with {self._data[:4]!r}")
         if version not in _VERSIONS:
             self._fail(f"GGUF version {version}, expected {' or '.join(map(str, _VERSIONS))}")
@@ -143,7 +133,7 @@ class _Walk:
             if value is not None:
                 values[key] = value
         tensors = dict(self._tensor() for _ in range(n_tensors))
-        alignment = values.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+        alignment = values.get("general.alignment", _DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1:
             self._fail(f"`general.alignment` is {alignment}, expected a number of at least 1")
         data_start = -(-self._position // alignment) * alignment
@@ -161,16 +151,16 @@ class _Walk:
 
     def _value(self, value_type: int, key: str) -> Scalar | None:
         """The next value; an array is stepped over and is None."""
-        if value_type == GGUFValueType.ARRAY:
+        if value_type == _ARRAY:
             self._skip_array(key)
             return None
-        if value_type == GGUFValueType.STRING:
+        if value_type == _STRING:
             return self._string()
         return self._scalar(self._format(value_type, key))
 
     def _skip_array(self, key: str) -> None:
         element_type, length = self._number("I"), self._number("Q")
-        if element_type == GGUFValueType.STRING:
+        if element_type == _STRING:
             self._skip_strings(length)
         else:
             self._skip(length * struct.calcsize("<" + self._format(element_type, key)))
