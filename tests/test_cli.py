@@ -251,7 +251,7 @@ def test_inspect_json(documented_gate: Path, tiny_vocab: TinyVocab) -> None:
     assert found["rules"] == "default"
     exempt = ["assistant", *"ABCDEFG", *(f" {letter}" for letter in "ABCDEFG")]
     assert found["exempt_tokens"] == sorted(tiny_vocab.id_of(text) for text in exempt)
-    assert re.fullmatch("[0-9a-f]{64}", found["tokenizer_hash"])
+    assert re.fullmatch("v2:[0-9a-f]{64}", found["tokenizer_hash"])
     assert found["tensors"] == {
         "lcg.token_family": {"type": "I8", "shape": [len(tiny_vocab.tokens)]},
         "lcg.fc1.weight": {"type": "F16", "shape": [16, tiny_model.N_EMBD]},
@@ -314,7 +314,7 @@ def test_convert_writes_the_gate_that_run_takes(
         "n_embd": tiny_model.N_EMBD,
         "n_hidden": 16,
         "n_vocab": len(tiny_model.make_vocab().tokens),
-        "rules": "default",
+        "rules": "paper",
         "outtype": "f32",
         "sources": {
             "lcg.fc1.weight": "model.code_switch_pre.weight",
