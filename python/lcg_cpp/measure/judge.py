@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from ..benchmarks.prompt import CONFUSABLE
 from ..gate.families import text_families
 from .answer import Reply, take_apart
 from .language_id import base_language, identified_languages, identify, language_family, likely_family
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     Measures = dict[str, "float | None"]
 
-_CONFUSABLE = ("cj", "latin")
 
 
 def expected_families(prompt: Prompt) -> frozenset[str] | None:
@@ -94,12 +94,12 @@ def _confusion(text: str, pieces: Sequence[str], prompt: Prompt) -> Measures:
     if prompt.answer:
         text, pieces = without_choices(text), [without_choices(piece) for piece in pieces]
     found = text_families(text)
-    for family in _CONFUSABLE:
+    for family in CONFUSABLE:
         is_wrong = family in found and family not in expected
         measures[family] = float(is_wrong)
         measures[f"{family}_tokens"] = sum(family in text_families(piece) for piece in pieces) if is_wrong else 0
     if prompt.language:
-        others = expected.intersection(_CONFUSABLE) - {language_family(prompt.language)}
+        others = expected.intersection(CONFUSABLE) - {language_family(prompt.language)}
         measures["code_switch"] = float(not found.isdisjoint(others)) if others else None
     return measures
 
