@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     Measures = dict[str, "float | None"]
 
 
-
 def expected_families(prompt: Prompt) -> frozenset[str] | None:
     """The families whose letters are right in a reply.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from ..benchmarks.prompt import CONFUSABLE
 from ..data.files import HUB
 from ..gate.families import DEFAULT_FAMILIES, text_families
 from ..measure.answer import Reply, take_apart
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 _TEMPLATE = "reply_page.html.jinja"
 _SCRIPTS = ("reply_card.js", "reply_page.js")
-_CONFUSABLE = ("cj", "latin")  # families whose letters can be wrong in a reply
 _NAMES = {"cj": "Chinese or Japanese", "latin": "Latin"}
 _SIGNIFICANT = 0.05
 _METRICS = {
@@ -114,7 +114,7 @@ def reply_page(
         "title": title,
         "sections": _sections(summary),
         "methods": methods,
-        "confusion": confusion(replies, confused, methods, _CONFUSABLE),
+        "confusion": confusion(replies, confused, methods, CONFUSABLE),
         "plots": [plot for plot in (positions(replies, methods), removed_mass(replies, methods)) if plot is not None],
         "names": _NAMES,
         "is_trace": False,
@@ -167,7 +167,7 @@ def _confused(reply: Reply, prompts: Mapping[str, Prompt] | None) -> list[str] |
     if expected is None:
         return None
     found = text_families(text)
-    return [family for family in _CONFUSABLE if family in found and family not in expected]
+    return [family for family in CONFUSABLE if family in found and family not in expected]
 
 
 # ---- the summary ----
