@@ -305,7 +305,8 @@ def test_convert_writes_the_gate_that_run_takes(
     checkpoint: Path, tiny_model_path: Path, plain: tuple[object, ...], plain_json: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "gate.gguf"
-    found = output_json("convert", checkpoint, "--base", tiny_model_path, "-o", path, "--outtype", "f32")
+    options = ("-o", path, "--rules", "default", "--outtype", "f32")
+    found = output_json("convert", checkpoint, "--base", tiny_model_path, *options)
     assert found == {
         "path": str(path),
         "file_size": path.stat().st_size,
@@ -314,8 +315,9 @@ def test_convert_writes_the_gate_that_run_takes(
         "n_embd": tiny_model.N_EMBD,
         "n_hidden": 16,
         "n_vocab": len(tiny_model.make_vocab().tokens),
-        "rules": "paper",
+        "rules": "default",
         "outtype": "f32",
+        "untrained": [],
         "sources": {
             "lcg.fc1.weight": "model.code_switch_pre.weight",
             "lcg.fc2.weight": "model.code_switch_head.weight",
