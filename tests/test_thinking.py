@@ -142,14 +142,14 @@ def thinking_reply(thought: str, answer: str, **values: object) -> dict[str, obj
 
 def test_answers_and_thoughts_are_judged_apart() -> None:
     prompts = {"p": make_prompt(reference="برلين"), "q": make_prompt(id="q", reference="برلين")}
-    replies = [thinking_reply("Berlin, 柏林", "برلين"), thinking_reply("برلين", "Berlin", id="q")]
+    replies = [thinking_reply("Berlin, 柏林", "برلين"), thinking_reply("برلين", "Berlin 柏林", id="q")]
     found = values(replies, prompts)["none"]
-    assert (found["cj_percent"], found["latin_percent"]) == (0, 50)
+    assert (found["cj_percent"], found["latin_percent"]) == (50, 50)
     assert (found["thinking_cj_percent"], found["thinking_latin_percent"]) == (50, 50)
     assert (found["exact_match_percent"], found["empty_percent"]) == (50, 0)
-    assert found["latin_per_1000_tokens"] == 500  # one of the two tokens of the answers
+    assert found["cj_per_1000_tokens"] == found["latin_per_1000_tokens"] == 500  # one of the two tokens of the answers
     assert found["length_tokens"] == 4
-    answers = [make_reply("برلين"), make_reply("Berlin", id="q")]
+    answers = [make_reply("برلين"), make_reply("Berlin 柏林", id="q")]
     assert found["chrf"] == values(answers, prompts)["none"]["chrf"] > 0
 
 
