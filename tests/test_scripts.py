@@ -22,7 +22,7 @@ from lcg_cpp.gate.families import (
     token_families,
     vocab_families,
 )
-from lcg_cpp.gate.scripts import NAMES, families_of_script
+from lcg_cpp.gate.scripts import NAMES, SIBLINGS, families_of_script
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
@@ -340,6 +340,10 @@ def test_texts_of_sibling_scripts_can_be_told_apart() -> None:
 
 def test_letters_of_texts_are_counted() -> None:
     assert letter_counts("因为「かな」 says 2", SCRIPTS) == {"han": 1, "hans": 1, "kana": 2, "latin": 4}
+
+
+def test_siblings_are_the_families_of_chinese_and_japanese() -> None:
+    assert families_of_script("Hans") | families_of_script("Hant") | families_of_script("Jpan") == SIBLINGS
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+"""Labels over a window of tokens, for families that every text of some language mixes.
+
+Whether the next token of a Chinese text is a shared or a simplified character is chance, and a gate that learns from
+single positions learns the chance: it bans right tokens. That both are plausible nearby is no chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import GateError
+
+
+def sections(text: npt.NDArray[np.int64], is_reply: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Numbers the prompts and replies that positions belong to.
+
+    Args:
+        text: int64 (n,), the number of each position's text; the positions of a text follow one another.
+        is_reply: bool (n,), whether the position is in a reply of its text.
+
+    Returns:
+        int64 (n,): 0 from the first position on, one more at each change of text and between prompt and reply.
+    """
+    changes = (text[1:] != text[:-1]) | (is_reply[1:] != is_reply[:-1])
+    return np.concatenate((np.zeros(min(len(text), 1), np.int64), np.cumsum(changes, dtype=np.int64)))
+
+
+def window_labels(
+    labels: npt.NDArray[np.float32],
+    section: npt.NDArray[np.int64],
+    families: Sequence[int],
+    *,
+    before: int = 12,
+    after: int = 12,
+) -> npt.NDArray[np.float32]:
+    """Makes a family plausible at a position if it is plausible nearby in the same section.
+
+    Args:
+        labels: float32 (n, n_families), of positions in the order of the text.
+        section: int64 (n,), never falling; a window ends where it changes, see `sections`.
+        families: Indices of the families with windows; the labels of the others stay.
+        before: How many earlier positions a window holds.
+        after: How many later ones.
+
+    Returns:
+        float32 (n, n_families): for each of `families`, the largest label in the window; soft labels then sum to more
+        than 1.
+
+    Raises:
+        GateError: `section` has another length or falls, or a width is negative.
+    """
+    if section.shape != labels.shape[:1]:
+        raise GateError(f"`section` has shape {section.shape}, expected {labels.shape[:1]}")
+    if np.any(section[1:] < section[:-1]):
+        raise GateError("`section` falls, expected the sections in order")
+    if before < 0 or after < 0:
+        raise GateError(f"`before` and `after` are {before} and {after}, expected 0 or more positions")
+    columns = list(families)
+    own = labels[:, columns]
+    found = own.copy()
+    for distance in range(1, min(max(before, after), len(labels) - 1) + 1):
+        same = (section[distance:] == section[:-distance])[:, None]
+        if distance <= before:
+            np.maximum(found[distance:], own[:-distance], out=found[distance:], where=same)
+        if distance <= after:
+            np.maximum(found[:-distance], own[distance:], out=found[:-distance], where=same)
+    windowed = labels.copy()
+    windowed[:, columns] = found
+    return windowed
