@@ -83,7 +83,8 @@ def make_gate_file(tmp_path_factory: pytest.TempPathFactory, tiny_model_path: Pa
             The file.
         """
         from lcg_cpp.engine.model import read_base_model
-        from lcg_cpp.gate.gate_file import spec_for, write_gate
+        from lcg_cpp.gate.gate_file import write_gate
+        from lcg_cpp.gate.spec import spec_for
 
         n_hidden = weights["lcg.fc1.weight"].shape[0] if "lcg.fc1.weight" in weights else 0
         spec = spec_for(read_base_model(base or tiny_model_path), n_hidden=n_hidden)
@@ -117,8 +118,9 @@ def make_gate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Gate]:
             A linear gate with the identity as its matrix: n_embd = n_families.
         """
         from lcg_cpp import Gate
-        from lcg_cpp.gate.gate_file import GateSpec, write_gate
+        from lcg_cpp.gate.gate_file import write_gate
         from lcg_cpp.gate.rule_set import FamilySet
+        from lcg_cpp.gate.spec import GateSpec
 
         n_families = len(rules.maskable)
         four = ("cj", "latin", "symbols", "lowres")

@@ -220,7 +220,7 @@ def is_text(content: bytes) -> bool:
 @pytest.fixture(scope="module")
 def documented_gate(make_gate_file: MakeGateFile) -> Path:
     """A gate that says all it can about itself."""
-    from lcg_cpp.gate.gate_file import Source
+    from lcg_cpp.gate.spec import Source
 
     return make_gate_file(
         gate_weights(16, seed=3),

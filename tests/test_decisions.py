@@ -15,9 +15,9 @@ import pytest
 import oracle
 from lcg_cpp import PAPER_OPTIONS, Gate, GateError, GateOptions
 from lcg_cpp.gate.decisions import NO_FAMILY, DecodingRules, FamilyTable, Rulings, last_families
-from lcg_cpp.gate.gate_file import GateSpec
 from lcg_cpp.gate.results import REASONS
 from lcg_cpp.gate.rule_set import FamilySet
+from lcg_cpp.gate.spec import GateSpec
 from lcg_cpp.gate.steps import MAX_TOP_K, Sampling, Steps
 from oracle import Chain, Rules, Switches
 

@@ -48,7 +48,7 @@ from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.engine.teacher import Teacher
 from lcg_cpp.gate.decisions import NO_FAMILY, DecodingRules, FamilyTable
 from lcg_cpp.gate.families import family_set
-from lcg_cpp.gate.gate_file import CONFIDENCE
+from lcg_cpp.gate.spec import CONFIDENCE
 from lcg_cpp.gate.steps import Sampling
 from oracle import Chain, Rules, Switches
 

@@ -19,8 +19,10 @@ import pytest
 
 import gguf_bytes as gb
 from lcg_cpp import Gate, GateError, GateOptions
-from lcg_cpp.gate.gate_file import GateSpec, write_gate
+from lcg_cpp.gate.gate_file import write_gate
 from lcg_cpp.gate.options import PAPER_OPTIONS
+from lcg_cpp.gate.rule_set import FamilySet
+from lcg_cpp.gate.spec import GateSpec
 
 N_EMBD = 64
 N_FAMILIES = 4
@@ -187,16 +189,9 @@ def test_a_bias_may_stand_in_one_layer_only(tmp_path: Path) -> None:
 def test_any_number_of_families_is_predicted(tmp_path: Path, n_families: int) -> None:
     rng = np.random.default_rng(n_families)
     weight = rng.integers(-3, 4, (n_families, 8)).astype(np.float32)
-    spec = GateSpec(
-        "llama",
-        8,
-        0,
-        np.arange(n_families, dtype=np.uint8),
-        "0" * 64,
-        families=tuple(f"family {i}" for i in range(n_families)),
-        maskable=(True,) * (n_families - 1) + (False,),
-        neutral=n_families - 1,
-    )
+    names = tuple(f"family {i}" for i in range(n_families))
+    families = FamilySet(names, (True,) * (n_families - 1) + (False,), n_families - 1, "numbers")
+    spec = GateSpec("llama", 8, 0, np.arange(n_families, dtype=np.uint8), "0" * 64, families)
     write_gate(tmp_path / "gate.gguf", spec, {"lcg.fc2.weight": weight}, "f32")
     hidden = rng.integers(-9, 10, (5, 8)).astype(np.float32)  # integers: no rounding anywhere
     np.testing.assert_array_equal(Gate.load(tmp_path / "gate.gguf").predict(hidden), hidden @ weight.T)

@@ -23,8 +23,9 @@ from lcg_cpp.engine.connect import connect_core
 from lcg_cpp.errors import GateError
 from lcg_cpp.gate.families import family_set
 from lcg_cpp.gate.gate import read_gate_file
-from lcg_cpp.gate.gate_file import GateSpec, Source, write_gate
+from lcg_cpp.gate.gate_file import write_gate
 from lcg_cpp.gate.rule_set import FamilySet
+from lcg_cpp.gate.spec import GateSpec, Source
 
 PATH = "some/gate.gguf"
 BASE_MODEL_HINT = " (is this a base model? it goes to -m/--model)"

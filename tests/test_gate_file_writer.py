@@ -18,8 +18,9 @@ import pytest
 from lcg_cpp.engine.base_model import BYTE, CONTROL, NORMAL, BaseModel, Vocab
 from lcg_cpp.errors import GateError
 from lcg_cpp.gate import gate_file
-from lcg_cpp.gate.gate_file import GateSpec, Source, gate_file_name, spec_for, write_gate
+from lcg_cpp.gate.gate_file import gate_file_name, write_gate
 from lcg_cpp.gate.rule_set import FamilySet
+from lcg_cpp.gate.spec import GateSpec, Source, spec_for
 
 N_EMBD, N_HIDDEN = 64, 32
 KINDS = gguf.GGUFValueType

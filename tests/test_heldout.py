@@ -11,7 +11,7 @@ import pytest
 
 from lcg_cpp.gate.decisions import NO_FAMILY, DecodingRules, FamilyTable
 from lcg_cpp.gate.families import family_set
-from lcg_cpp.gate.gate_file import CONFIDENCE
+from lcg_cpp.gate.spec import CONFIDENCE
 from lcg_cpp.gate.steps import PAPER_SAMPLING, Sampling
 from lcg_cpp.train.heldout import FamilyScore, HeldOut, Scores
 

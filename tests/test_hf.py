@@ -32,8 +32,8 @@ from lcg_cpp.engine.model import read_base_model  # noqa: E402
 from lcg_cpp.engine.output_norms import label_norms, read_output_matrix  # noqa: E402
 from lcg_cpp.engine.teacher import Teacher  # noqa: E402
 from lcg_cpp.gate.families import RULES, token_families  # noqa: E402
-from lcg_cpp.gate.gate_file import Source, spec_for  # noqa: E402
 from lcg_cpp.gate.labels import family_labels  # noqa: E402
+from lcg_cpp.gate.spec import Source, spec_for  # noqa: E402
 from lcg_cpp.train.options import TrainOptions  # noqa: E402
 from lcg_cpp.train.train import train  # noqa: E402
 from training_data import chat_rows, write_rows  # noqa: E402

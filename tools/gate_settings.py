@@ -31,9 +31,10 @@ from lcg_cpp.engine.output_norms import label_norms, read_output_matrix
 from lcg_cpp.engine.teacher import Teacher
 from lcg_cpp.gate.decisions import DecodingRules, FamilyTable
 from lcg_cpp.gate.families import DEFAULT_FAMILIES, token_families
-from lcg_cpp.gate.gate_file import spec_for, write_gate
+from lcg_cpp.gate.gate_file import write_gate
 from lcg_cpp.gate.labels import family_labels
 from lcg_cpp.gate.options import PAPER_OPTIONS, GateOptions
+from lcg_cpp.gate.spec import spec_for
 from lcg_cpp.gate.steps import Steps
 from lcg_cpp.gate.walk import ForcedText, Walk
 from lcg_cpp.train.learner import Learner, Ranks

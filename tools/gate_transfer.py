@@ -20,7 +20,7 @@ from lcg_cpp import Gate
 from lcg_cpp.engine.load import Engine
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.gate.decisions import DecodingRules, Rulings
-from lcg_cpp.gate.gate_file import spec_for
+from lcg_cpp.gate.spec import spec_for
 from lcg_cpp.train.options import TrainOptions
 from lcg_cpp.train.train import train
 from timed_log import log

@@ -25,7 +25,8 @@ import numpy.typing as npt
 
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.gate.families import DEFAULT_FAMILIES, token_families
-from lcg_cpp.gate.gate_file import spec_for, write_gate
+from lcg_cpp.gate.gate_file import write_gate
+from lcg_cpp.gate.spec import spec_for
 
 Q8_0_BLOCK = 32
 

@@ -19,8 +19,9 @@ from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.engine.teacher import Teacher
 from lcg_cpp.gate.decisions import DecodingRules
 from lcg_cpp.gate.gate import Gate
-from lcg_cpp.gate.gate_file import OUTTYPES, spec_for
+from lcg_cpp.gate.gate_file import OUTTYPES
 from lcg_cpp.gate.options import PAPER_OPTIONS, GateOptions
+from lcg_cpp.gate.spec import spec_for
 
 from .experiments import SEED, contaminated_terms
 from .tables import table

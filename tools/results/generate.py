@@ -18,7 +18,8 @@ from lcg_cpp.commands.demo import load_demo_model
 from lcg_cpp.demo import MODEL
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.evaluate.evaluate import EvalOptions, evaluate
-from lcg_cpp.gate.gate_file import OUTTYPES, spec_for, write_gate
+from lcg_cpp.gate.gate_file import OUTTYPES, write_gate
+from lcg_cpp.gate.spec import spec_for
 from lcg_cpp.measure.compare import compare, summarize
 from lcg_cpp.train.options import TrainOptions
 from timed_log import log

@@ -18,8 +18,8 @@ from ..engine.output_norms import OutputMatrix, label_norms
 from ..errors import GateError
 from ..gate.decisions import FamilyTable
 from ..gate.families import RULES, token_families
-from ..gate.gate_file import spec_for
 from ..gate.labels import family_labels
+from ..gate.spec import spec_for
 from ..gate.steps import Sampling, Steps
 from ..gate.walk import ForcedText, Rows, StoppedError, Walk, grouped
 from ..train.options import PRESETS

@@ -9,7 +9,8 @@ from pathlib import Path
 from ..engine.base_model import BaseModel
 from ..errors import GateError
 from ..gate.families import RULES, family_set
-from ..gate.gate_file import GateSpec, spec_for, write_gate
+from ..gate.gate_file import write_gate
+from ..gate.spec import GateSpec, spec_for
 from .gate_checkpoint import read_provenance
 from .gate_weights import read_weights
 from .pytorch import open_checkpoint

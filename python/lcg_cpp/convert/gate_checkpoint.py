@@ -8,7 +8,7 @@ How a gate was made stands in the file's metadata, under names that begin with `
 | lcg.base_model | names of the models it was made for |
 | lcg.families | names in the order of the outputs |
 | lcg.rules | rule set it was trained with |
-| lcg.datasets | JSON array of what it was trained on, of each the fields of `gate_file.Source` that are not empty |
+| lcg.datasets | JSON array of what it was trained on, of each the fields of `spec.Source` that are not empty |
 | lcg.train | JSON object of `adapter.lcg.train.*` |
 """
 
@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from ..errors import GateError
 from ..files import PathLike, write_whole
-from ..gate.gate_file import GateSpec, Source, TrainValue
+from ..gate.spec import GateSpec, Source, TrainValue
 
 # Name in a checkpoint of the reference's trainer -> name in a gate file.
 CHECKPOINT_KEYS = {

@@ -29,8 +29,9 @@ import numpy as np
 from ..engine.base_model import BaseModel
 from ..errors import GateError
 from ..gate.gate import Gate
-from ..gate.gate_file import GateSpec, spec_for, write_gate
+from ..gate.gate_file import write_gate
 from ..gate.options import PAPER_OPTIONS, GateOptions
+from ..gate.spec import GateSpec, spec_for
 
 SOFT_STRENGTH = 3.0  # a banned token keeps 1/73 of its weight at temperature 0.7
 

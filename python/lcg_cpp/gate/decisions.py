@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .gate_file import GateSpec
 from .options import GateOptions
 from .results import REASONS, Reason
 from .rule_set import FamilySet
+from .spec import GateSpec
 from .steps import PAPER_SAMPLING, Sampling, Steps
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from .. import _core
 from ..errors import GateError
-from .gate_file import CONFIDENCE
 from .labels import check_array, check_threads
 from .options import LEAST_CONFIDENCE_TEMPERATURE
+from .spec import CONFIDENCE
 
 MAX_TOP_K = 1024  # so many tokens are kept of every step
 

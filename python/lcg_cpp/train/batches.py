@@ -16,8 +16,8 @@ import numpy.typing as npt
 from ..data import Encoder
 from ..errors import GateError
 from ..gate.decisions import DecodingRules
-from ..gate.gate_file import GateSpec
 from ..gate.labels import family_labels
+from ..gate.spec import GateSpec
 from ..gate.steps import Steps
 from ..gate.walk import ForcedText, StoppedError, Walk
 from .heldout import MAX_BYTES, MAX_STATES, HeldOut

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..files import write_whole
-from ..gate.gate_file import GateSpec, TrainValue
+from ..gate.spec import GateSpec, TrainValue
 from ..pages.report import Facts, Figure, Section, Table, figure_svg, new_figure, page
 from .run import Run
 

@@ -20,7 +20,8 @@ from ..engine.load import Engine, HfEngine, load_teacher
 from ..engine.output_norms import label_norms
 from ..errors import GateError
 from ..files import PathLike
-from ..gate.gate_file import GateSpec, Source, TrainValue, write_gate
+from ..gate.gate_file import write_gate
+from ..gate.spec import GateSpec, Source, TrainValue
 from .options import TrainOptions
 
 if TYPE_CHECKING:

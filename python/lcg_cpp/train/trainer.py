@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..data import Dataset
 from ..errors import GateError
-from ..gate.gate_file import spec_for
+from ..gate.spec import spec_for
 from .batches import Batch, Evaluator, Labeller
 from .options import TrainOptions
 from .run import Measurement, Run, Texts

@@ -1,0 +1,170 @@
+"""What a gate is, apart from its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Union
+
+import numpy as np
+import numpy.typing as npt
+
+from ..engine.base_model import BaseModel
+from ..errors import GateError
+from .families import DEFAULT_FAMILIES, exempt_tokens, vocab_families
+from .rule_set import FamilySet
+
+CONFIDENCE = ((5, 0.999), (20, 0.95))  # the two sets of H, paper section 3.3
+
+_MAX_WIDTH = 1 << 16
+_MAX_VOCAB = 1 << 22
+_MAX_CONFIDENCE_SETS = 8
+_MAX_CONFIDENCE_K = 1024
+
+TrainValue = Union[bool, int, float, str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or a dataset that a gate was made from; the fields are those of the GGUF specification."""
+
+    name: str
+    organization: str = ""
+    version: str = ""
+    repo_url: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class GateSpec:
+    """Everything that goes into a gate file but the weights.
+
+    Attributes:
+        architecture: The base model's, e.g. `qwen3`; must match when the gate is used.
+        n_embd: Width of the base model's last hidden state.
+        n_hidden: Width of the gate's hidden layer; 0 is a linear gate.
+        token_family: uint8 (n_vocab,), indices into the families, exemptions not applied.
+        tokenizer_hash: `Vocab.tokenizer_hash` of the base model; must match when the gate is used.
+        families: The families, in the order of the gate's outputs, and the rule set that made `token_family`.
+        threshold: Probability from which a family counts as predicted, between 0 and 1.
+        confidence: (top_k, top_p) of each set whose union is the confidence set H.
+        exempt_tokens: Ids that count as neutral while decoding.
+        name: Human-readable name of the gate.
+        version: Version of the gate, e.g. `v1.0`.
+        license: SPDX expression.
+        base_models: What the gate was made for.
+        datasets: What it was trained on.
+        train: How it was made, written as `adapter.lcg.train.<key>`: tokens seen, label settings, loss, …
+    """
+
+    architecture: str
+    n_embd: int
+    n_hidden: int
+    token_family: npt.NDArray[np.uint8]
+    tokenizer_hash: str
+    families: FamilySet = DEFAULT_FAMILIES
+    threshold: float = 0.5
+    confidence: tuple[tuple[int, float], ...] = CONFIDENCE
+    exempt_tokens: tuple[int, ...] = ()
+    name: str = ""
+    version: str = ""
+    license: str = ""
+    base_models: tuple[Source, ...] = ()
+    datasets: tuple[Source, ...] = ()
+    train: Mapping[str, TrainValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what in ("architecture", "tokenizer_hash"):
+            if not getattr(self, what):
+                raise GateError(f"`{what}` is empty")
+        _check_range("n_embd", self.n_embd, 1, _MAX_WIDTH)
+        _check_range("n_hidden", self.n_hidden, 0, _MAX_WIDTH)
+        self._check_token_family()
+        # checked as the reader will see it: 0.99999999 is 1 in 32 bits
+        if not 0.0 < float(np.float32(self.threshold)) < 1.0:
+            raise GateError(f"`threshold` is {self.threshold}, expected a probability between 0 and 1")
+        _check_range("number of `confidence` sets", len(self.confidence), 1, _MAX_CONFIDENCE_SETS)
+        for top_k, top_p in self.confidence:
+            _check_range("`confidence` top_k", top_k, 1, _MAX_CONFIDENCE_K)
+            if not 0.0 < float(np.float32(top_p)) <= 1.0:
+                raise GateError(f"`confidence` top_p is {top_p}, expected more than 0 and at most 1")
+        for token in self.exempt_tokens:
+            _check_range("`exempt_tokens` id", token, 0, self.n_vocab - 1)
+        for key, value in self.train.items():
+            if not isinstance(value, (int, float, str)) or value == "" or (isinstance(value, int) and value < 0):
+                raise GateError(f"`train` {key} is {value!r}, expected a bool, a natural number, a float or a text")
+
+    def _check_token_family(self) -> None:
+        table = self.token_family
+        if table.dtype != np.uint8 or table.ndim != 1:
+            raise GateError(f"`token_family` is {table.dtype} {table.shape}, expected uint8 (n_vocab,)")
+        _check_range("length of `token_family`", len(table), 1, _MAX_VOCAB)
+        n_families = len(self.families)
+        if int(table.max()) >= n_families:
+            token = int(np.argmax(table >= n_families))
+            raise GateError(
+                f"`token_family` gives token {token} the family {table[token]}, expected 0 to {n_families - 1}"
+            )
+
+    @property
+    def n_vocab(self) -> int:
+        """The number of tokens in the table."""
+        return len(self.token_family)
+
+
+def spec_for(
+    base: BaseModel,
+    *,
+    n_hidden: int,
+    rules: str = "default",
+    threshold: float = 0.5,
+    name: str = "",
+    version: str = "",
+    license: str = "",
+    datasets: tuple[Source, ...] = (),
+    train: Mapping[str, TrainValue] | None = None,
+) -> GateSpec:
+    """Describes a gate for a base model: families, token table, tokenizer hash and exemptions come from its vocabulary.
+
+    Args:
+        base: The base model.
+        n_hidden: Width of the gate's hidden layer; 0 is a linear gate.
+        rules: Rule set of the token table.
+        threshold: Probability from which a family counts as predicted.
+        name: Name of the gate; "LCG for <base name>" if empty.
+        version: Version of the gate.
+        license: SPDX expression of the gate's licence.
+        datasets: What it was trained on.
+        train: How it was made.
+
+    Returns:
+        The specification.
+    """
+    metadata = base.metadata
+    source = Source(
+        name=base.name,
+        organization=metadata.get("general.organization", ""),
+        version=metadata.get("general.version", ""),
+        repo_url=metadata.get("general.repo_url", ""),
+    )
+    families, token_family = vocab_families(base.vocab, rules)
+    return GateSpec(
+        architecture=base.architecture,
+        n_embd=base.n_embd,
+        n_hidden=n_hidden,
+        token_family=token_family,
+        tokenizer_hash=base.vocab.tokenizer_hash,
+        threshold=threshold,
+        exempt_tokens=exempt_tokens(base.vocab),
+        families=families,
+        name=name or f"LCG for {base.name}",
+        version=version,
+        license=license,
+        base_models=(source,),
+        datasets=datasets,
+        train=dict(train or {}),
+    )
+
+
+def _check_range(what: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise GateError(f"{what if '`' in what else f'`{what}`'} is {value}, expected {low} to {high}")
