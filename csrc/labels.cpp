@@ -1,11 +1,143 @@
 // Family labels (paper, section 3.2): the families of the tokens that the model itself finds likely.
-#include "adjusted_row.h"
 #include "rows.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
 
 namespace lcg {
 namespace {
+
+// c * atanh(logit / c), the logit before the model's soft cap c, in double precision. With q = (1 + u) / (1 - u) split
+// into 2^e times a number near 1, atanh(u) = log(q) / 2 is e * log(2) / 2 and a short series.
+inline double before_softcap(float logit, double softcap) {
+    constexpr double limit = 1 - 1.0 / (1 << 24); // a logit that was rounded to the cap: as one float below it
+    const double     ratio = static_cast<double>(logit) / softcap;
+    const double     below = ratio > limit ? limit : ratio;
+    const double     u     = below < -limit ? -limit : below;
+    const float      q     = static_cast<float>((1 + u) / (1 - u) * 1.41421356); // so that floor rounds log2(q)
+    int32_t          bits;
+    std::memcpy(&bits, &q, 4);
+    const int32_t power_bits = bits & 0x7f800000;
+    float         power;
+    std::memcpy(&power, &power_bits, 4);
+    const double s      = ((1 + u) - power * (1 - u)) / ((1 + u) + power * (1 - u)); // at most 0.172
+    const double s2     = s * s;
+    double       series = 1.0 / 21;
+    for (int n = 19; n > 0; n -= 2) {
+        series = series * s2 + 1.0 / n;
+    }
+    const double raw = softcap * (s * series + ((bits >> 23) - 127) * 0.34657359027997264); // log(2) / 2
+    return std::fabs(logit) < INFINITY ? raw : logit; // -inf stays forbidden; NaN and +inf are found later
+}
+
+// A row of logits with the soft cap undone, each divided by the norm of its token's output row. All of it is computed
+// in single precision, and in double precision where that leaves something open. The memory is kept from row to row.
+class adjusted_row {
+  public:
+    struct token {
+        uint32_t id;
+        double   logit;  // adjusted
+        double   weight; // exp(logit - the most probable token's)
+    };
+    struct bounds {
+        double low, high;
+    };
+
+    // norms [n_vocab], or null: logits are not divided; softcap 0: the model has none.
+    adjusted_row(const float * norms, double softcap, size_t n_vocab)
+        : norms_(norms), softcap_(softcap), n_vocab_(n_vocab), memory_(norms != nullptr || softcap > 0 ? n_vocab : 0) {}
+
+    // logits [n_vocab]; `number` is the row's in messages.
+    void load(const float * logits, size_t number) {
+        logits_        = logits;
+        number_        = number;
+        float * single = memory_.data();
+        if (softcap_ > 0) {
+            for (size_t i = 0; i < n_vocab_; i++) {
+                single[i] = static_cast<float>(before_softcap(logits[i], softcap_));
+            }
+        }
+        if (norms_ != nullptr) {
+            const float * raw = softcap_ > 0 ? single : logits;
+            for (size_t i = 0; i < n_vocab_; i++) {
+                single[i] = raw[i] / norms_[i];
+            }
+        }
+        row_ = memory_.empty() ? logits : memory_.data();
+    }
+
+    // Finds the n most probable tokens, or all that count where they are fewer. Throws as check_row does.
+    void take_best(size_t n) {
+        select(n);
+        best_.clear();
+        for (const uint32_t i : order_) {
+            const double logit = adjusted(i);
+            if (logit > -INFINITY) {
+                best_.push_back({i, logit, 0});
+            }
+        }
+        std::sort(best_.begin(), best_.end(),
+            [](const token & a, const token & b) { return a.logit != b.logit ? a.logit > b.logit : a.id < b.id; });
+        best_.resize(std::min(best_.size(), n));
+        for (token & likely : best_) {
+            likely.weight = std::exp(likely.logit - best_[0].logit);
+        }
+    }
+
+    const std::vector<token> & best() const { return best_; } // most probable first
+
+    // The sum of the weights of the whole vocabulary is between these two.
+    bounds sum(bool exact) const {
+        const double best = best_[0].logit;
+        const double off  = 1e-5 + std::ldexp(std::fabs(best) + 100, -21); // of the sum and of the logits
+        if (!exact && in_range_ && off < 0.5) {
+            const auto   first = static_cast<float>(best);
+            const double sum   = softmax_sum(row_, n_vocab_, first, 1.0f) * std::exp(static_cast<double>(first) - best);
+            return {sum * (1 - off), sum * (1 + off)};
+        }
+        double sum = 0;
+        for (size_t i = 0; i < n_vocab_; i++) {
+            sum += std::exp(adjusted(i) - best);
+        }
+        return {sum, sum};
+    }
+
+  private:
+    double adjusted(size_t i) const {
+        const double raw = softcap_ > 0 ? before_softcap(logits_[i], softcap_) : static_cast<double>(logits_[i]);
+        return norms_ != nullptr ? raw / static_cast<double>(norms_[i]) : raw;
+    }
+
+    // Tokens among which the n most probable are: a few more than n, so that no rounding leaves one out.
+    void select(size_t n) {
+        for (size_t wanted = n + 12;; wanted *= 4) {
+            in_range_ = select_top(row_, n_vocab_, wanted, order_) && row_[order_[0]] > -INFINITY;
+            if (!in_range_) { // by the logits, or only their quotients
+                check_row(logits_, n_vocab_, number_);
+                order_.resize(n_vocab_);
+                std::iota(order_.begin(), order_.end(), 0);
+                return;
+            }
+            const float nth = row_[order_[std::min(n, order_.size()) - 1]];
+            if (order_.size() == n_vocab_ || row_[order_.back()] < nth - std::ldexp(std::fabs(nth), -21) - 1e-40f) {
+                return;
+            }
+        }
+    }
+
+    const float *         norms_;
+    double                softcap_;
+    size_t                n_vocab_;
+    const float *         logits_   = nullptr; // [n_vocab]
+    const float *         row_      = nullptr; // [n_vocab], adjusted in single precision
+    size_t                number_   = 0;
+    bool                  in_range_ = false; // of single precision
+    std::vector<float>    memory_;
+    std::vector<uint32_t> order_;
+    std::vector<token>    best_;
+};
 
 // How many of the best tokens have less than top_p above them, given the sum of all weights.
 size_t count_kept(const std::vector<adjusted_row::token> & best, double sum, double top_p) {
@@ -34,8 +166,11 @@ size_t choose(adjusted_row & row, size_t n_vocab, const uint8_t * families, cons
     };
     size_t n = std::min<size_t>(n_most, 64);
     row.take_best(n);
-    for (int precision = adjusted_row::rough;;) {
-        const auto   sum    = row.sum(static_cast<adjusted_row::precision>(precision));
+    if (!options.soft && n == n_most && present(1) == present(row.best().size())) {
+        return 1; // whatever the sum is
+    }
+    for (bool exact = false;;) {
+        const auto   sum    = row.sum(exact);
         const size_t fewest = count_kept(row.best(), sum.low, options.top_p);
         const size_t most   = count_kept(row.best(), sum.high, options.top_p);
         if (most == n && n < n_most) { // S may go on
@@ -44,7 +179,7 @@ size_t choose(adjusted_row & row, size_t n_vocab, const uint8_t * families, cons
         } else if (fewest == most || (!options.soft && present(fewest) == present(most))) {
             return most;
         } else {
-            precision++; // where it is exact, both are equal
+            exact = true; // then both are equal
         }
     }
 }
@@ -62,6 +197,15 @@ void write_label(
     }
 }
 
+void check_norms(const float * norms, size_t n_vocab) {
+    const auto   good = [](float norm) { return norm > 0 && norm < INFINITY; };
+    const size_t i    = static_cast<size_t>(std::find_if_not(norms, norms + n_vocab, good) - norms);
+    if (i < n_vocab) {
+        throw gate_error("`norms` is " + std::to_string(norms[i]) + " at token " + std::to_string(i) +
+                         ", expected a finite number above 0");
+    }
+}
+
 } // namespace
 
 void family_labels(const logit_rows & rows, const float * norms, const uint8_t * families,
@@ -72,9 +216,11 @@ void family_labels(const logit_rows & rows, const float * norms, const uint8_t *
         throw gate_error("`families` is " + std::to_string(families[token]) + " at token " + std::to_string(token) +
                          ", expected 0 to " + std::to_string(options.n_families - 1));
     }
-    const adjustment how(norms, options.softcap, rows.n_vocab);
+    if (norms != nullptr) {
+        check_norms(norms, rows.n_vocab);
+    }
     for_each_row(rows.n, n_threads, [&] {
-        const auto memory = std::make_shared<adjusted_row>(how);
+        const auto memory = std::make_shared<adjusted_row>(norms, options.softcap, rows.n_vocab);
         return [&, memory](size_t i) {
             adjusted_row & row = *memory;
             row.load(rows.data + i * rows.n_vocab, i);

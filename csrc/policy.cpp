@@ -7,6 +7,15 @@
 #include <cstring>
 #include <limits>
 
+// GCC on Linux compiles passes over all logits for newer processors as well, and the loader picks one of them (before
+// the thread sanitizer is ready). They are identical but for roundings, of which nothing here hangs.
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__) &&                           \
+    !defined(__SANITIZE_THREAD__)
+#define LCG_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define LCG_CLONES
+#endif
+
 namespace lcg {
 namespace {
 
@@ -122,7 +131,7 @@ family_set predicted_families(const float * z, size_t n_families, float threshol
     return families;
 }
 
-double softmax_sum(const float * logits, size_t n, float max_logit, float temperature) {
+LCG_CLONES double softmax_sum(const float * logits, size_t n, float max_logit, float temperature) {
     constexpr size_t block = 512;                       // floats are added up over a block only, blocks in double
     const float      scale = 1.44269504f / temperature; // to powers of two
     float            values[block];

@@ -226,10 +226,10 @@ def test_a_logit_at_the_soft_cap_counts_as_just_below_it() -> None:
     np.testing.assert_allclose(shares[0, :3], wanted / wanted.sum(), rtol=1e-6)
 
 
-# ---- where the kernel's first, rough pass could mislead ----
+# ---- where single precision could mislead ----
 
 
-def test_tokens_closer_than_a_rough_pass_can_tell_are_told_apart() -> None:
+def test_tokens_closer_than_single_precision_can_tell_are_told_apart() -> None:
     rng = np.random.default_rng(3)
     norms = rng.lognormal(0, 0.5, N_VOCAB).astype(np.float32)
     for level in rng.uniform(5, 30, 200):  # some are on the edge of what the pass rounds to
