@@ -10,10 +10,11 @@ import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..engine.output_norms import NORMS
 from ..errors import GateError
 from ..gate.families import RULES
 from ..gate.gate_file import OUTTYPES
-from ..train.options import NORMS, POSITIONS, PRESETS, SCHEDULES, TrainOptions
+from ..train.options import POSITIONS, PRESETS, SCHEDULES, TrainOptions
 from ..train.train import require_extra, train
 from . import options, train_engine
 from .errors import EXIT_INTERRUPTED, UsageError

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..engine.output_norms import NORMS
 from ..errors import GateError
 from ..gate.families import RULES
 
-NORMS = ("token", "relative", "none")
 SCHEDULES = ("cosine", "linear", "constant")
 POSITIONS = ("all", "reply")
 
