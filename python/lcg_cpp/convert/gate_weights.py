@@ -75,8 +75,6 @@ def _find_keys(checkpoint: Checkpoint) -> tuple[dict[str, str], tuple[str, ...]]
     found: dict[str, str] = {}
     for short, name in CHECKPOINT_KEYS.items():
         matches = [key for key, parts in of_gate.items() if _ends_in(parts, *short.split("."))]
-        trained = [key for key in matches if _TRAINED in of_gate[key]]
-        matches = trained or matches
         if len(matches) > 1:
             raise GateError(f"{checkpoint.path}: several tensors `{short}` ({', '.join(matches[:5])}), expected one")
         if matches:
