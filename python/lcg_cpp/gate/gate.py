@@ -59,7 +59,6 @@ class Gate:
         file = read_gate_file(path)
         self.metadata: dict[str, object] = file.metadata
         self.tensors: dict[str, tuple[str, tuple[int, ...]]] = file.tensors
-        self._requested_device: Device = device
         self._core = _core.Gate(file, device)
         core = self._core
         self.families = FamilySet(tuple(core.families), tuple(core.maskable), core.neutral, core.rules)
