@@ -1,11 +1,16 @@
 """The Language Confusion Gate (arXiv 2510.17555) for llama.cpp: keeps local models in the right script."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from .errors import GateError
-from .gate.gate import Gate
-from .gate.labels import family_labels
-from .gate.options import PAPER_OPTIONS, GateOptions
-from .gate.results import Decision, GateEvent, GateStats
-from .run.llama import GatedLlama
+
+if TYPE_CHECKING:
+    from .gate.gate import Gate
+    from .gate.labels import family_labels
+    from .gate.options import PAPER_OPTIONS, GateOptions
+    from .gate.results import Decision, GateEvent, GateStats
+    from .run.llama import GatedLlama
 
 __all__ = [
     "PAPER_OPTIONS",
@@ -19,3 +24,10 @@ __all__ = [
     "family_labels",
 ]
 __version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for: an engine that cannot be used is then an error of its use, one line at the shell."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(".run" if name == "GatedLlama" else ".gate", __name__), name)

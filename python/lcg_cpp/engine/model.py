@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from llama_cpp import _internals as internals
+from llama_cpp import _logger
 from llama_cpp import llama_cpp as bindings
 
 from .. import _core
@@ -27,6 +33,55 @@ def read_vocab(model: internals.LlamaModel) -> Vocab:
     path = Path(model.path_model).absolute()
     texts = functools.partial(read_texts, path, "tokenizer.ggml.tokens")
     return Vocab(tokens, attributes & np.uint32(TYPE_BITS), texts)
+
+
+@contextlib.contextmanager
+def failure_reason(path: str) -> Iterator[None]:
+    """Give llama.cpp's own reason where llama_cpp only says that a model failed to load.
+
+    Raises:
+        GateError: For that `ValueError`; others pass.
+    """
+    lines: list[str] = []
+
+    @bindings.llama_log_callback
+    def collect(level: int, text: bytes, user_data: Any) -> None:
+        lines.append(text.decode(errors="replace").strip())
+        _logger.llama_log_callback(level, text, user_data)
+
+    nothing = ctypes.c_void_p(0)
+    bindings.llama_log_set(collect, nothing)
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Failed to load model from file"):
+            raise
+        raise GateError(f"{path}: llama.cpp cannot load it: {_reason(lines) or error}") from error
+    finally:
+        bindings.llama_log_set(_logger.llama_log_callback, nothing)
+
+
+def _reason(log: list[str]) -> str:
+    """The most telling line of llama.cpp's log of a load that failed."""
+    for pattern in (r"(invalid magic .+)", r"error loading model: (.+)", r"((?:failed|error|unable) .+)"):
+        found = [match[1] for match in (re.search(pattern, line) for line in log) if match]
+        if found:
+            return found[-1]
+    return ""
+
+
+def require_vocabulary(model: internals.LlamaModel) -> None:
+    """Refuse a model without tokens: llama.cpp ends the process where it is asked for one.
+
+    Raises:
+        GateError: It has none.
+    """
+    if bindings.llama_vocab_type(model.vocab) == bindings.LLAMA_VOCAB_TYPE_NONE or model.n_vocab() == 0:
+        stated = model.metadata().get("tokenizer.ggml.model", "")
+        raise GateError(
+            f'{model.path_model}: has no vocabulary (`tokenizer.ggml.model` is "{stated}"), expected a model with its'
+            " tokens; convert it again, with its tokenizer"
+        )
 
 
 def describe_model(model: internals.LlamaModel, n_embd: int, vocab: Vocab | None = None) -> BaseModel:
@@ -64,11 +119,10 @@ def read_base_model(path: PathLike) -> BaseModel:
     bindings.llama_backend_init()
     params = bindings.llama_model_default_params()
     params.vocab_only = True
-    try:
+    with failure_reason(name):
         model = internals.LlamaModel(path_model=name, params=params, verbose=False)
-    except ValueError as error:
-        raise GateError(f"{name}: llama.cpp cannot load it, is it a GGUF model?") from error
     try:
+        require_vocabulary(model)
         metadata = model.metadata()
         n_embd = metadata.get(f"{metadata.get('general.architecture', '')}.embedding_length", "0")
         return describe_model(model, int(n_embd))

@@ -22,7 +22,7 @@ from ..errors import GateError
 from ..files import PathLike, require_regular
 from .base_model import BaseModel
 from .connect import attach_tap, function_addresses, new_tap
-from .model import describe_model
+from .model import describe_model, failure_reason, require_vocabulary
 from .proof import prove_hidden_state
 
 _MAX_SEQUENCES = 32  # texts in one batch
@@ -91,6 +91,7 @@ class Teacher:
         try:
             self._model = self._load_model(name, n_gpu_layers)
             self._stack.callback(self._model.close)
+            require_vocabulary(self._model)
             self._n_sequences = self._most_sequences()
             self._tap = new_tap(n_batch)
             self._tap.active = True
@@ -109,10 +110,8 @@ class Teacher:
     def _load_model(self, name: str, n_gpu_layers: int) -> internals.LlamaModel:
         params = bindings.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
-        try:
+        with failure_reason(name):
             model = internals.LlamaModel(path_model=name, params=params, verbose=False)
-        except ValueError as error:
-            raise GateError(f"{name}: llama.cpp cannot load it, is it a GGUF model?") from error
         if bindings.llama_model_has_encoder(model.model) or not bindings.llama_model_has_decoder(model.model):
             model.close()
             raise GateError(f"{name}: has an encoder, expected a model with a decoder only")

@@ -20,7 +20,7 @@ from .. import _core
 from ..engine.base_model import BaseModel, Vocab
 from ..engine.chain import Chain, insert_stages
 from ..engine.connect import attach_tap, new_tap
-from ..engine.model import describe_model
+from ..engine.model import describe_model, failure_reason, require_vocabulary
 from ..engine.proof import prove_hidden_state
 from ..errors import GateError, first_line
 from ..files import PathLike
@@ -79,7 +79,9 @@ class GatedLlama(Llama):
         self._tap = new_tap()
         loaded = Gate.load(gate, gate_device) if isinstance(gate, (str, os.PathLike)) else gate
         try:
-            super().__init__(model_path, **llama_arguments)
+            with failure_reason(model_path):
+                super().__init__(model_path, **llama_arguments)
+            require_vocabulary(self._model)
         except (jinja2.TemplateError, RecursionError) as error:
             self.close()
             raise GateError(
