@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -99,11 +98,10 @@ def load_gate(path: str, option: str, device: Device = "cpu") -> Gate:
 
 
 @contextlib.contextmanager
-def quiet_engine() -> Iterator[io.StringIO]:
-    """Catch llama.cpp's log: llama_cpp writes some of it to `sys.stderr` even when it is told not to be verbose."""
-    log = io.StringIO()
-    with contextlib.redirect_stderr(log):
-        yield log
+def quiet_engine() -> Iterator[None]:
+    """Let llama.cpp's log go nowhere: llama_cpp writes some of it to `sys.stderr` even when it is not verbose."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def load_model(path: str, gate: Gate | None, options: GateOptions, llama_arguments: dict[str, Any]) -> GatedLlama:
@@ -120,22 +118,13 @@ def load_model(path: str, gate: Gate | None, options: GateOptions, llama_argumen
     """
     require_file(path, "-m/--model")
 
-    def load(*, verbose: bool) -> GatedLlama:
-        with _interruptible():
-            return GatedLlama(path, gate_options=options, verbose=verbose, **llama_arguments)
-
     try:
-        with quiet_engine():
-            llm = load(verbose=False)
+        with quiet_engine(), _interruptible():
+            llm = GatedLlama(path, gate_options=options, verbose=False, **llama_arguments)
     except GateError as error:
-        raise UsageError(f"-m/--model: {error}") from error
+        raise UsageError(f"-m/--model: {_not_a_model(path) or error}") from error
     except ValueError as error:
-        reason = _not_a_model(path)
-        if not reason:
-            with quiet_engine() as log, contextlib.suppress(ValueError):
-                load(verbose=True)  # once more, to hear why
-            reason = f"{path}: llama.cpp cannot load it: {_last_error(log.getvalue()) or error}"
-        raise UsageError(f"-m/--model: {reason}") from error
+        raise UsageError(f"-m/--model: {path}: {error}") from error
     try:
         llm.set_gate(gate)
     except GateError as error:
@@ -166,13 +155,3 @@ def _model_given_as_gate(path: str) -> str | None:
     except (GateError, OSError):
         return None
     return f"{path}: is a base model ({architecture}), expected a gate; a base model goes to -m/--model"
-
-
-def _last_error(log: str) -> str:
-    """The most telling line of llama.cpp's log of a load that failed."""
-    lines = [line.strip() for line in log.splitlines()]
-    for pattern in (r"(invalid magic .+)", r"error loading model: (.+)", r"((?:failed|error|unable) .+)"):
-        found = [match[1] for match in (re.search(pattern, line) for line in lines) if match]
-        if found:
-            return found[-1]
-    return ""

@@ -44,6 +44,6 @@ def _refusal(name: str) -> str:
     llama_cpp = importlib.import_module("llama_cpp")
     version = getattr(llama_cpp, "__version__", "of an unknown version")
     return (
-        f"the installed llama-cpp-python {version} has no `{name}`: lcg-cpp works with the package of abetlen's project,"
+        f"the installed llama-cpp-python {version} has no `{name}`: lcg-cpp works with abetlen's package,"
         " not with forks of the same name; pip install --force-reinstall --no-deps 'llama-cpp-python>=0.3.36'"
     )

@@ -40,21 +40,20 @@ def failure_reason(path: str) -> Iterator[None]:
     """Give llama.cpp's own reason where llama_cpp only says that a model failed to load.
 
     Raises:
-        GateError: For that `ValueError`; others pass.
+        GateError: For its `ValueError`; others pass.
     """
     lines: list[str] = []
 
-    @bindings.llama_log_callback
     def collect(level: int, text: bytes, user_data: Any) -> None:
         lines.append(text.decode(errors="replace").strip())
         _logger.llama_log_callback(level, text, user_data)
 
-    nothing = ctypes.c_void_p(0)
-    bindings.llama_log_set(collect, nothing)
+    nothing, callback = ctypes.c_void_p(0), bindings.llama_log_callback(collect)
+    bindings.llama_log_set(callback, nothing)
     try:
         yield
     except ValueError as error:
-        if not str(error).startswith("Failed to load model from file"):
+        if not str(error).startswith("Failed to "):
             raise
         raise GateError(f"{path}: llama.cpp cannot load it: {_reason(lines) or error}") from error
     finally:
@@ -63,7 +62,7 @@ def failure_reason(path: str) -> Iterator[None]:
 
 def _reason(log: list[str]) -> str:
     """The most telling line of llama.cpp's log of a load that failed."""
-    for pattern in (r"(invalid magic .+)", r"error loading model: (.+)", r"((?:failed|error|unable) .+)"):
+    for pattern in (r"(invalid magic .+)", r"error loading model(?: [a-z]+)?: (.+)", r"((?:failed|error|unable) .+)"):
         found = [match[1] for match in (re.search(pattern, line) for line in log) if match]
         if found:
             return found[-1]
@@ -111,7 +110,7 @@ def read_base_model(path: PathLike) -> BaseModel:
         The facts. `n_embd` is 0 where the file does not say.
 
     Raises:
-        GateError: llama.cpp cannot load the file.
+        GateError: llama.cpp cannot load the file, or it holds no vocabulary.
         OSError: The file cannot be read.
     """
     name = os.fspath(path)

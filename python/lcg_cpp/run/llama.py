@@ -63,10 +63,10 @@ class GatedLlama(Llama):
             llama_arguments: Every keyword argument of `llama_cpp.Llama`.
 
         Raises:
-            GateError: The gate file is not valid or was made for another model, or the model's chat template is no
-                Jinja.
+            GateError: The gate file is not valid or was made for another model; llama.cpp cannot load the model, or its
+                vocabulary or chat template cannot be used.
             OSError: The gate file cannot be read.
-            ValueError: From `llama_cpp.Llama`, e.g. a model that cannot be loaded.
+            ValueError: From `llama_cpp.Llama`, e.g. an argument it refuses.
         """
         self._stack = contextlib.ExitStack()  # Llama.close() wants it, also where loading the gate fails
         self._gate: Gate | None = None
@@ -82,6 +82,9 @@ class GatedLlama(Llama):
             with failure_reason(model_path):
                 super().__init__(model_path, **llama_arguments)
             require_vocabulary(self._model)
+        except GateError:
+            self.close()
+            raise
         except (jinja2.TemplateError, RecursionError) as error:
             self.close()
             raise GateError(
