@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "python" / "lcg_cpp"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 MOST_ROOMS = 26
+MOST_LINES = 350
 # Private names of other projects that may be used; `engine` and `run` extend llama_cpp, which leaves no other way.
 FOREIGN = {"_ActionsContainer", "_ArgumentGroup", "_extract_corpus_statistics"}  # argparse's types; sacrebleu's
 EXTEND_LLAMA_CPP = {"engine", "run"}
@@ -83,3 +84,11 @@ def test_a_private_name_of_another_room_is_found() -> None:
 def test_the_house_has_few_rooms() -> None:
     rooms = {room_of(path) for path in SOURCES} | {path.name for path in PACKAGE.iterdir() if path.is_dir()}
     assert len(rooms - {"__pycache__"}) <= MOST_ROOMS
+
+
+@pytest.mark.parametrize("folder", ["python/lcg_cpp", "csrc", "tools"])
+def test_no_file_is_long(folder: str) -> None:
+    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".pyi", ".cpp", ".h", ".js", ".css"}]
+    assert files
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
+    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES} == {}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from command_line import refusal
-from lcg_cpp import Gate
+from lcg_cpp import Gate, GatedLlama
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.files import write_whole
 
@@ -107,6 +107,8 @@ def test_a_pipe_is_refused_by_the_library_too(pipe: Path) -> None:
         read_base_model(pipe)
     with pytest.raises(OSError, match="is a pipe, expected a regular file"):
         Gate.load(pipe)
+    with pytest.raises(OSError, match="is a pipe, expected a regular file"):
+        GatedLlama(str(pipe), verbose=False)
 
 
 @POSIX_ONLY

@@ -23,7 +23,7 @@ from ..engine.connect import attach_tap, new_tap
 from ..engine.model import describe_model, failure_reason, require_vocabulary
 from ..engine.proof import prove_hidden_state
 from ..errors import GateError, first_line
-from ..files import PathLike
+from ..files import PathLike, require_regular
 from ..gate.gate import Gate
 from ..gate.options import Device, GateOptions
 from ..gate.results import GateEvent, GateStats
@@ -77,6 +77,8 @@ class GatedLlama(Llama):
         self._in_reply = False  # the newest evaluated tokens continue a reply
         self._low_level = False  # sample() is called without generate()
         self._tap = new_tap()
+        if os.path.exists(model_path):  # Llama says itself where it does not exist
+            require_regular(model_path)
         loaded = Gate.load(gate, gate_device) if isinstance(gate, (str, os.PathLike)) else gate
         try:
             with failure_reason(model_path):

@@ -1,0 +1,164 @@
+// Python's view of what runs inside a sampling chain: the stage, and the tap of the hidden states.
+#include "bindings.h"
+
+#include <algorithm>
+
+using namespace lcg;
+
+namespace {
+
+py::object optional_family(int family) {
+    return family == no_family ? py::none() : py::object(py::int_(family));
+}
+
+gate_rules make_rules(
+    float threshold, bool persistence, bool confidence, bool first_token, float confidence_temperature) {
+    return {threshold, persistence, confidence, first_token, confidence_temperature};
+}
+
+stage_options make_options(
+    const std::string & mode, const gate_rules & rules, float strength, size_t n_events, bool eager) {
+    const gate_mode m = mode == "mask" ? gate_mode::mask : mode == "observe" ? gate_mode::observe : gate_mode::off;
+    return {m, rules, strength, n_events, eager};
+}
+
+chain_facts make_facts(float temperature, int32_t top_k, const std::string & end, bool direct, uintptr_t mirostat) {
+    const chain_end e = end == "greedy" ? chain_end::greedy : end == "mirostat" ? chain_end::mirostat : chain_end::draw;
+    return {temperature, top_k, e, direct, reinterpret_cast<llama_sampler *>(mirostat)};
+}
+
+int32_t sample(stage & self, const gate & gate, uintptr_t chain, uintptr_t context, int32_t row, tap & tap) {
+    const py::gil_scoped_release release;
+    auto *                       ctx    = pointer<llama_context>(context);
+    const float *                logits = host.llama_get_logits_ith(ctx, row);
+    if (logits == nullptr) {
+        throw gate_error("llama.cpp has no logits for row " + std::to_string(row) + ": evaluate tokens first");
+    }
+    const float * hidden = tap.row_of(ctx, logits, gate.config.n_vocab);
+    return self.sample(pointer<llama_sampler>(chain), logits, tap.n_embd() == gate.config.n_embd ? hidden : nullptr);
+}
+
+py::tuple apply_row(stage & self, const std::shared_ptr<const gate> & gate, uintptr_t chain,
+    const array_t<float> & logits, const std::optional<array_t<float>> & hidden, bool direct) {
+    check_shape(logits, gate->config.n_vocab, "logits");
+    if (hidden) {
+        check_shape(*hidden, gate->config.n_embd, "hidden");
+    }
+    const float *    row = logits.data();
+    const float *    h   = hidden ? hidden->data() : nullptr;
+    token_data_array tokens{};
+    {
+        const py::gil_scoped_release release;
+        tokens = self.apply(pointer<llama_sampler>(chain), row, h, direct);
+    }
+    return split_tokens(tokens.data, tokens.size);
+}
+
+py::tuple make_samplers(const stage & self, uintptr_t shortlist_iface, uintptr_t gate_iface) {
+    const auto make = [&](uintptr_t iface) {
+        auto * state = new std::shared_ptr<stage::state>(self.shared());
+        return reinterpret_cast<uintptr_t>(host.llama_sampler_init(pointer<llama_sampler_i>(iface), state));
+    };
+    return py::make_tuple(make(shortlist_iface), make(gate_iface));
+}
+
+py::dict stats_dict(const stage & self) {
+    using namespace py::literals;
+    const stage_stats s = self.stats();
+    return py::dict("steps"_a = s.steps, "gate_runs"_a = s.gate_runs, "interventions"_a = s.interventions,
+        "not_confident"_a = s.not_confident, "without_hidden"_a = s.without_hidden, "removed_mass"_a = s.removed_mass,
+        "gate_seconds"_a = s.gate_seconds);
+}
+
+py::list shares(const std::vector<token_data> & tokens) {
+    py::list list;
+    for (const token_data & token : tokens) {
+        list.append(py::make_tuple(token.id, token.p));
+    }
+    return list;
+}
+
+py::list event_list(const stage & self) {
+    using namespace py::literals;
+    py::list list;
+    for (const gate_event & event : self.events()) {
+        list.append(py::dict("reply"_a = event.reply, "position"_a = event.position,
+            "last"_a = optional_family(event.last), "predicted"_a = indices(event.predicted),
+            "allowed"_a = indices(event.allowed), "banned"_a = indices(event.banned), "z"_a = event.z,
+            "removed"_a = shares(event.removed), "left"_a = shares(event.left), "chosen"_a = event.chosen));
+    }
+    return list;
+}
+
+array_t<float> newest_rows(tap & self, size_t n) {
+    array_t<float> rows({n, self.n_embd()});
+    for (size_t i = 0; i < n; i++) {
+        const float * row = self.newest(n - 1 - i);
+        if (row == nullptr) {
+            throw gate_error("the tap has not captured " + std::to_string(n) + " hidden states");
+        }
+        std::copy_n(row, self.n_embd(), rows.mutable_data(static_cast<py::ssize_t>(i), 0));
+    }
+    return rows;
+}
+
+} // namespace
+
+void bind_tap(py::module_ & m) {
+    m.def("tap_callback", [] { return reinterpret_cast<uintptr_t>(&tap::on_tensor); });
+    py::class_<tap>(m, "Tap")
+        .def(py::init([](size_t capacity) {
+            require_host();
+            return std::make_unique<tap>(capacity);
+        }),
+            py::arg("capacity"))
+        .def_property(
+            "active", [](const tap & t) { return t.active.load(); }, [](tap & t, bool active) { t.active = active; })
+        .def_property("capacity", &tap::capacity, &tap::set_capacity)
+        .def_property_readonly("address", [](tap & t) { return reinterpret_cast<uintptr_t>(&t); })
+        .def_property_readonly("n_embd", &tap::n_embd)
+        .def("forget", &tap::forget)
+        .def("row_of",
+            [](tap & t, uintptr_t context, int32_t row, size_t n_vocab) -> py::object {
+                auto *        ctx    = pointer<llama_context>(context);
+                const float * logits = host.llama_get_logits_ith(ctx, row);
+                const float * hidden = logits != nullptr ? t.row_of(ctx, logits, n_vocab) : nullptr;
+                if (hidden == nullptr) {
+                    return py::none();
+                }
+                return array_t<float>(static_cast<py::ssize_t>(t.n_embd()), hidden);
+            })
+        .def("newest", &newest_rows);
+}
+
+void bind_stage(py::module_ & m) {
+    py::class_<gate_rules>(m, "Rules")
+        .def(py::init(&make_rules), py::arg("threshold"), py::arg("persistence"), py::arg("confidence"),
+            py::arg("first_token"), py::arg("confidence_temperature"));
+    py::class_<stage_options>(m, "StageOptions")
+        .def(py::init(&make_options), py::arg("mode"), py::arg("rules"), py::arg("strength"), py::arg("n_events"),
+            py::arg("eager"));
+    py::class_<chain_facts>(m, "ChainFacts")
+        .def(py::init(&make_facts), py::arg("temperature"), py::arg("top_k"), py::arg("end"), py::arg("direct"),
+            py::arg("mirostat") = 0);
+
+    // The Python object keeps the gate for the checks of apply_row; the state inside keeps it for everything else.
+    struct python_stage : stage {
+        std::shared_ptr<const gate> model;
+        python_stage(const std::shared_ptr<gate> & g, const stage_options & options) : stage(g, options), model(g) {}
+    };
+    py::class_<python_stage>(m, "Stage")
+        .def(py::init<const std::shared_ptr<gate> &, const stage_options &>(), py::arg("gate").none(false),
+            py::arg("options"))
+        .def("set_options", &python_stage::set_options)
+        .def("begin_reply", &python_stage::begin_reply, py::arg("facts"), py::arg("continued") = false)
+        .def("make_samplers", [](const python_stage & s, uintptr_t a, uintptr_t b) { return make_samplers(s, a, b); })
+        .def("sample", [](python_stage & s, uintptr_t chain, uintptr_t context, int32_t row,
+                           tap & tap) { return sample(s, *s.model, chain, context, row, tap); })
+        .def("apply_row", [](python_stage & s, uintptr_t chain, const array_t<float> & logits,
+                              const std::optional<array_t<float>> & hidden,
+                              bool direct) { return apply_row(s, s.model, chain, logits, hidden, direct); })
+        .def("stats", [](const python_stage & s) { return stats_dict(s); })
+        .def("events", [](const python_stage & s) { return event_list(s); })
+        .def("reset_stats", &python_stage::reset_stats);
+}
