@@ -146,6 +146,18 @@ def test_a_prompt_depends_on_seed_and_number_alone(series: PromptSeries) -> None
     assert len({series.prompt(number).seed for number in range(1000)}) == 1000
 
 
+def test_prompts_do_not_depend_on_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Babel gives the currencies of today where nobody says of which day."""
+    from babel import numbers
+
+    stock, days = numbers.get_territory_currencies, set()
+    monkeypatch.setattr(numbers, "get_territory_currencies", lambda code, day=None: days.add(day) or stock(code, day))
+    prompts._worth_asking.cache_clear()
+    prompts._worth_asking()
+    assert days
+    assert None not in days
+
+
 def test_names_do_not_depend_on_what_was_asked_before() -> None:
     """Babel gives another language's names where a language inherits an alias that was resolved before."""
     from babel import Locale

@@ -47,8 +47,9 @@ UNAMBIGUOUS_PLACES = "JP CA BR CU SE CH MX PT ES IQ ZA CL HU VN MN AR KW KH EG A
 _LEFT_OUT = frozenset(["EH", "HK", "MO", "PS", "TW", "XK", "AC", "DG", "EA", "IC", "TA"])
 _FRANCS = ("XAF", "XOF", "XPF")
 # What would make a name something else than a few words.
-_NOT_IN_A_NAME = frozenset("(),&…/[]–’'\u200b\u200c\u200d")
+_NOT_IN_A_NAME = frozenset("(),&…/[]–’'ʻʼ\u200b\u200c\u200d")
 _MAX_WORDS = 3
+_TODAY = date(2026, 1, 1)  # whose currencies are asked about: the prompts must not change with the calendar
 # a language is well known if CLDR itself is translated into it, as far as the names of so many territories
 _WELL_KNOWN = 290
 _UNITS = (
@@ -147,7 +148,7 @@ def _quantity(n: int, unit: str, code: str) -> str:
 @cache
 def _territories() -> frozenset[str]:
     codes = {str(code) for code in Locale.parse("en").territories if len(code) == 2 and code.isalpha()}
-    return frozenset(code for code in codes - _LEFT_OUT if get_territory_currencies(code))
+    return frozenset(code for code in codes - _LEFT_OUT if get_territory_currencies(code, _TODAY))
 
 
 @cache
@@ -158,4 +159,4 @@ def _languages() -> frozenset[str]:
 
 @cache
 def _currencies() -> frozenset[str]:
-    return frozenset(code for place in _territories() for code in get_territory_currencies(place))
+    return frozenset(code for place in _territories() for code in get_territory_currencies(place, _TODAY))

@@ -12,6 +12,7 @@ import random
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ _SWITCHES = ("en", "zh", "ja", "ru", "ar", "ko")  # languages that `say` asks fo
 _N_NAMES = 3
 # a language is asked about if CLDR itself is translated into it, as far as the names of so many territories
 _WELL_KNOWN = 290
+_TODAY = date(2026, 1, 1)  # whose currencies are asked about: a prompt must not change with the calendar
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def _worth_asking() -> tuple[list[str], list[str], list[str]]:
     from babel.numbers import get_territory_currencies  # noqa: PLC0415
 
     codes = sorted(code for code in map(str, english.territories) if len(code) == 2 and code.isalpha())
-    money = {code: get_territory_currencies(code) for code in codes}
+    money = {code: get_territory_currencies(code, _TODAY) for code in codes}
     territories = [code for code in codes if money[code]]
     languages = sorted(code for code in locale_identifiers() if len(code) == 2 and code in english.languages)
     well_known = [code for code in languages if len(locale(code).territories) >= _WELL_KNOWN]
