@@ -22,68 +22,41 @@ from .run.llama import GatedLlama, Llama
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is run.
+    """What is run."""
 
-    Attributes:
-        n_tokens: Tokens generated and timed per run.
-        n_prompt: Prompt tokens, random ids; the prompt evaluation is timed over them.
-        n_pairs: Runs of each kind, in turn.
-        n_threads: Threads of llama.cpp, None for its default.
-        n_gpu_layers: Layers on a GPU.
-        seed: Of the prompts and the sampling.
-    """
-
-    n_tokens: int = 64
-    n_prompt: int = 512
-    n_pairs: int = 7
-    n_threads: int | None = None
-    n_gpu_layers: int = 0
-    seed: int = 0
+    n_tokens: int = 64  # tokens generated and timed per run
+    n_prompt: int = 512  # prompt tokens, random ids; the prompt evaluation is timed over them
+    n_pairs: int = 7  # runs of each kind, in turn
+    n_threads: int | None = None  # threads of llama.cpp, None for its default
+    n_gpu_layers: int = 0  # layers on a GPU
+    seed: int = 0  # of the prompts and the sampling
 
 
 @dataclass(frozen=True)
 class Side:
-    """One way to generate: medians over the runs.
+    """One way to generate: medians over the runs."""
 
-    Attributes:
-        tokens_per_second: Of generation, the prompt not counted.
-        sampling_us_per_token: Everything after decode, the gate included, in microseconds.
-        rss_mb: Peak resident memory of a process that loads the model so and generates, in 10^6 bytes; None where the
-            platform does not tell.
-        gate_run_share: Share of steps on which the MLP was evaluated.
-        intervention_share: Share of steps on which the gate removed a family.
-    """
-
-    tokens_per_second: float
-    sampling_us_per_token: float
+    tokens_per_second: float  # of generation, the prompt not counted
+    sampling_us_per_token: float  # everything after decode, the gate included, in microseconds
+    # peak resident memory of a process that loads the model so and generates, in 10^6 bytes; None where the platform
+    # does not tell
     rss_mb: float | None
-    gate_run_share: float
-    intervention_share: float
+    gate_run_share: float  # share of steps on which the MLP was evaluated
+    intervention_share: float  # share of steps on which the gate removed a family
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """All ratios are medians over pairs of neighbouring runs, above 1 where gated is faster.
+    """All ratios are medians over pairs of neighbouring runs, above 1 where gated is faster."""
 
-    Attributes:
-        ratio: Generation speed, gated / stock.
-        forced_ratio: The same with the MLP evaluated at every step.
-        prompt_eval_ratio: Speed of prompt evaluation, gated / stock, by the paper's rules.
-        prompt_eval_ratio_first_token: The same with `first_token`.
-        stock: Stock `llama_cpp.Llama`.
-        gated: With the gate, evaluated where its answer can matter.
-        gated_forced: With the gate evaluated at every step.
-        gate_us: Time of one evaluation of the MLP, in microseconds.
-    """
-
-    ratio: float
-    forced_ratio: float
-    prompt_eval_ratio: float
-    prompt_eval_ratio_first_token: float
-    stock: Side
-    gated: Side
-    gated_forced: Side
-    gate_us: float
+    ratio: float  # generation speed, gated / stock
+    forced_ratio: float  # the same with the MLP evaluated at every step
+    prompt_eval_ratio: float  # speed of prompt evaluation, gated / stock, by the paper's rules
+    prompt_eval_ratio_first_token: float  # the same with `first_token`
+    stock: Side  # stock `llama_cpp.Llama`
+    gated: Side  # with the gate, evaluated where its answer can matter
+    gated_forced: Side  # with the gate evaluated at every step
+    gate_us: float  # time of one evaluation of the MLP, in microseconds
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for `--json`."""

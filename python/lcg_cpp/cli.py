@@ -41,11 +41,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Make the parser.
-
-    Args:
-        command: The command whose arguments are wanted; the others get a name and a line of help only.
-    """
+    """Make the parser; only `command` gets its arguments, the others a name and a line of help."""
     parser = _Parser(
         prog="lcg-cpp",
         description="The Language Confusion Gate for llama.cpp: keeps a local model in the right script.",
@@ -70,17 +66,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: Arguments without the program's name; None takes the process's.
-
-    Returns:
-        The exit code: 0, 2 for bad input, 130 after Ctrl-C.
-
-    Raises:
-        SystemExit: After --help and --version, and for arguments that cannot be parsed.
-    """
+    """Run the command line, by default the process's; the exit code is 0, 2 for bad input or 130 after Ctrl-C."""
     _write_utf8()
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:

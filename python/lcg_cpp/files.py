@@ -17,22 +17,14 @@ PYTORCH_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")  # of files 
 
 
 def kind_of(path: PathLike) -> str:
-    """What stands at a path: "folder", "pipe", "device" or "socket"; "" for a regular file.
-
-    Raises:
-        OSError: Nothing is there, or it cannot be looked at.
-    """
+    """What stands at a path: "folder", "pipe", "device" or "socket"; "" for a regular file."""
     mode = os.stat(path).st_mode
     kinds = {stat.S_IFREG: "", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
     return kinds.get(stat.S_IFMT(mode), "device")
 
 
 def require_regular(path: PathLike) -> None:
-    """Check that a path names a regular file: a pipe would wait for its writer, a device may never end.
-
-    Raises:
-        OSError: Nothing is there, or something else; it names the file.
-    """
+    """Check that a path names a regular file: a pipe would wait for its writer, a device may never end."""
     kind = kind_of(path)
     if kind:
         raise OSError(errno.EINVAL, f"is a {kind}, expected a regular file", os.fspath(path))
@@ -44,14 +36,7 @@ def require_regular(path: PathLike) -> None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path beside a file, to be written to; what is there at the end takes the file's place.
 
-    Args:
-        path: The file. What it held stays until the end, and if anything fails.
-
-    Yields:
-        The path to write to.
-
-    Raises:
-        OSError: Something could not be written; it names `path`, and nothing is left behind.
+    What the file held stays until the end, and if anything fails. An OSError names it, and nothing is left behind.
     """
     target = Path(path)
     kind = kind_of(target) if target.exists() else ""
@@ -69,15 +54,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write bytes; they are on the disk when this returns.
-
-    Args:
-        path: The file.
-        data: What it shall hold.
-
-    Raises:
-        OSError: They cannot be written; what the file held before is still there.
-    """
+    """Write a file whole or not at all; it is on the disk when this returns."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(data)
         sync(file)

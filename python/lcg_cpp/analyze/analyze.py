@@ -38,60 +38,38 @@ _CONTINUES, _CONTINUATION = 0xC0, 0x80  # mask and value of UTF-8's continuation
 
 @dataclass(frozen=True)
 class FamilyNorms:
-    """The output norms ‖e_v‖ of a family's tokens.
-
-    Attributes:
-        tokens: Number of tokens.
-        mean: Mean norm; NaN for no tokens, like the following.
-        quartiles: First quartile, median, third quartile.
-        largest: Share of the family's tokens that are among the 5 % of all tokens with the largest norms (paper, Table
-            1). More than 0.05: the model favours the family whatever the text is.
-        histogram: Tokens in each bin between `NormReport.edges`.
-    """
+    """The output norms ‖e_v‖ of a family's tokens."""
 
     tokens: int
-    mean: float
-    quartiles: tuple[float, float, float]
+    mean: float  # mean norm; NaN for no tokens, like the following
+    quartiles: tuple[float, float, float]  # first quartile, median, third quartile
+    # share of the family's tokens that are among the 5 % of all tokens with the largest norms (paper, Table 1). More
+    # than 0.05: the model favours the family whatever the text is
     largest: float
-    histogram: tuple[int, ...]
+    histogram: tuple[int, ...]  # tokens in each bin between `NormReport.edges`
 
 
 @dataclass(frozen=True)
 class NormReport:
-    """The output norms of a model.
+    """The output norms of a model."""
 
-    Attributes:
-        tensor: The tensor that makes the logits.
-        tensor_type: What it is stored as.
-        softcap: c where logits are c * tanh(x / c), 0 if they are not capped.
-        largest_from: The least of the 5 % largest norms.
-        families: Name -> its tokens; "all" for all of them.
-        edges: Borders of the histograms' bins; the few norms outside count in the first and the last one.
-    """
-
-    tensor: str
-    tensor_type: str
-    softcap: float
-    largest_from: float
-    families: dict[str, FamilyNorms]
+    tensor: str  # the tensor that makes the logits
+    tensor_type: str  # what it is stored as
+    softcap: float  # c where logits are c * tanh(x / c), 0 if they are not capped
+    largest_from: float  # the least of the 5 % largest norms
+    families: dict[str, FamilyNorms]  # name -> its tokens; "all" for all of them
+    # borders of the histograms' bins; the few norms outside count in the first and the last one
     edges: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """All that was measured.
-
-    Attributes:
-        options: How.
-        base: The model.
-        norms: Of its output matrix.
-        texts: On texts, None without any.
-    """
+    """All that was measured."""
 
     options: AnalyzeOptions
     base: BaseModel
-    norms: NormReport
-    texts: TextReport | None
+    norms: NormReport  # of its output matrix
+    texts: TextReport | None  # on texts, None without any
 
     @property
     def families(self) -> FamilySet:
@@ -141,16 +119,7 @@ def _norms(matrix: OutputMatrix, vocab: Vocab, options: AnalyzeOptions) -> NormR
 
 
 def norm_report(matrix: OutputMatrix, token_family: npt.NDArray[np.uint8], names: Sequence[str]) -> NormReport:
-    """Sums up the output norms by family.
-
-    Args:
-        matrix: The norms.
-        token_family: uint8 (n_vocab,), indices into `names`.
-        names: The families.
-
-    Raises:
-        GateError: The matrix has not one row for each token.
-    """
+    """Sum up the output norms by family; `token_family` is uint8 (n_vocab,), indices into `names`."""
     norms = matrix.norms.astype(np.float64)
     if norms.shape != token_family.shape:
         raise GateError(f"`{matrix.tensor}` has {len(norms)} rows, expected {len(token_family)}, one for each token")

@@ -33,24 +33,18 @@ Norms = Optional[npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """What there is to say of n positions.
+    """What there is to say of n positions."""
 
-    Attributes:
-        right: intp (n,), g; the neutral family where the position says nothing.
-        wrong: bool (n, n_families), the families of B other than g.
-        switch: bool (n,), whether B holds g.
-        chance: float64 (n,), probability that the request samples a token of a wrong family (temperature applied,
-            among the survivors).
-        wrong_is_top: bool (n,), whether the most probable token is of a wrong family: greedy decoding takes it.
-        rank: intp (n,), rank of the most probable token of family g among all tokens, from 1; `BEYOND` if it is not
-            among the N_RANKS most probable.
-    """
-
-    right: npt.NDArray[np.intp]
-    wrong: npt.NDArray[np.bool_]
-    switch: npt.NDArray[np.bool_]
+    right: npt.NDArray[np.intp]  # (n,), g; the neutral family where the position says nothing
+    wrong: npt.NDArray[np.bool_]  # (n, n_families), the families of B other than g
+    switch: npt.NDArray[np.bool_]  # (n,), whether B holds g
+    # (n,), probability that the request samples a token of a wrong family (temperature applied, among the
+    # survivors)
     chance: npt.NDArray[np.float64]
+    # (n,), whether the most probable token is of a wrong family: greedy decoding takes it
     wrong_is_top: npt.NDArray[np.bool_]
+    # (n,), rank of the most probable token of family g among all tokens, from 1; `BEYOND` if it is not among the
+    # N_RANKS most probable
     rank: npt.NDArray[np.intp]
 
     @property
@@ -68,14 +62,10 @@ class Points:
         following: npt.NDArray[np.integer[Any]],
         families: FamilyTable,
     ) -> Points:
-        """Compares n positions with their text.
+        """Compare n positions with their text.
 
-        Args:
-            steps: The most probable tokens, at least `N_RANKS` of them.
-            sampling: The request.
-            last: int64 (n,), family of the newest language token of the reply, NO_FAMILY if there is none.
-            following: (n,), the text's own next tokens.
-            families: The families of the tokens.
+        `steps` hold at least `N_RANKS` tokens each. `last`, int64 (n,), is the family of the newest language token of
+        the reply, NO_FAMILY if there is none; `following`, (n,), are the text's own next tokens.
         """
         rows = np.arange(len(steps))
         family = families.token_family[steps.ids]  # (n, k)
@@ -102,19 +92,13 @@ class Points:
 
 @dataclass(frozen=True)
 class Shown:
-    """One token in the table of a position.
+    """One token in the table of a position."""
 
-    Attributes:
-        token: Its id.
-        family: Its family, as used while decoding.
-        probabilities: For each norm, its probability among all tokens, at temperature 1 as when labels are made.
-        in_label: For each norm, whether it is in the set that makes the label.
-    """
-
-    token: int
-    family: int
+    token: int  # its id
+    family: int  # its family, as used while decoding
+    # for each norm, its probability among all tokens, at temperature 1 as when labels are made
     probabilities: tuple[float, ...]
-    in_label: tuple[bool, ...]
+    in_label: tuple[bool, ...]  # for each norm, whether it is in the set that makes the label
 
 
 def compare_norms(
@@ -129,17 +113,9 @@ def compare_norms(
 ) -> tuple[Shown, ...]:
     """What dividing by the output norms does to the most probable tokens (paper, Figure 2).
 
-    Args:
-        logits: float32 (n_vocab,), of one position.
-        norms: What each token's logit is divided by, float32 (n_vocab,), None for nothing; the first one orders.
-        own: The text's own token.
-        families: The families of the tokens.
-        label: The top-k (0 is no limit) and the top-p, below 1, that make the label.
-        softcap: c of a model whose logits are c * tanh(x / c); 0 if they are not capped.
-        n_shown: Tokens to show of each norm.
-
-    Returns:
-        The union of the most probable tokens of each norm, and the text's own, most probable first.
+    `logits`, float32 (n_vocab,), are of one position. Of `norms`, each float32 (n_vocab,) or None for nothing, the
+    first one orders. `label` is the top-k (0 is no limit) and the top-p, below 1, that make the label. The result is
+    the union of the `n_shown` most probable tokens of each norm, and the text's own, most probable first.
     """
     raw = logits.astype(np.float64)
     if softcap > 0:
@@ -169,61 +145,36 @@ def compare_norms(
 
 @dataclass(frozen=True)
 class LabelSetting:
-    """One way to make labels.
+    """One way to make labels."""
 
-    Attributes:
-        norm: What logits are divided by: `none`, `token` or `relative`, see `output_norms.label_norms`.
-        top_k: At most so many tokens make the label.
-        top_p: And only until they hold this much probability.
-    """
-
-    norm: str
-    top_k: int
-    top_p: float
+    norm: str  # what logits are divided by: `none`, `token` or `relative`, see `output_norms.label_norms`
+    top_k: int  # at most so many tokens make the label
+    top_p: float  # and only until they hold this much probability
 
 
 @dataclass
 class LabelOutcome:
-    """What labels made in one way say at confusion and switch points: a gate learns to say the same.
+    """What labels made in one way say at confusion and switch points: a gate learns to say the same."""
 
-    Attributes:
-        repaired: Confusion points whose label holds none of the wrong families.
-        wrong: Sum over confusion points of the wrong families' share of the label's probability.
-        kept: Switch points whose label holds the family that the text changes to.
-    """
-
-    repaired: int = 0
-    wrong: float = 0.0
-    kept: int = 0
+    repaired: int = 0  # confusion points whose label holds none of the wrong families
+    wrong: float = 0.0  # sum over confusion points of the wrong families' share of the label's probability
+    kept: int = 0  # switch points whose label holds the family that the text changes to
 
 
 @dataclass(frozen=True)
 class Position:
-    """A confusion point in full.
-
-    Attributes:
-        dataset: Name of the dataset.
-        row: Which of its usable rows, from 0.
-        index: Which token of the rendered text is predicted, from 0.
-        before: The tokens before it, the newest ones.
-        own: The text's own token.
-        right: Its family.
-        wrong: The wrong families.
-        chance: Probability that the request samples a token of a wrong family.
-        repaired: For each norm, whether its label holds none of the wrong families.
-        candidates: Its most probable tokens, before and after the division.
-    """
+    """A confusion point in full."""
 
     dataset: str
-    row: int
-    index: int
-    before: tuple[int, ...]
-    own: int
-    right: int
-    wrong: tuple[int, ...]
-    chance: float
-    repaired: tuple[bool, ...]
-    candidates: tuple[Shown, ...]
+    row: int  # which of its usable rows, from 0
+    index: int  # which token of the rendered text is predicted, from 0
+    before: tuple[int, ...]  # the tokens before it, the newest ones
+    own: int  # the text's own token
+    right: int  # its family
+    wrong: tuple[int, ...]  # the wrong families
+    chance: float  # probability that the request samples a token of a wrong family
+    repaired: tuple[bool, ...]  # for each norm, whether its label holds none of the wrong families
+    candidates: tuple[Shown, ...]  # its most probable tokens, before and after the division
 
 
 N_CHANCES = 10  # bins of `TextReport.chances`
@@ -261,7 +212,7 @@ class Tally:
         self._neutral = families.neutral
 
     def add(self, points: Points, last: npt.NDArray[np.int64]) -> None:
-        """Counts positions; `last` as for `Points.of`."""
+        """Count positions; `last` as for `Points.of`."""
         n = len(self.language)
         at = points.confused
         right = points.right[at]
@@ -281,16 +232,9 @@ class Tally:
         self.switches += int(np.count_nonzero(points.switch))
 
     def add_label(self, setting: LabelSetting, label: npt.NDArray[np.float32], points: Points, row: int) -> bool:
-        """Counts the label of one position.
+        """Count the label of one of the positions, and tell whether it holds none of the wrong families.
 
-        Args:
-            setting: How it was made.
-            label: float32 (n_families,), each family's share of its probability (a soft label).
-            points: Positions.
-            row: Which of them it is of.
-
-        Returns:
-            Whether it holds none of the wrong families.
+        `label`, float32 (n_families,), has each family's share of its probability (a soft label).
         """
         wrong = float(label[points.wrong[row]].sum())
         outcome = self.labels[setting]

@@ -23,14 +23,7 @@ _LINES = ("-", "--", ":", "-.")
 
 
 def analysis_page(analysis: Analysis) -> str:
-    """All of it as one HTML page.
-
-    Args:
-        analysis: What was measured.
-
-    Raises:
-        GateError: matplotlib is missing.
-    """
+    """All of it as one HTML page."""
     base, report = analysis.base, analysis.texts
     facts = [
         ("model", f"{base.name} ({', '.join(filter(None, (base.architecture, base.file_type)))})"),

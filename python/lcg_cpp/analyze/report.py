@@ -182,12 +182,7 @@ def position_blocks(
 ) -> list[Facts | Table]:
     """A position in full (paper, Figure 2).
 
-    Args:
-        position: The position.
-        vocab: The model's tokens.
-        names: The families.
-        n_context: Characters of the text before to show, None for all that there are.
-        family: Writes a family's name.
+    At most `n_context` characters of the text before are shown; `family` writes a family's name.
     """
     before = context_text(position.before, vocab)
     if n_context is not None and len(before) > n_context:

@@ -36,23 +36,14 @@ _BEFORE = 48  # tokens of context kept of a position
 
 @dataclass(frozen=True)
 class AnalyzeOptions:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        sampling: The request whose survivors are looked at.
-        rules: Rule set of the token families.
-        n_ctx: Most tokens of a text, if the model takes that many; what is longer is cut.
-        n_tokens: Tokens to evaluate; it ends after the text that reaches this many.
-        n_worst: Confusion points shown in full: those with the largest probability of a wrong token.
-        seed: Seed of the order in which texts are taken.
-    """
-
-    sampling: Sampling = field(default_factory=Sampling)
-    rules: str = RULES[0]
-    n_ctx: int = 2048
-    n_tokens: int = 20_000
-    n_worst: int = 8
-    seed: int = 0
+    sampling: Sampling = field(default_factory=Sampling)  # the request whose survivors are looked at
+    rules: str = RULES[0]  # rule set of the token families
+    n_ctx: int = 2048  # most tokens of a text, if the model takes that many; what is longer is cut
+    n_tokens: int = 20_000  # tokens to evaluate; it ends after the text that reaches this many
+    n_worst: int = 8  # confusion points shown in full: those with the largest probability of a wrong token
+    seed: int = 0  # seed of the order in which texts are taken
 
     def __post_init__(self) -> None:
         for name, low in (("n_ctx", 2), ("n_tokens", 1), ("n_worst", 0), ("seed", 0)):
@@ -110,18 +101,7 @@ class TextAnalysis:
         options: AnalyzeOptions,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Sets up the counts.
-
-        Args:
-            model: The base model.
-            datasets: The texts.
-            matrix: Its output norms.
-            options: What is measured.
-            should_stop: Asked after every evaluation.
-
-        Raises:
-            GateError: The model's chat template is no template, or its output rows are all zero.
-        """
+        """Set up the counts; `should_stop` is asked after every evaluation."""
         self._datasets = datasets
         self._options = options
         self._softcap = matrix.softcap
@@ -135,14 +115,7 @@ class TextAnalysis:
         self.report = TextReport(Tally(self._families, settings), datasets, self._encoder.skipped)
 
     def run(self, on_progress: Callable[[TextReport], None]) -> None:
-        """Evaluates texts in a seeded random order until `n_tokens` are reached.
-
-        Args:
-            on_progress: Called after every few texts.
-
-        Raises:
-            GateError: No text has a reply, or the model gives no numbers.
-        """
+        """Evaluate texts in a seeded random order until `n_tokens` are reached."""
         report, start = self.report, time.monotonic()
         try:
             for texts in grouped(self._texts(), lambda text: len(text.forced.tokens)):

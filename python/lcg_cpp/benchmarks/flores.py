@@ -39,14 +39,6 @@ def load_flores(name: str, place: str) -> Benchmark:
     letter, and else `with-latin`, for every target: so a `with-latin` reference need not hold one itself (38 % do).
     The rule is that of the paper's published evaluation, but for one thing: that takes the first language written in
     Arabic letters for Arabic, this takes Modern Standard Arabic. The prompt's wording is our own.
-
-    Args:
-        name: What to call the benchmark.
-        place: A copy of the dataset, or its name on the hub; as for `open_files`.
-
-    Raises:
-        GateError: There is no such data, or it lacks one of the six languages.
-        OSError: A file cannot be read.
     """
     rows = Rows(place, open_files(place, SPLIT))
     sentences: dict[str, dict[str, str]] = defaultdict(dict)  # by language, then number

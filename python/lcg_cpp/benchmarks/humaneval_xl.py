@@ -23,14 +23,6 @@ def load_humaneval_xl(name: str, place: str) -> Benchmark:
     """Functions to be completed, the beginning of each as the prompt, as in the paper's published evaluation.
 
     Latin letters are expected, there is no reference: what is measured is confusion, not whether the programs work.
-
-    Args:
-        name: What to call the benchmark.
-        place: A clone of the repository, a part of it, or its name on the hub; as for `open_files`.
-
-    Raises:
-        GateError: There is no such data, or no usable row in one of the languages.
-        OSError: A file cannot be read.
     """
     rows = Rows(place, _files(place))
     prompts = {prompt.id: prompt for prompt in rows.read(_prompt)}

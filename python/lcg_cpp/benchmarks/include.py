@@ -37,14 +37,6 @@ def load_include(name: str, place: str) -> Benchmark:
     As in the paper's evaluation the reply shall reason step by step in the language and end in a line with the letter;
     the wording is our own. Latin letters count as expected: answers are letters, and formulas and quotations are
     common.
-
-    Args:
-        name: What to call the benchmark.
-        place: A copy of the dataset (of any of the six languages), or its name on the hub; as for `open_files`.
-
-    Raises:
-        GateError: There is no such data, or no usable row in one of the languages.
-        OSError: A file cannot be read.
     """
     rows = Rows(place, _files(place))
     counts: Counter[str] = Counter()

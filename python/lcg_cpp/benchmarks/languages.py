@@ -64,14 +64,7 @@ _CODE = re.compile("[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 
 
 def code_of(language: str) -> str:
-    """The code of a language.
-
-    Args:
-        language: Its code, or its English name.
-
-    Raises:
-        BadRow: It is neither.
-    """
+    """The code of a language, of which the code or the English name is given."""
     if language in CODES:
         return CODES[language]
     if not _CODE.fullmatch(language):

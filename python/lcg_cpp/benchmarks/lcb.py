@@ -27,14 +27,9 @@ _FOLDER = "test_sets"
 
 @dataclass(frozen=True)
 class _CsvFile:
-    """A file of comma-separated values, whose first line names the columns.
+    """A file of comma-separated values, whose first line names the columns."""
 
-    Attributes:
-        name: What to call it.
-        path: The file.
-    """
-
-    name: str
+    name: str  # what to call it
     path: Path
 
     def scan(self) -> Iterator[Found]:
@@ -52,16 +47,7 @@ class _CsvFile:
 
 
 def load_lcb(name: str, place: str) -> Benchmark:
-    """All prompts, with the 100 tokens a reply that the benchmark's authors give them.
-
-    Args:
-        name: What to call the benchmark.
-        place: A clone of the repository or a part of it; also as for `open_files`, with the same columns.
-
-    Raises:
-        GateError: There is no such data, or it holds no usable row.
-        OSError: A file cannot be read.
-    """
+    """All prompts, with the 100 tokens a reply that the benchmark's authors give them."""
     rows = Rows(place, _files(place))
     counts: Counter[str] = Counter()
 

@@ -21,15 +21,10 @@ _FILES = (".jsonl", ".ndjson", ".json", ".parquet")
 
 @dataclass(frozen=True)
 class _Kind:
-    """A benchmark that is read from somewhere.
+    """A benchmark that is read from somewhere."""
 
-    Attributes:
-        load: Reads it, from its name and its place.
-        hub: Where it is on Hugging Face's hub; empty: not there.
-    """
-
-    load: Callable[[str, str], Benchmark]
-    hub: str = ""
+    load: Callable[[str, str], Benchmark]  # reads it, from its name and its place
+    hub: str = ""  # where it is on Hugging Face's hub; empty: not there
 
 
 _KINDS = {

@@ -12,36 +12,22 @@ CHOICES = "ABCDEFG"
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, and what is known of the right reply.
+    """A prompt, and what is known of the right reply."""
 
-    Attributes:
-        id: Unique within the benchmark.
-        prompt: What the user says.
-        chat: Whether it goes through the model's chat template; otherwise it is completed as it is.
-        reference: A right reply; empty: none is known.
-        language: Code of the reply's language (BCP-47: `ar`, `zh`, `sr-Latn`); empty: unknown.
-        expect_scripts: Families out of `cj` and `latin` whose letters may be in the reply, besides those of its
-            language.
-        switch: `cj` or `latin` if the prompt asks for a code-switch: the reply must hold such a letter.
-        items: What must be in the reply for the code-switches to count as kept: of each, all strings.
-        subset: The part of the benchmark: `no-latin`, `with-latin`, `switch`, …
-        answer: Multiple choice: the right letter.
-        stop: Texts that end the reply.
-        max_tokens: Most tokens of the reply.
-    """
-
-    id: str
-    prompt: str
-    chat: bool
-    reference: str = ""
-    language: str = ""
+    id: str  # unique within the benchmark
+    prompt: str  # what the user says
+    chat: bool  # whether it goes through the model's chat template; otherwise it is completed as it is
+    reference: str = ""  # a right reply; empty: none is known
+    language: str = ""  # code of the reply's language (BCP-47: `ar`, `zh`, `sr-Latn`); empty: unknown
+    # families out of `cj` and `latin` whose letters may be in the reply, besides those of its language
     expect_scripts: tuple[str, ...] = ()
-    switch: str = ""
+    switch: str = ""  # `cj` or `latin` if the prompt asks for a code-switch: the reply must hold such a letter
+    # what must be in the reply for the code-switches to count as kept: of each, all strings
     items: tuple[tuple[str, ...], ...] = ()
-    subset: str = ""
-    answer: str = ""
-    stop: tuple[str, ...] = ()
-    max_tokens: int = 256
+    subset: str = ""  # the part of the benchmark: `no-latin`, `with-latin`, `switch`, …
+    answer: str = ""  # multiple choice: the right letter
+    stop: tuple[str, ...] = ()  # texts that end the reply
+    max_tokens: int = 256  # most tokens of the reply
 
     def __post_init__(self) -> None:
         for name in ("id", "prompt"):
@@ -64,18 +50,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Prompts that belong together.
+    """Prompts that belong together."""
 
-    Attributes:
-        name: What it is called, as given to `load_benchmark`.
-        prompts: The prompts.
-        source: Where they come from.
-        n_bad: Rows of the source that cannot be used and are left out.
-        bad: What is wrong with the first of them: "FILE:LINE: reason".
-    """
-
-    name: str
+    name: str  # what it is called, as given to `load_benchmark`
     prompts: tuple[Prompt, ...]
-    source: str
-    n_bad: int = 0
-    bad: tuple[str, ...] = ()
+    source: str  # where they come from
+    n_bad: int = 0  # rows of the source that cannot be used and are left out
+    bad: tuple[str, ...] = ()  # what is wrong with the first of them: "FILE:LINE: reason"

@@ -19,15 +19,6 @@ def load_rows(name: str, place: str, source: str) -> Benchmark:
     A row has `prompt`, and may have `id` (default: its number), `chat` (default: true), `reference`, `language` (a code
     or an English name), `expect_scripts`, `switch`, `items`, `subset`, `answer`, `stop` and `max_tokens`; see `Prompt`.
     Without `expect_scripts`, scripts that the reference holds are expected. Other columns are ignored.
-
-    Args:
-        name: What to call the benchmark.
-        place: As for `open_files`.
-        source: Where it comes from.
-
-    Raises:
-        GateError: There is no such data, or it holds no usable row.
-        OSError: A file cannot be read.
     """
     rows = Rows(place, open_files(place, "test"))
     prompts: dict[str, Prompt] = {}
@@ -86,15 +77,6 @@ def load_demo(name: str, place: str, source: str) -> Benchmark:
     A row has `prompt`, `reference`, `language` (by its English name), `switch` (`english` or `chinese`, where the reply
     must repeat each name in that language, in brackets) and `items`: of each term its name in the target language and,
     with a switch, the name in brackets.
-
-    Args:
-        name: What to call the benchmark.
-        place: As for `open_files`.
-        source: Where it comes from.
-
-    Raises:
-        GateError: There is no such data, or it holds no usable row.
-        OSError: A file cannot be read.
     """
     rows = Rows(place, open_files(place))
     prompts = tuple(rows.read(demo_prompt))
@@ -103,15 +85,7 @@ def load_demo(name: str, place: str, source: str) -> Benchmark:
 
 
 def demo_prompt(row: Row, number: int) -> Prompt:
-    """A prompt of a row of the demo's format.
-
-    Args:
-        row: Its columns that are not null.
-        number: Its number in the file.
-
-    Raises:
-        BadRow: It is none.
-    """
+    """A prompt of a row of the demo's format."""
     asked = optional_text(row, "switch")
     if asked not in _DEMO_SWITCHES:
         raise BadRow(f"`switch` is {asked!r}, expected 'english', 'chinese' or null")

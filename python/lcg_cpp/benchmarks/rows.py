@@ -31,26 +31,15 @@ class Rows:
     """
 
     def __init__(self, name: str, files: Sequence[RowSource]) -> None:
-        """Prepare to read.
-
-        Args:
-            name: What to call them.
-            files: Where they are.
-        """
         self.n_bad = 0
         self.bad: list[str] = []
         self._name = name
         self._files = files
 
     def read(self, convert: Callable[[Row, int], Item | None]) -> Iterator[Item]:
-        """Every row as something else.
+        """What `convert` makes of each row and its number, counted from 1 through all files, in order.
 
-        Args:
-            convert: Makes it of a row and its number, counted from 1 through all files. None: a row that is not
-                wanted; BadRow, or a GateError of what it makes: a row that cannot be used.
-
-        Yields:
-            What the others became, in order.
+        None is a row that is not wanted. A BadRow, or a GateError of what it makes, is a row that cannot be used.
         """
         number = 0
         for file in self._files:
@@ -67,15 +56,7 @@ class Rows:
                         yield item
 
     def check(self, n_found: int, wanted: str) -> None:
-        """Refuses files that gave nothing.
-
-        Args:
-            n_found: How much they gave.
-            wanted: What they should hold.
-
-        Raises:
-            GateError: They gave nothing.
-        """
+        """Refuse files that gave nothing of what is wanted."""
         if n_found:
             return
         if self.bad:
@@ -93,31 +74,19 @@ def _columns(row: object) -> Row:
 
 
 def text(row: Row, column: str) -> str:
-    """A column that must hold text.
-
-    Raises:
-        BadRow: It is missing, no text, or blank.
-    """
+    """A column that must hold text that is not blank."""
     if column not in row:
         raise BadRow(f"has no `{column}`")
     return text_of(row[column], f"`{column}`")
 
 
 def optional_text(row: Row, column: str) -> str:
-    """A column that may be missing or empty.
-
-    Raises:
-        BadRow: It is no text.
-    """
+    """A column that may be missing or empty."""
     return text(row, column) if row.get(column, "") != "" else ""
 
 
 def texts(row: Row, column: str) -> tuple[str, ...]:
-    """A column that holds a list of texts (of white space, too), or is missing.
-
-    Raises:
-        BadRow: It holds something else.
-    """
+    """A column that holds a list of texts (of white space, too), or is missing."""
     value = row.get(column, [])
     if not isinstance(value, (list, tuple)):
         raise BadRow(f"`{column}` is {value!r}, expected a list of texts")
@@ -125,11 +94,7 @@ def texts(row: Row, column: str) -> tuple[str, ...]:
 
 
 def text_lists(row: Row, column: str) -> tuple[tuple[str, ...], ...]:
-    """A column that holds a list of lists of texts, or is missing.
-
-    Raises:
-        BadRow: It holds something else.
-    """
+    """A column that holds a list of lists of texts, or is missing."""
     value = row.get(column, [])
     if not isinstance(value, (list, tuple)):
         raise BadRow(f"`{column}` is {value!r}, expected a list of lists of texts")

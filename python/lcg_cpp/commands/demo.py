@@ -90,13 +90,7 @@ def answer(
 ) -> list[Reply]:
     """Answer the demo's prompts without and with a gate, in turn, so that a busy machine slows both alike.
 
-    Args:
-        llm: From `load_demo_model`.
-        prompts: The prompts.
-        gate: The gate's file.
-        gate_options: How it acts.
-        seed: Added to each prompt's place.
-        follow: Called with the replies as they come and their number, gives them back.
+    `follow` gets the replies as they come and their number, and gives them back.
     """
     from ..evaluate.evaluate import EvalOptions  # noqa: PLC0415
     from ..evaluate.methods import Method  # noqa: PLC0415
@@ -109,12 +103,7 @@ def answer(
 
 
 def measure(replies: Sequence[Reply], prompts: Mapping[str, Prompt]) -> DemoResult:
-    """What the closing table says.
-
-    Args:
-        replies: Of both methods.
-        prompts: By id.
-    """
+    """What the closing table says."""
     from ..measure.metrics import values  # noqa: PLC0415
 
     found = values(replies, prompts, extras=False)

@@ -30,7 +30,6 @@ class Printer:
     """Prints the demo as it goes."""
 
     def __init__(self, *, quiet: bool) -> None:
-        """Nothing is printed yet; where it is quiet, nothing ever."""
         self._console = Console(quiet=quiet, highlight=False)
         self._mark = "{}" if self._console.color_system is not None else "[-{}-]"
 
@@ -41,13 +40,7 @@ class Printer:
             yield from progress.track(replies, total, description="demo")
 
     def examples(self, prompts: Sequence[Prompt], replies: Sequence[Reply], n: int) -> None:
-        """Print the first replies in which the gate intervened, next to what the plain model said.
-
-        Args:
-            prompts: What was asked.
-            replies: Plain and gated in turn.
-            n: How many at most.
-        """
+        """Print the first replies in which the gate intervened, next to what the plain model said."""
         table = Table("prompt", "plain", "gated", title="same prompt, same seed", show_lines=True, expand=True)
         for prompt, plain, gated in zip(prompts, replies[::2], replies[1::2]):
             if table.row_count < n and any(event["removed"] for event in gated["events"]):

@@ -200,15 +200,7 @@ def _report(args: argparse.Namespace, folder: Path, benchmark: Benchmark, evalua
 
 
 def tables(summary: Mapping[str, Any], width: int) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """The main metrics of all methods, as tables that are no wider than the terminal.
-
-    Args:
-        summary: As in summary.json.
-        width: Characters of a line.
-
-    Yields:
-        Headings and rows.
-    """
+    """The main metrics in summary.json, as headings and rows of tables that are no wider than `width` characters."""
     methods = summary["methods"]
     column = [">method", *methods]
     first = [name.ljust(max(map(len, column))) for name in ["method", *methods]]

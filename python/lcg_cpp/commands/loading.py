@@ -27,13 +27,7 @@ if TYPE_CHECKING:
 def read_benchmark(name: str, check: Callable[[Sequence[Prompt]], object], limit: int | None = None) -> Benchmark:
     """Load the prompts of -d/--benchmark, and tell how many rows were left out.
 
-    Args:
-        name: As it was given.
-        check: Refuses prompts that cannot be used.
-        limit: At most so many.
-
-    Raises:
-        UsageError: They cannot be loaded or used.
+    `check` refuses prompts that cannot be used.
     """
     from ..benchmarks import load_benchmark  # noqa: PLC0415 (most commands need none)
 
@@ -66,11 +60,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def load_base(path: str, option: str) -> BaseModel:
-    """Read the facts of a base model.
-
-    Raises:
-        UsageError: llama.cpp cannot load the file.
-    """
+    """Read the facts of a base model."""
     require_file(path, option)
     try:
         with _interruptible():
@@ -80,16 +70,7 @@ def load_base(path: str, option: str) -> BaseModel:
 
 
 def load_gate(path: str, option: str, device: Device = "cpu") -> Gate:
-    """Load a gate.
-
-    Args:
-        path: The gate file.
-        option: How it was given; "" if not by an option.
-        device: Where it runs.
-
-    Raises:
-        UsageError: The file is not a gate, or the device does not exist.
-    """
+    """Load a gate; `option` says how it was given, "" if not by an option."""
     require_file(path, option)
     try:
         return Gate.load(path, device)
@@ -105,17 +86,7 @@ def quiet_engine() -> Iterator[None]:
 
 
 def load_model(path: str, gate: Gate | None, options: GateOptions, llama_arguments: dict[str, Any]) -> GatedLlama:
-    """Load a model with its gate.
-
-    Args:
-        path: What was given as -m/--model.
-        gate: The gate, None for none.
-        options: How it acts.
-        llama_arguments: For `Llama()`.
-
-    Raises:
-        UsageError: llama.cpp cannot load the model, or the gate was made for another one.
-    """
+    """Load a model with its gate; what does not fit is told as of -m/--model or --lcg."""
     require_file(path, "-m/--model")
 
     try:

@@ -106,14 +106,7 @@ _VOCABULARY: dict[str, dict[str, Any]] = {
 
 
 def add(group: argparse._ActionsContainer, option: str, default: Any = None, **changes: Any) -> None:
-    """Add an option that several commands have.
-
-    Args:
-        group: A parser, or a group of its options.
-        option: Its long name.
-        default: Its value where it is not given; the help says so.
-        **changes: What `add_argument` shall take instead of the vocabulary's.
-    """
+    """Add an option that several commands have; `changes` go before what the vocabulary has for `add_argument`."""
     given = {**_VOCABULARY[option], **changes}
     default = given.pop("default", None) if default is None else default
     if default is not None:
@@ -160,15 +153,7 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def add_teacher(parser: argparse.ArgumentParser, n_ctx: int) -> argparse._ArgumentGroup:
-    """Add the options of how whole texts are evaluated.
-
-    Args:
-        parser: The command's.
-        n_ctx: Most tokens of a text if the option is not given.
-
-    Returns:
-        The group, for more of its kind.
-    """
+    """Add the options of how whole texts are evaluated; gives their group, for more of its kind."""
     group = parser.add_argument_group("model")
     add(group, "--ctx-size", n_ctx, type=whole(2), help="cut texts at N tokens")
     add(group, "--batch-size", Engine().n_batch)
@@ -283,15 +268,7 @@ def add_rules(group: argparse._ActionsContainer) -> None:
 
 
 def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
-    """The gate's options as they were given.
-
-    Args:
-        args: The parsed arguments.
-        **changes: Fields of `GateOptions` that the command line does not have.
-
-    Raises:
-        UsageError: A value is out of range.
-    """
+    """The gate's options as they were given; `changes` are fields that the command line does not have."""
     from ..errors import GateError  # noqa: PLC0415 (only when a command runs)
     from ..gate.options import GateOptions  # noqa: PLC0415
 

@@ -72,11 +72,9 @@ def print_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table.
+    """Print a table; headings that begin with ">" are of columns that are flush right.
 
-    Args:
-        columns: Headings; those that begin with ">" are of columns that are flush right.
-        rows: The cells. Wide characters belong into the last column, where they cannot shift others.
+    Wide characters belong into the last column, where they cannot shift others.
     """
     right = [name.startswith(">") for name in columns]
     lines = [[name.lstrip(">") for name in columns], *([one_line(cell) for cell in row] for row in rows)]

@@ -21,15 +21,7 @@ def named(option: str, message: str) -> str:
 
 
 def require_file(path: str, option: str) -> None:
-    """Check that a file can be read.
-
-    Args:
-        path: The file.
-        option: How it was given; "" if not by an option.
-
-    Raises:
-        UsageError: It cannot: it is missing, a folder, a pipe, a device or an address of the web.
-    """
+    """Refuse a file that cannot be read: missing, a folder, a pipe, a device or an address of the web."""
     problem = _problem(path)
     if problem:
         raise UsageError(named(option, f"{path}: {problem}"))
@@ -82,16 +74,9 @@ def checkpoint_given_as_model(path: str) -> str:
 
 
 def check_output(path: str, option: str, sources: Iterable[str], what: str) -> None:
-    """Find out before long work whether a file can be written.
+    """Find out before long work whether a file can be written, and that it is none of the sources, in words `what`.
 
-    Args:
-        path: The file.
-        option: How it was given.
-        sources: What is read, as it was given; names that are not files are ignored.
-        what: The sources in words.
-
-    Raises:
-        UsageError: It is a folder, a pipe or a device, in a folder that does not exist, or one of the sources.
+    Names of sources that are not files are ignored.
     """
     output = Path(path)
     kind = kind_of(path) if output.exists() else ""
@@ -104,17 +89,9 @@ def check_output(path: str, option: str, sources: Iterable[str], what: str) -> N
 
 
 def read_prompt(path: str, option: str) -> str:
-    """Read a text once: from a file, a pipe, or standard input.
+    """Read a text once: from a file, a pipe, or standard input (`-`).
 
-    Args:
-        path: The file; "-" is standard input.
-        option: How it was given.
-
-    Returns:
-        The text, without a byte order mark and without a line break at its end.
-
-    Raises:
-        UsageError: It cannot be read, is empty, or not UTF-8.
+    A byte order mark and a line break at the end are left out.
     """
     if path != "-" and not _is_pipe(path):
         require_file(path, option)

@@ -18,15 +18,7 @@ PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
 
 @contextlib.contextmanager
 def ask_to_stop(consequence: str, line: StatusLines) -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks to stop, the second one ends the process.
-
-    Args:
-        consequence: What the user is told after the first.
-        line: Where.
-
-    Yields:
-        Whether it was asked.
-    """
+    """The first Ctrl-C asks to stop and tells the consequence, the second ends the process."""
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -47,13 +39,7 @@ class StatusLines:
     """A line or more on standard error that change on a terminal; elsewhere one line now and then."""
 
     def __init__(self, *, wanted: bool = True, at_once: bool = False, opening: str = "") -> None:
-        """Prepare to show.
-
-        Args:
-            wanted: False shows nothing at all.
-            at_once: Without a terminal, show the first status at once.
-            opening: What a terminal shows before the first status.
-        """
+        """`at_once` shows the first status without a terminal too; `opening` stands on one before it."""
         self._wanted = wanted
         self._on_terminal = sys.stderr.isatty()
         self._opening = opening
@@ -69,12 +55,7 @@ class StatusLines:
         self.clear()
 
     def show(self, *lines: str, last: bool = False) -> None:
-        """Show how far the work is.
-
-        Args:
-            *lines: What takes the place of the lines before.
-            last: Show it in any case; it is the last one.
-        """
+        """Show how far the work is, in place of the lines before; the `last` ones in any case."""
         if not self._wanted:
             return
         if self._on_terminal:

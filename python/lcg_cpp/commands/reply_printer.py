@@ -18,12 +18,6 @@ class ReplyPrinter:
     """Prints a reply as its bytes become characters, and marks what the gate changed."""
 
     def __init__(self, vocab: Vocab, *, highlight: bool) -> None:
-        """Nothing is printed yet.
-
-        Args:
-            vocab: The model's tokens.
-            highlight: Mark interventions, and tell what they removed.
-        """
         self._vocab = vocab
         self._highlight = highlight
         self._console = console() if highlight and styled() else None

@@ -13,18 +13,7 @@ from ..run.reply import Reply
 
 
 def write_trace(args: argparse.Namespace, llm: GatedLlama, reply: Reply, prompt: str, seed: int) -> None:
-    """Write the page.
-
-    Args:
-        args: Of the command.
-        llm: The model that replied.
-        reply: What it said, and where the gate intervened.
-        prompt: What it was asked.
-        seed: Of the random choices.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
+    """Write the page."""
     from ..pages.reply_page import trace_page  # noqa: PLC0415 (most runs write no page)
 
     gate = llm.gate

@@ -18,19 +18,12 @@ from .pytorch import open_checkpoint
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was converted into what.
+    """What was converted into what."""
 
-    Attributes:
-        path: The gate file that was written.
-        spec: Its specification.
-        sources: Name of each tensor of the gate file -> key of the checkpoint it came from.
-        untrained: Keys that were left out because PEFT trained a copy of them.
-    """
-
-    path: Path
+    path: Path  # the gate file that was written
     spec: GateSpec
-    sources: dict[str, str]
-    untrained: tuple[str, ...]
+    sources: dict[str, str]  # name of each tensor of the gate file -> key of the checkpoint it came from
+    untrained: tuple[str, ...]  # keys that were left out because PEFT trained a copy of them
 
 
 def convert(

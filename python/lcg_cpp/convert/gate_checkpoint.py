@@ -48,15 +48,9 @@ _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def write_gate_checkpoint(path: PathLike, spec: GateSpec, weights: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """Write a gate, whole or not at all. The same arguments give the same bytes.
+    """Write a gate as a safetensors file, whole or not at all; `weights` are as `write_gate` takes them.
 
-    Args:
-        path: The safetensors file to write.
-        spec: What is known of the gate; its names and how it was made go into the file's metadata.
-        weights: float32 matrices as `write_gate` takes them; a linear gate has no `lcg.fc1.weight`.
-
-    Raises:
-        OSError: The file cannot be written; nothing of it is left behind.
+    The same arguments give the same bytes.
     """
     tensors = {key: weights[name] for key, name in CHECKPOINT_KEYS.items() if name in weights}
     write_whole(path, _serialize(tensors, _metadata(spec)))
@@ -108,14 +102,9 @@ class Provenance:
 
 
 def read_provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
-    """Read how a gate was made.
+    """Read how a gate was made, from a file's metadata.
 
-    Args:
-        path: The checkpoint, for messages.
-        metadata: Of the file; names that are not ours are ignored.
-
-    Raises:
-        GateError: A value is not as `write_gate_checkpoint` writes it.
+    Names that are not ours are ignored; a value that is not as `write_gate_checkpoint` writes it is refused.
     """
     texts = {name: metadata.get(f"lcg.{name}", "") for name in ("name", "version", "license", "rules")}
     for name, text in texts.items():
@@ -151,7 +140,7 @@ def _is_source(value: Any) -> bool:
 
 def _is_train_value(value: Any) -> bool:
     if isinstance(value, float):
-        return abs(value) <= _MAX_FLOAT32  # false for NaN
+        return abs(value) <= _MAX_FLOAT32  # False for NaN
     return 0 <= value <= _MAX_UINT64 if isinstance(value, int) else _is_text(value)
 
 

@@ -25,17 +25,11 @@ _UNTRAINED, _TRAINED = "original_module", "modules_to_save"  # PEFT's copies of 
 
 @dataclass(frozen=True)
 class GateWeights:
-    """A gate's tensors.
+    """A gate's tensors."""
 
-    Attributes:
-        tensors: As `write_gate` wants them.
-        sources: Name of each -> key of the checkpoint.
-        untrained: Keys that were left out because PEFT trained a copy of them.
-    """
-
-    tensors: dict[str, npt.NDArray[np.float32]]
-    sources: dict[str, str]
-    untrained: tuple[str, ...]
+    tensors: dict[str, npt.NDArray[np.float32]]  # as `write_gate` wants them
+    sources: dict[str, str]  # name of each -> key of the checkpoint
+    untrained: tuple[str, ...]  # keys that were left out because PEFT trained a copy of them
 
     @property
     def n_hidden(self) -> int:
@@ -44,17 +38,7 @@ class GateWeights:
 
 
 def read_weights(opened: Checkpoint, n_embd: int, n_families: int) -> GateWeights:
-    """Reads the gate's tensors, and no others, from a checkpoint.
-
-    Args:
-        opened: The checkpoint.
-        n_embd: Width of the base model's hidden state.
-        n_families: Number of the gate's outputs.
-
-    Raises:
-        GateError: It holds no gate or more than one, or its gate has other shapes.
-        OSError: The file cannot be read.
-    """
+    """Read the gate's tensors, and no others, from a checkpoint; other shapes than the model's are refused."""
     sources, untrained = _find_keys(opened)
     _check_shapes(opened, sources, n_embd, n_families)
     tensors: dict[str, npt.NDArray[np.float32]] = {}

@@ -56,20 +56,7 @@ class Checkpoint(Protocol):
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Opens a checkpoint and reads what it says of its tensors, but none of them.
-
-    Args:
-        path: A `.safetensors`, `.pt`, `.pth`, `.bin` or `.ckpt` file, the `.index.json` of a sharded one, or a folder
-            with either.
-
-    Returns:
-        The checkpoint.
-
-    Raises:
-        GateError: It is damaged, of an unknown kind or only a part of one, or PyTorch is needed and is missing or too
-            old.
-        OSError: It cannot be read.
-    """
+    """Open a checkpoint, of a kind that `convert` takes, and read what it says of its tensors, but none of them."""
     if path.is_dir():
         path = _pick_file(path)
     elif path.name.endswith(_ZERO_SUFFIXES):

@@ -37,12 +37,7 @@ class SafetensorsFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the header.
-
-        Raises:
-            GateError: The file is damaged.
-            OSError: It cannot be read.
-        """
+        """Read the header."""
         self.path = path
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -125,16 +120,7 @@ def _to_float32(data: bytes, dtype: str) -> npt.NDArray[np.float32]:
 
 
 def parse_json(path: Path, text: bytes, what: str) -> dict[str, Any]:
-    """Parse a JSON object whose names are unique.
-
-    Args:
-        path: The file, for messages.
-        text: The JSON.
-        what: What it is in the file, for messages.
-
-    Raises:
-        GateError: It is no such object.
-    """
+    """Parse a JSON object whose names are unique; `path` and `what` are for messages."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)

@@ -24,15 +24,6 @@ class Dataset:
     """
 
     def __init__(self, name: str, files: Sequence[RowFile]) -> None:
-        """Check every row.
-
-        Args:
-            name: What to call it.
-            files: Where the rows are.
-
-        Raises:
-            GateError: A file holds no usable row.
-        """
         self.name = name
         self.n_bad = 0
         self.bad: list[str] = []
@@ -62,12 +53,7 @@ class Dataset:
         return len(self._keys)
 
     def __getitem__(self, i: int) -> Sample:
-        """Read a row.
-
-        Raises:
-            GateError: The file changed after it was opened.
-            IndexError: The dataset has fewer rows.
-        """
+        """Read a row; GateError if the file changed after it was opened."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"row {i} of {len(self)}")
         i %= len(self)

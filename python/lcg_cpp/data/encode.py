@@ -25,15 +25,11 @@ class Tokenize(Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """A sample as tokens.
-
-    Attributes:
-        tokens: Token ids.
-        is_reply: For each of them whether it belongs to an assistant's reply, the token that ends the reply included;
-            all of a plain text does.
-    """
+    """A sample as tokens."""
 
     tokens: list[int]
+    # for each of them whether it belongs to an assistant's reply, the token that ends the reply included; all of a
+    # plain text does
     is_reply: list[bool]
 
 
@@ -52,16 +48,7 @@ class Encoder:
     """
 
     def __init__(self, tokenize: Tokenize, base: BaseModel, n_ctx: int) -> None:
-        """Prepare for a model.
-
-        Args:
-            tokenize: The model's tokenizer.
-            base: The model.
-            n_ctx: Most tokens of a sample; what is longer is cut.
-
-        Raises:
-            GateError: The model's chat template is not valid.
-        """
+        """Prepare for a model; what is longer than `n_ctx` tokens is cut."""
         self.skipped: Counter[str] = Counter()
         self._tokenize = tokenize
         self._n_ctx = n_ctx

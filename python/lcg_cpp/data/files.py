@@ -120,12 +120,7 @@ class Table:
     """A dataset of Hugging Face's `datasets`, which keeps it on disk. A key is the number of the row."""
 
     def __init__(self, name: str, rows: Any) -> None:
-        """Wrap a dataset.
-
-        Args:
-            name: What to call it.
-            rows: A `datasets.Dataset`.
-        """
+        """`rows` is a `datasets.Dataset`."""
         self.name = name
         self._rows = rows
 

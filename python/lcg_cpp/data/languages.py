@@ -41,11 +41,7 @@ _VARIETIES = {
 
 
 def locale(code: str) -> Locale:
-    """CLDR's data of a language.
-
-    Raises:
-        GateError: Babel is not installed.
-    """
+    """CLDR's data of a language."""
     try:
         from babel import Locale  # noqa: PLC0415 (optional)
     except ImportError as error:
@@ -54,11 +50,7 @@ def locale(code: str) -> Locale:
 
 
 def cldr_version() -> str:
-    """Where names come from: "CLDR 47 (Babel 2.18.0)"; Babel before 2.18 does not say which CLDR it holds.
-
-    Raises:
-        GateError: Babel is not installed.
-    """
+    """Where names come from: "CLDR 47 (Babel 2.18.0)"; Babel before 2.18 does not say which CLDR it holds."""
     locale("en")
     import babel  # noqa: PLC0415 (`locale` has found it)
     from babel.core import get_global  # noqa: PLC0415
@@ -68,14 +60,7 @@ def cldr_version() -> str:
 
 
 def flores_names(varieties: Collection[Variety]) -> dict[Variety, str]:
-    """English names, told apart by script where a language comes in several.
-
-    Args:
-        varieties: Those that shall be told apart.
-
-    Returns:
-        The name of each, in the order of their codes.
-    """
+    """English names in the order of their codes, told apart by script where a language comes in several."""
     english = locale("en")
     from babel.core import get_global  # noqa: PLC0415 (`locale` has found it)
 

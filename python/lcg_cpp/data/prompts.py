@@ -48,21 +48,13 @@ _TODAY = date(2026, 1, 1)  # whose currencies are asked about: a prompt must not
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt.
+    """A prompt."""
 
-    Attributes:
-        number: Its number in the series.
-        language: Code of the language that the reply is expected in.
-        kind: What it asks for.
-        text: What the user says.
-        seed: Seed of the reply.
-    """
-
-    number: int
-    language: str
-    kind: str
-    text: str
-    seed: int
+    number: int  # its number in the series
+    language: str  # code of the language that the reply is expected in
+    kind: str  # what it asks for
+    text: str  # what the user says
+    seed: int  # seed of the reply
 
 
 @functools.cache
@@ -80,15 +72,7 @@ class PromptSeries:
     """An endless series of prompts in which the languages take turns; each is a function of seed and number."""
 
     def __init__(self, languages: Sequence[str], seed: int) -> None:
-        """Load the names.
-
-        Args:
-            languages: Codes out of `prompt_languages`.
-            seed: Seed of the series.
-
-        Raises:
-            GateError: A language has no instructions, or Babel is not installed.
-        """
+        """Load the names; `languages` are codes out of `prompt_languages`."""
         known = _instructions()["languages"]
         for code in languages:
             if code not in known:
@@ -99,11 +83,7 @@ class PromptSeries:
         self._seed = seed
 
     def prompt(self, number: int) -> Prompt:
-        """Make a prompt.
-
-        Args:
-            number: Its number, from 0.
-        """
+        """Make a prompt."""
         rng = random.Random(f"{self._seed} {number}")
         language = self._languages[number % len(self._languages)]
         kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
@@ -165,11 +145,7 @@ def _list(language: str, items: list[str]) -> str:
 
 @functools.cache
 def _names(language: str) -> dict[str, list[str]]:
-    """Names in a language and its script, by what they name.
-
-    Raises:
-        GateError: The script of the language has too few names of a kind.
-    """
+    """Names in a language and its script, by what they name."""
     own = locale(language)
     territories, languages, currencies = _worth_asking()
     known = {

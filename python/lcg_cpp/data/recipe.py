@@ -28,19 +28,12 @@ Item = TypeVar("Item")
 
 @dataclass
 class SourceRows:
-    """What one source gave.
+    """What one source gave."""
 
-    Attributes:
-        source: Its name.
-        rows: The language and the messages of each row.
-        n_bad: Rows of it that cannot be used.
-        bad: What is wrong with the first of them.
-    """
-
-    source: str
-    rows: list[tuple[str, Messages]] = field(default_factory=list)
-    n_bad: int = 0
-    bad: list[str] = field(default_factory=list)
+    source: str  # its name
+    rows: list[tuple[str, Messages]] = field(default_factory=list)  # the language and the messages of each row
+    n_bad: int = 0  # rows of it that cannot be used
+    bad: list[str] = field(default_factory=list)  # what is wrong with the first of them
 
     @property
     def n_languages(self) -> int:
@@ -167,16 +160,11 @@ def _alpaca(language: str) -> Callable[[str, random.Random, SourceRows], None]:
 
 @dataclass(frozen=True)
 class Source:
-    """A part of the mix.
+    """A part of the mix."""
 
-    Attributes:
-        hub: Where it is on Hugging Face's hub.
-        about: What is taken of it.
-        read: Reads it from a name, with a random generator, into a `SourceRows`.
-    """
-
-    hub: str
-    about: str
+    hub: str  # where it is on Hugging Face's hub
+    about: str  # what is taken of it
+    # reads it from a name, with a random generator, into a `SourceRows`
     read: Callable[[str, random.Random, SourceRows], None]
 
 
@@ -197,17 +185,7 @@ SOURCES = {
 
 
 def read_source(source: str, name: str, seed: int) -> SourceRows:
-    """Read one part of the mix.
-
-    Args:
-        source: A key of `SOURCES`.
-        name: Where it is: its `hub`, or a copy of the same layout; see `files.open_files`.
-        seed: Seed of the sampling.
-
-    Raises:
-        GateError: The data does not exist, or holds no usable row.
-        OSError: A file cannot be read.
-    """
+    """Read one of `SOURCES` from its `hub`, or a copy of the same layout; see `files.open_files`."""
     found = SourceRows(source)
     SOURCES[source].read(name, random.Random(f"{seed} {source}"), found)
     if not found.rows:
@@ -217,18 +195,9 @@ def read_source(source: str, name: str, seed: int) -> SourceRows:
 
 
 def write_mix(path: Path, parts: Sequence[SourceRows], seed: int) -> int:
-    """Write the rows of all parts in random order; the file appears when it is complete.
+    """Write the rows of all parts in random order, and give their number; the file appears when it is complete.
 
-    Args:
-        path: The JSON lines: `messages`, `source` and `language` of each row.
-        parts: The parts.
-        seed: Seed of the order.
-
-    Returns:
-        The number of rows.
-
-    Raises:
-        OSError: The file cannot be written.
+    It holds JSON lines with the `messages`, `source` and `language` of each row.
     """
     rows = [(part.source, *row) for part in parts for row in part.rows]
     random.Random(f"{seed} order").shuffle(rows)

@@ -37,28 +37,18 @@ class BadRow(Exception):  # noqa: N818 (not an error of the program)
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a chat.
+    """One message of a chat."""
 
-    Attributes:
-        role: `system`, `developer`, `user`, `assistant` or `tool`.
-        content: Its text, not blank.
-    """
-
-    role: str
-    content: str
+    role: str  # `system`, `developer`, `user`, `assistant` or `tool`
+    content: str  # its text, not blank
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is learned from: a chat or a plain text.
+    """What is learned from: a chat or a plain text."""
 
-    Attributes:
-        messages: A chat that ends in an assistant's reply; empty for a plain text.
-        text: A plain text; empty for a chat.
-    """
-
-    messages: tuple[Message, ...] = ()
-    text: str = ""
+    messages: tuple[Message, ...] = ()  # a chat that ends in an assistant's reply; empty for a plain text
+    text: str = ""  # a plain text; empty for a chat
 
     def __post_init__(self) -> None:
         if bool(self.messages) == bool(self.text):
@@ -78,9 +68,6 @@ def sample_from_row(row: object) -> Sample:
     very beginning is taken off.
 
     Messages behind the last reply are left out: nothing answers them.
-
-    Raises:
-        BadRow: It has none of these columns, or they hold something else.
     """
     if not isinstance(row, Mapping):
         raise BadRow(f"is {_a(row)}, expected an object with named columns")
@@ -105,14 +92,9 @@ def sample_from_row(row: object) -> Sample:
 
 
 def text_of(value: object, name: str) -> str:
-    """Check a text.
+    """Check a text; `name` is what to call it.
 
-    Args:
-        value: What a column holds.
-        name: What to call it.
-
-    Raises:
-        BadRow: It is not text, is blank, or holds half a surrogate pair, which no tokenizer takes.
+    It must not be blank or hold half a surrogate pair, which no tokenizer takes.
     """
     if not isinstance(value, str):
         raise BadRow(f"{name} is {_a(value)}, expected text")

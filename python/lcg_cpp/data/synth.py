@@ -22,17 +22,11 @@ _CJ_LANGUAGES = ("zh", "ja")
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """What a model said."""
 
-    Attributes:
-        prompt: The prompt, as the model saw it.
-        text: The reply; empty or blank if it said nothing.
-        n_tokens: Tokens it generated.
-    """
-
-    prompt: str
-    text: str
-    n_tokens: int
+    prompt: str  # the prompt, as the model saw it
+    text: str  # the reply; empty or blank if it said nothing
+    n_tokens: int  # tokens it generated
 
 
 def answer(llm: GatedLlama, prompt: Prompt, *, n_predict: int, temperature: float) -> Answer:
@@ -40,15 +34,6 @@ def answer(llm: GatedLlama, prompt: Prompt, *, n_predict: int, temperature: floa
 
     Through its chat template; a model without one continues the prompt's text from a new line. The same prompt gets
     the same answer, whatever was answered before.
-
-    Args:
-        llm: The model.
-        prompt: The prompt.
-        n_predict: Tokens of the reply at most.
-        temperature: Of the sampling.
-
-    Raises:
-        GateError: The prompt leaves no room in the context, or the chat template refuses it.
     """
     is_chat = has_template(llm)
     text = prompt.text if is_chat else prompt.text + "\n"
@@ -80,17 +65,9 @@ class Corpus:
     """
 
     def __init__(self, path: Path, model: str, series: PromptSeries, *, resume: bool) -> None:
-        """Begin with a file, or go on with it; it appears with its first row.
+        """Begin with a file, or go on where it ends; it appears with its first row.
 
-        Args:
-            path: The file.
-            model: Name of the model, which is written into every row.
-            series: The prompts.
-            resume: Go on where it ends, if it is there.
-
-        Raises:
-            GateError: The file is there and shall not be continued, or was not made from these prompts by this model.
-            OSError: It cannot be written.
+        The name of the model is written into every row.
         """
         self.path = path
         self.next_number = 0

@@ -56,17 +56,7 @@ class ChatTemplate:
     """Renders chats as `Llama.create_chat_completion` does at run time."""
 
     def __init__(self, source: str, *, bos: str, eos: str, ends: Sequence[str]) -> None:
-        """Compile a template.
-
-        Args:
-            source: The template: `tokenizer.chat_template` of the model's metadata.
-            bos: Text of the token at the beginning of a text.
-            eos: Text of the token at the end of one.
-            ends: Texts of the control tokens: the first of them behind a reply is what ends it.
-
-        Raises:
-            GateError: It is no template.
-        """
+        """Compile a template; `ends` are texts of control tokens: the first of them behind a reply is what ends it."""
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
         )
@@ -87,15 +77,7 @@ class ChatTemplate:
         self._end = re.compile(rf"\s*(?:{controls or '(?!)'})")
 
     def render(self, messages: Sequence[Message], *, asks: bool = False) -> str:
-        """The text of a chat.
-
-        Args:
-            messages: The chat.
-            asks: Whether a reply shall follow.
-
-        Raises:
-            Refused: The template does not take it.
-        """
+        """The text of a chat, if it `asks` up to where the reply shall follow."""
         chat = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return self._template.render(messages=chat, add_generation_prompt=asks, **self._names)
@@ -108,9 +90,6 @@ class ChatTemplate:
         A reply begins where a prompt that asks for it ends and goes on to the control token that ends it, if the
         template writes one: these are the tokens that the model generates. A reply that the template does not show as
         it is (some leave out the reasoning of earlier replies) counts as prompt.
-
-        Raises:
-            Refused: The template does not take the chat, or shows none of its replies.
         """
         text = self.render(messages)
         parts: list[tuple[str, bool]] = []
@@ -147,10 +126,7 @@ class ChatTemplate:
     def _reply_end(self, text: str, start: int, messages: Sequence[Message]) -> int | None:
         """Where a reply ends: behind the control token that follows its words.
 
-        Args:
-            text: The whole chat.
-            start: Where the reply begins.
-            messages: The reply and the message behind it, if there is one.
+        `messages` are the reply and the message behind it, if there is one.
         """
         content, *others = (message.content.strip() for message in messages)
         for words in (content, content.rpartition(_THINK_END)[2].strip()):

@@ -44,21 +44,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DetectOptions:
-    """What is measured.
+    """What is measured."""
 
-    Attributes:
-        sampling: The request whose survivors are looked at.
-        gate_options: Threshold and rules; `mode` and `strength` have no meaning here.
-        n_texts: Replies to evaluate, drawn at random.
-        n_ctx: Most tokens of a text; longer ones are left out.
-        seed: Of the drawing and of what is spliced in.
-    """
-
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: Sampling = field(default_factory=Sampling)  # the request whose survivors are looked at
+    # threshold and rules; `mode` and `strength` have no meaning here
     gate_options: GateOptions = field(default_factory=GateOptions)
-    n_texts: int = 30
-    n_ctx: int = 2048
-    seed: int = 0
+    n_texts: int = 30  # replies to evaluate, drawn at random
+    n_ctx: int = 2048  # most tokens of a text; longer ones are left out
+    seed: int = 0  # of the drawing and of what is spliced in
 
     def __post_init__(self) -> None:
         for name, low in (("n_texts", 1), ("n_ctx", 2), ("seed", 0)):
@@ -68,34 +61,19 @@ class DetectOptions:
 
 @dataclass(frozen=True, eq=False)
 class Detection:
-    """What was measured so far; `detect.scores.score` sums it up.
-
-    Attributes:
-        base: The model.
-        gate: The gate.
-        options: How.
-        answers: To all questions.
-        n_texts: Replies used.
-        n_given: Prompts that have a reference.
-        n_wanted: Replies that will be used, if none is left out.
-        own_tokens: int64 (n_texts,), tokens of each clean reply.
-        skipped: Why prompts were left out, and how many.
-        tokens: Tokens evaluated.
-        seconds: Time spent.
-        finished: False if it was stopped.
-    """
+    """What was measured so far; `detect.scores.score` sums it up."""
 
     base: BaseModel
     gate: Gate
     options: DetectOptions
-    answers: Answers
-    n_given: int
-    n_wanted: int
-    own_tokens: npt.NDArray[np.int64]
-    skipped: Counter[str]
+    answers: Answers  # to all questions
+    n_given: int  # prompts that have a reference
+    n_wanted: int  # replies that will be used, if none is left out
+    own_tokens: npt.NDArray[np.int64]  # (n_texts,), tokens of each clean reply
+    skipped: Counter[str]  # why prompts were left out, and how many
     tokens: int
     seconds: float
-    finished: bool
+    finished: bool  # False if it was stopped
 
     @property
     def n_texts(self) -> int:
@@ -196,11 +174,7 @@ def detect_on(
 
 
 def usable_prompts(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts whose right reply is known.
-
-    Raises:
-        GateError: There are none, or a prompt's language is unknown, or babel is not installed.
-    """
+    """The prompts whose right reply is known."""
     given = [prompt for prompt in prompts if prompt.reference.strip()]
     if not given:
         raise GateError(f"none of {len(prompts):,} prompts has a `reference`, expected some whose right reply is known")

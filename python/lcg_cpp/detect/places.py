@@ -74,13 +74,7 @@ def marked(text: str) -> list[bool]:
 
 
 def place_of(text: str, at: int, is_marked: Sequence[bool]) -> str | None:
-    """What kind of place for a wrong word there is in front of a character; None: none.
-
-    Args:
-        text: A reply.
-        at: Index of the character.
-        is_marked: Of the text, see `marked`.
-    """
+    """What kind of place for a wrong word there is in front of a character of a reply; None: none."""
     if not text[:at].strip():
         return START if at == 0 else None
     following = text[at:].lstrip()[:1]
@@ -95,11 +89,7 @@ def place_of(text: str, at: int, is_marked: Sequence[bool]) -> str | None:
 
 
 def ends(text: str) -> list[int]:
-    """Where words end with an item of a list, a clause or the text; if nowhere, all ends of words. Never in brackets.
-
-    Args:
-        text: A reply.
-    """
+    """Where words end with an item of a list, a clause or the text; if nowhere, all ends of words, none in brackets."""
     is_marked = marked(text)
     found = [
         i
@@ -113,8 +103,7 @@ def ends(text: str) -> list[int]:
 def insert(text: str, at: int, word: str) -> tuple[str, int]:
     """Put a word into a text, with a space between it and its neighbours where the text has spaces.
 
-    Returns:
-        The text, and where the word ends in it.
+    Gives the text, and where the word ends in it.
     """
     right = text[at : at + 1]
     if right.isspace():
@@ -127,8 +116,7 @@ def insert(text: str, at: int, word: str) -> tuple[str, int]:
 def splice(text: str, at: int, kind: str, what: str) -> tuple[str, int]:
     """Put a switch behind a word, in the text's own punctuation if it has such.
 
-    Returns:
-        The text up to the end of `what`, and where that begins.
+    Gives the text up to the end of `what`, and where that begins.
     """
     wide = text_families(text[:at]) == {"cj"}
     if kind == BRACKETS:
@@ -146,11 +134,7 @@ def splice(text: str, at: int, kind: str, what: str) -> tuple[str, int]:
 def name_in(prompt: str, reply: str, at: int, script: str) -> str | None:
     """What the prompt calls the thing that the reply names before `at`: its item of a list, or what is quoted alone.
 
-    Args:
-        prompt: The prompt.
-        reply: The reply.
-        at: Where a name would stand in it, in brackets.
-        script: What the name must be written in, see `text_families`; None is returned where there is no such.
+    None where there is no such thing in the script, see `text_families`.
     """
     quoted = set(_QUOTED.findall(prompt))
     name = quoted.pop() if len(quoted) == 1 else ""

@@ -25,25 +25,15 @@ REASONS = (  # why a token is not removed, by the verdicts above but `BANNED`
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """All that the rules look at where n questions were asked.
+    """All that the rules look at where n questions were asked."""
 
-    Attributes:
-        text: intp (n,), the reply, counted from 0.
-        group: intp (n,), index into `GROUPS`.
-        family: intp (n,), family of the token that is asked about.
-        last: int64 (n,), family of the newest language token before it, NO_FAMILY if there is none.
-        z: float32 (n, n_families), the gate's logits.
-        survivors: bool (n, n_families), the families of the tokens in S.
-        confident: bool (n, n_families), the families of the tokens in H.
-    """
-
-    text: npt.NDArray[np.intp]
-    group: npt.NDArray[np.intp]
-    family: npt.NDArray[np.intp]
-    last: npt.NDArray[np.int64]
-    z: npt.NDArray[np.float32]
-    survivors: Bools
-    confident: Bools
+    text: npt.NDArray[np.intp]  # (n,), the reply, counted from 0
+    group: npt.NDArray[np.intp]  # (n,), index into `GROUPS`
+    family: npt.NDArray[np.intp]  # (n,), family of the token that is asked about
+    last: npt.NDArray[np.int64]  # (n,), family of the newest language token before it, NO_FAMILY if there is none
+    z: npt.NDArray[np.float32]  # (n, n_families), the gate's logits
+    survivors: Bools  # (n, n_families), the families of the tokens in S
+    confident: Bools  # (n, n_families), the families of the tokens in H
 
     @classmethod
     def join(cls, parts: Sequence[Answers]) -> Answers:
@@ -63,11 +53,7 @@ class Answers:
     def verdicts(self, rules: DecodingRules) -> npt.NDArray[np.intp]:
         """Apply the decoding rules with the token among the survivors.
 
-        Args:
-            rules: Of the gate; the families that are asked about may be banned.
-
-        Returns:
-            intp (n,): BANNED, or the first thing that keeps the token.
+        Gives intp (n,): BANNED, or the first thing that keeps the token.
         """
         rows = np.arange(len(self))
         survivors = self.survivors.copy()

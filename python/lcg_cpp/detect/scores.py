@@ -25,21 +25,13 @@ _N_RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Share:
-    """How many of some tokens the gate would remove.
+    """How many of some tokens the gate would remove."""
 
-    Attributes:
-        n: Tokens asked about.
-        removed: Of these, those that it would remove.
-        percent: The share, NaN for no tokens.
-        low: Lower end of its 95 % interval over the texts, NaN likewise.
-        high: Upper end.
-    """
-
-    n: int
-    removed: int
-    percent: float
-    low: float
-    high: float
+    n: int  # tokens asked about
+    removed: int  # of these, those that it would remove
+    percent: float  # the share, NaN for no tokens
+    low: float  # lower end of its 95 % interval over the texts, NaN likewise
+    high: float  # upper end
 
 
 @dataclass(frozen=True)
@@ -61,54 +53,33 @@ class Rate:
 
 @dataclass(frozen=True)
 class FamilyScore:
-    """A gate as a detector of one family's tokens.
+    """A gate as a detector of one family's tokens."""
 
-    Attributes:
-        wrong: Tokens that are wrong: the share is the recall.
-        own: Tokens that the replies themselves have there: the share is a rate of false bans.
-        spliced: Switches that were spliced in: likewise.
-        precision_own: Percent of the removed tokens that are wrong, if as many wrong tokens as own ones were to be
-            chosen.
-        precision_spliced: The same with switches that were spliced in.
-        places: Place of a wrong token -> those.
-        kinds: Kind of a legitimate one -> those.
-        kept_because: Why wrong tokens would stay -> how many.
-        thresholds: For each of `THRESHOLDS` the percents of wrong, own and spliced tokens that would be removed.
-    """
-
-    wrong: Cell
-    own: Cell
-    spliced: Cell
+    wrong: Cell  # tokens that are wrong: the share is the recall
+    own: Cell  # tokens that the replies themselves have there: the share is a rate of false bans
+    spliced: Cell  # switches that were spliced in: likewise
+    # percent of the removed tokens that are wrong, if as many wrong tokens as own ones were to be chosen
     precision_own: Rate
-    precision_spliced: Rate
-    places: dict[str, Cell]
-    kinds: dict[str, Cell]
-    kept_because: dict[str, int]
+    precision_spliced: Rate  # the same with switches that were spliced in
+    places: dict[str, Cell]  # place of a wrong token -> those
+    kinds: dict[str, Cell]  # kind of a legitimate one -> those
+    kept_because: dict[str, int]  # why wrong tokens would stay -> how many
+    # for each of `THRESHOLDS` the percents of wrong, own and spliced tokens that would be removed
     thresholds: tuple[tuple[float, float, float], ...]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A gate as a detector.
+    """A gate as a detector."""
 
-    Attributes:
-        families: Name of a maskable family -> its score; families that nothing was asked about are absent.
-        own_tokens: Tokens of the clean replies.
-        own_removed: Those that it would remove: false alarms.
-    """
-
+    # name of a maskable family -> its score; families that nothing was asked about are absent
     families: dict[str, FamilyScore]
-    own_tokens: int
-    own_removed: int
+    own_tokens: int  # tokens of the clean replies
+    own_removed: int  # those that it would remove: false alarms
 
 
 def as_dict(detection: Detection, found: Score) -> dict[str, Any]:
-    """All of it as plain values, for JSON; None for what is not defined.
-
-    Args:
-        detection: What was measured.
-        found: Its score.
-    """
+    """All of it as plain values, for JSON; None for what is not defined."""
     values = dataclasses.asdict(found)
     for family in values["families"].values():
         rows = zip(THRESHOLDS, family["thresholds"])
@@ -150,10 +121,6 @@ def score(detection: Detection, *, seed: int = 0) -> Score:
 
     Intervals are percentile bootstraps over the texts. Where none or all of the tokens would be removed, the other end
     is the exact bound of as many texts (`evaluation.bootstrap.unanimous_bound`).
-
-    Args:
-        detection: From `detect`.
-        seed: Of the resampling.
     """
     answers = detection.answers
     counter = _Counter(answers, _verdicts(detection, detection.rules.threshold) == BANNED, detection.n_texts, seed)

@@ -64,56 +64,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Question:
-    """Whether the gate would remove a token of a family.
+    """Whether the gate would remove a token of a family."""
 
-    Attributes:
-        index: The token's place in the text: all tokens before it are there.
-        family: Its family.
-        group: One of `GROUPS`: those of `PLACES` are wrong, the others right.
-        last: Family of the newest language token of the reply before it, NO_FAMILY if there is none.
-    """
-
-    index: int
-    family: int
-    group: str
-    last: int
+    index: int  # the token's place in the text: all tokens before it are there
+    family: int  # its family
+    group: str  # one of `GROUPS`: those of `PLACES` are wrong, the others right
+    last: int  # family of the newest language token of the reply before it, NO_FAMILY if there is none
 
 
 @dataclass(frozen=True, eq=False)
 class Rendered:
-    """A reply behind its prompt, as the model sees it.
+    """A reply behind its prompt, as the model sees it."""
 
-    Attributes:
-        reply: Its text.
-        tokens: intp (n,), of the prompt and the reply.
-        is_reply: bool (n,), which of them are the reply's.
-        cuts: For each of them, where in the text of the reply it begins, in characters; 0 also for one that begins
-            before and reaches into it, -1 for tokens outside of it and those that begin within a character.
-        stops: intp (n,), where each ends, in bytes of the reply's text.
-        last: int64 (n,), family of the newest language token of the reply before each.
-    """
-
-    reply: str
-    tokens: npt.NDArray[np.intp]
-    is_reply: npt.NDArray[np.bool_]
+    reply: str  # its text
+    tokens: npt.NDArray[np.intp]  # (n,), of the prompt and the reply
+    is_reply: npt.NDArray[np.bool_]  # (n,), which of them are the reply's
+    # for each of them, where in the text of the reply it begins, in characters; 0 also for one that begins before and
+    # reaches into it, -1 for tokens outside of it and those that begin within a character
     cuts: list[int]
-    stops: npt.NDArray[np.intp]
-    last: npt.NDArray[np.int64]
+    stops: npt.NDArray[np.intp]  # (n,), where each ends, in bytes of the reply's text
+    last: npt.NDArray[np.int64]  # (n,), family of the newest language token of the reply before each
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A text to evaluate.
+    """A text to evaluate."""
 
-    Attributes:
-        tokens: Its tokens; nothing is asked of what would follow the last question.
-        questions: What is asked of it.
-        n_own: Tokens of the reply, the one that ends it included; 0 where something is spliced in.
-    """
-
-    tokens: list[int]
-    questions: tuple[Question, ...]
-    n_own: int = 0
+    tokens: list[int]  # its tokens; nothing is asked of what would follow the last question
+    questions: tuple[Question, ...]  # what is asked of it
+    n_own: int = 0  # tokens of the reply, the one that ends it included; 0 where something is spliced in
 
 
 class Splicer:
@@ -124,17 +103,7 @@ class Splicer:
     """
 
     def __init__(self, model: Model, families: FamilyTable, n_ctx: int, seed: int = 0) -> None:
-        """Prepare for a model.
-
-        Args:
-            model: The base model.
-            families: The families of its tokens.
-            n_ctx: Most tokens of a text.
-            seed: Of the random choices: they are the same for a prompt whichever others there are.
-
-        Raises:
-            GateError: The model's chat template is no template.
-        """
+        """Prepare for a model; the random choices for a prompt are the same whichever others there are."""
         base = model.base
         plain = {key: value for key, value in base.metadata.items() if key != "tokenizer.chat_template"}
         self._has_template = bool(base.metadata.get("tokenizer.chat_template"))
@@ -147,15 +116,7 @@ class Splicer:
     def probes(self, prompt: Prompt, number: int) -> list[Probe]:
         """The texts of a prompt: its reply as it is, one with slips, and one with a switch for each script.
 
-        Args:
-            prompt: With a reference.
-            number: Its place among the prompts: slips and switches take turns.
-
-        Returns:
-            No text if the prompt is left out.
-
-        Raises:
-            GateError: The prompt's language is unknown, or babel is not installed.
+        None if the prompt is left out. `number`, its place among the prompts, makes slips and switches take turns.
         """
         clean = self._render(prompt, prompt.reference.strip())
         if clean is None:

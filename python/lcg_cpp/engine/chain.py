@@ -25,19 +25,12 @@ _CHOOSERS = ("greedy", "dist", "mirostat", "mirostat-v2")
 
 @dataclass(frozen=True)
 class Chain:
-    """A sampling chain with the two stages in it.
+    """A sampling chain with the two stages in it."""
 
-    Attributes:
-        sampler: llama_cpp's wrapper, which owns the chain.
-        stage: The state of the two stages.
-        address: The chain, as the core takes it.
-        facts: What the stages know of it.
-    """
-
-    sampler: internals.LlamaSampler
-    stage: _core.Stage
-    address: int
-    facts: _core.ChainFacts
+    sampler: internals.LlamaSampler  # llama_cpp's wrapper, which owns the chain
+    stage: _core.Stage  # the state of the two stages
+    address: int  # the chain, as the core takes it
+    facts: _core.ChainFacts  # what the stages know of it
 
 
 def _address(pointer: Any) -> int:
@@ -45,15 +38,10 @@ def _address(pointer: Any) -> int:
 
 
 def insert_stages(sampler: internals.LlamaSampler, stage: _core.Stage, *, temperature: float, top_k: int) -> Chain:
-    """Take a finished chain of llama_cpp apart and put the shortlist and the gate in.
+    """Take a finished chain of llama_cpp apart and put the shortlist and the gate in; `sampler` keeps owning all parts.
 
-    The shortlist goes before the first sampler that truncates or chooses, the gate after top-p.
-
-    Args:
-        sampler: What `Llama._init_sampler` built; it keeps owning all parts.
-        stage: The state the two stages share.
-        temperature: The request's temperature; used only where the chain applies it.
-        top_k: The request's top-k; used only where the chain applies it.
+    The shortlist goes before the first sampler that truncates or chooses, the gate after top-p. The request's
+    temperature and top-k are used only where the chain applies them.
     """
     interfaces = connect_core()
     chain = sampler.sampler

@@ -86,11 +86,7 @@ def attach_tap(tap: _core.Tap, params: bindings.llama_context_params) -> None:
 
 @functools.cache
 def connect_core() -> _StageInterfaces:
-    """Give the core the functions of the llama.cpp that llama_cpp has loaded; once per process.
-
-    Raises:
-        GateError: The installed llama-cpp-python lacks a function or lays out a structure differently.
-    """
+    """Give the core the functions of the llama.cpp that llama_cpp has loaded; once per process."""
     _check_layouts(_core.host_layouts())
     _core.set_host_api(function_addresses(_core.host_functions()))
     return _StageInterfaces(_interface(_core.shortlist_callbacks()), _interface(_core.gate_callbacks()))

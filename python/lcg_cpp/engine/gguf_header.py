@@ -31,55 +31,33 @@ _FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor of a file.
+    """One tensor of a file."""
 
-    Attributes:
-        type: Its `ggml_type`.
-        shape: Its dimensions as ggml counts them: the length of a row first.
-        offset: Where its data begins, in bytes from the start of the file.
-    """
-
-    type: int
-    shape: tuple[int, ...]
-    offset: int
+    type: int  # its `ggml_type`
+    shape: tuple[int, ...]  # its dimensions as ggml counts them: the length of a row first
+    offset: int  # where its data begins, in bytes from the start of the file
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says of itself.
-
-    Attributes:
-        path: The file.
-        size: Its length in bytes.
-        values: The metadata that are single values; arrays are left out.
-        tensors: Its tensors by name.
-    """
+    """What a GGUF file says of itself."""
 
     path: Path
-    size: int
-    values: dict[str, Scalar]
-    tensors: dict[str, TensorInfo]
+    size: int  # its length in bytes
+    values: dict[str, Scalar]  # the metadata that are single values; arrays are left out
+    tensors: dict[str, TensorInfo]  # its tensors by name
 
 
 def read_header(path: Path) -> Header:
     """Reads the metadata of a GGUF file (version 2 or 3) and the places of its tensors.
 
     Time is linear in the number of tokens, memory does not depend on it.
-
-    Raises:
-        GateError: The file is no GGUF file, or damaged.
-        OSError: It cannot be read.
     """
     return _walk(path, _Walk.header)
 
 
 def read_texts(path: Path, key: str) -> list[bytes]:
-    """Reads one array of texts from the metadata of a GGUF file; it is empty where the file has none under this key.
-
-    Raises:
-        GateError: The file is no GGUF file, or damaged.
-        OSError: It cannot be read.
-    """
+    """Reads one array of texts from the metadata of a GGUF file; it is empty where the file has none under this key."""
     return _walk(path, lambda walk: walk.texts(key))
 
 

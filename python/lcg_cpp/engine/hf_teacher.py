@@ -104,23 +104,13 @@ class HfTeacher:
         self._model = self._head = self._hidden = None
 
     def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
-        """Tokens of a text.
-
-        Args:
-            text: The text.
-            special: Read the names of control tokens as these tokens.
-            bos: Put the beginning-of-text token in front, if the model wants one.
-        """
+        """Tokens of a text, as `Teacher.tokenize` makes them."""
         self._tokenizer.encode_special_tokens = not special
         tokens: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return [*self._bos, *tokens] if bos else tokens
 
     def output_matrix(self) -> OutputMatrix:
-        """The norms of the output rows and the model's logit soft-capping.
-
-        Raises:
-            GateError: A row is not of finite numbers.
-        """
+        """The norms of the output rows and the model's logit soft-capping."""
         with torch.inference_mode():
             parts = [torch.linalg.vector_norm(part.float(), dim=1) for part in self._head.weight.split(_ROWS)]
             norms: npt.NDArray[np.float32] = torch.cat(parts).cpu().numpy()
@@ -131,17 +121,7 @@ class HfTeacher:
         return OutputMatrix(norms, softcap, "output embeddings", self.base.file_type)
 
     def states(self, texts: Sequence[Sequence[int]]) -> Iterator[States]:
-        """Evaluate texts, each on its own, several short ones at once.
-
-        Args:
-            texts: Token ids of each text, 1 to `n_ctx` of them.
-
-        Yields:
-            Rows of one text, at most `n_batch`; every token of every text is in exactly one, in order.
-
-        Raises:
-            GateError: A text is empty, too long or of another vocabulary, or PyTorch fails.
-        """
+        """Evaluate texts as `Teacher.states` does; each result has at most `n_batch` rows of one text."""
         for i, text in enumerate(texts):
             if not 1 <= len(text) <= self.n_ctx:
                 raise GateError(f"text {i} has {len(text)} tokens, expected 1 to {self.n_ctx}")

@@ -20,19 +20,10 @@ _CONTROL_NAME = re.compile(r"<\|.*\|>|<｜.*｜>|<unused.*>|<pad>|<mask>|<2mass>
 
 
 def read_vocab(tokenizer: Any, n_vocab: int, path: str) -> Vocab:
-    """Reads the bytes and types of all tokens.
+    """Read the bytes and types of all tokens of a `tokenizers.Tokenizer`: byte-level BPE, or of SentencePiece's kind.
 
-    Args:
-        tokenizer: A `tokenizers.Tokenizer`: byte-level BPE, or of SentencePiece's kind (BPE or unigram).
-        n_vocab: Number of tokens wanted: rows of the output matrix. Those that the tokenizer does not know are unused
-            and empty, as llama.cpp writes them.
-        path: Where it is from, for messages.
-
-    Returns:
-        The vocabulary.
-
-    Raises:
-        GateError: The tokenizer is of another kind.
+    There are `n_vocab` of them, rows of the output matrix. Those that the tokenizer does not know are unused and empty,
+    as llama.cpp writes them.
     """
     spec = json.loads(tokenizer.to_str())
     is_byte_level = _is_byte_level(spec, path)
@@ -54,11 +45,7 @@ def read_vocab(tokenizer: Any, n_vocab: int, path: str) -> Vocab:
 
 
 def tokenizer_metadata(tokenizer: Any) -> dict[str, str]:
-    """The keys of a GGUF file that say how a text becomes tokens.
-
-    Args:
-        tokenizer: A fast tokenizer of transformers.
-    """
+    """The keys of a GGUF file that say how a text becomes tokens."""
     backend, bos, eos = tokenizer.backend_tokenizer, tokenizer.bos_token_id, tokenizer.eos_token_id
     is_byte_level = "ByteLevel" in _kinds(json.loads(backend.to_str())["decoder"])
     adds_bos = bos is not None and backend.encode("", add_special_tokens=True).ids[:1] == [bos]

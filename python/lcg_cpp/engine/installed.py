@@ -20,11 +20,7 @@ _NEEDED = {
 
 
 def check_llama_cpp() -> None:
-    """Refuse a llama_cpp of another project, or of a version with other insides, before anything meets it.
-
-    Raises:
-        GateError: It lacks something; the message says what to install.
-    """
+    """Refuse a llama_cpp of another project, or of a version with other insides, before anything meets it."""
     for module_name, names in _NEEDED.items():
         try:
             module = importlib.import_module(module_name)

@@ -36,36 +36,22 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Engine:
-    """How llama.cpp evaluates the base model.
+    """How llama.cpp evaluates the base model."""
 
-    Attributes:
-        n_batch: Tokens evaluated at once.
-        n_threads: CPU threads; 0 takes all.
-        n_gpu_layers: Layers on the GPU or on RPC servers; -1 is all.
-        rpc: `host:port` of RPC servers.
-    """
-
-    n_batch: int = 256
-    n_threads: int = 0
-    n_gpu_layers: int = 0
-    rpc: tuple[str, ...] = ()
+    n_batch: int = 256  # tokens evaluated at once
+    n_threads: int = 0  # CPU threads; 0 takes all
+    n_gpu_layers: int = 0  # layers on the GPU or on RPC servers; -1 is all
+    rpc: tuple[str, ...] = ()  # `host:port` of RPC servers
 
 
 @dataclass(frozen=True)
 class HfEngine:
-    """How transformers evaluates the base model.
+    """How transformers evaluates the base model."""
 
-    Attributes:
-        n_batch: Tokens evaluated at once; a longer text is evaluated alone.
-        n_threads: CPU threads; 0 leaves it to PyTorch.
-        dtype: What it computes in; `auto` is what the weights are stored as.
-        device: A device of PyTorch; `auto` is a CUDA device if there is one, else the CPU.
-    """
-
-    n_batch: int = 256
-    n_threads: int = 0
-    dtype: str = "auto"
-    device: str = "auto"
+    n_batch: int = 256  # tokens evaluated at once; a longer text is evaluated alone
+    n_threads: int = 0  # CPU threads; 0 leaves it to PyTorch
+    dtype: str = "auto"  # what it computes in; `auto` is what the weights are stored as
+    device: str = "auto"  # a device of PyTorch; `auto` is a CUDA device if there is one, else the CPU
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
@@ -74,19 +60,9 @@ class HfEngine:
 
 @contextlib.contextmanager
 def load_teacher(model: PathLike, n_ctx: int, engine: Engine | HfEngine) -> Iterator[tuple[Model, OutputMatrix]]:
-    """Load a base model for as long as it is needed.
+    """A base model and its output matrix, for as long as they are needed.
 
-    Args:
-        model: A GGUF file or, with a `HfEngine`, a folder.
-        n_ctx: Most tokens of a text.
-        engine: What evaluates it.
-
-    Yields:
-        The model and its output matrix.
-
-    Raises:
-        GateError: It cannot be used.
-        OSError: It cannot be read.
+    The model is a GGUF file or, with a `HfEngine`, a folder.
     """
     if isinstance(engine, Engine):
         with Teacher(model, n_ctx=n_ctx, **dataclasses.asdict(engine)) as teacher:

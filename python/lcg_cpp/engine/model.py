@@ -37,11 +37,7 @@ def read_vocab(model: internals.LlamaModel) -> Vocab:
 
 @contextlib.contextmanager
 def failure_reason(path: str) -> Iterator[None]:
-    """Give llama.cpp's own reason where llama_cpp only says that a model failed to load.
-
-    Raises:
-        GateError: For its `ValueError`; others pass.
-    """
+    """Give llama.cpp's own reason, as a GateError, where llama_cpp only says that a model failed to load."""
     lines: list[str] = []
 
     def collect(level: int, text: bytes, user_data: Any) -> None:
@@ -70,11 +66,7 @@ def _reason(log: list[str]) -> str:
 
 
 def require_vocabulary(model: internals.LlamaModel) -> None:
-    """Refuse a model without tokens: llama.cpp ends the process where it is asked for one.
-
-    Raises:
-        GateError: It has none.
-    """
+    """Refuse a model without tokens: llama.cpp ends the process where it is asked for one."""
     if bindings.llama_vocab_type(model.vocab) == bindings.LLAMA_VOCAB_TYPE_NONE or model.n_vocab() == 0:
         stated = model.metadata().get("tokenizer.ggml.model", "")
         raise GateError(
@@ -101,17 +93,9 @@ def describe_model(model: internals.LlamaModel, n_embd: int, vocab: Vocab | None
 
 
 def read_base_model(path: PathLike) -> BaseModel:
-    """Read what a gate must know of a base model, without loading its weights.
+    """Read what a gate must know of a base model, without loading its weights; a GGUF file of a vocabulary will do.
 
-    Args:
-        path: A GGUF model; one that holds only a vocabulary will do.
-
-    Returns:
-        The facts. `n_embd` is 0 where the file does not say.
-
-    Raises:
-        GateError: llama.cpp cannot load the file, or it holds no vocabulary.
-        OSError: The file cannot be read.
+    `n_embd` is 0 where the file does not say.
     """
     name = os.fspath(path)
     require_regular(name)

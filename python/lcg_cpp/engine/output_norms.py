@@ -46,19 +46,12 @@ class UndecodableTypeError(GateError):
 
 @dataclass(frozen=True, eq=False)
 class OutputMatrix:
-    """The rows that turn a hidden state into logits.
+    """The rows that turn a hidden state into logits."""
 
-    Attributes:
-        norms: float32 (n_vocab,), the L2 norm of each row; 0 for a row of zeros.
-        softcap: c, where the model's logits are c * tanh(x / c); 0 if they are not capped.
-        tensor: The tensor they come from, `output.weight` or `token_embd.weight` (tied).
-        tensor_type: What it is stored as, e.g. `Q6_K`.
-    """
-
-    norms: npt.NDArray[np.float32]
-    softcap: float
-    tensor: str
-    tensor_type: str
+    norms: npt.NDArray[np.float32]  # (n_vocab,), the L2 norm of each row; 0 for a row of zeros
+    softcap: float  # c, where the model's logits are c * tanh(x / c); 0 if they are not capped
+    tensor: str  # the tensor they come from, `output.weight` or `token_embd.weight` (tied)
+    tensor_type: str  # what it is stored as, e.g. `Q6_K`
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,18 +69,9 @@ class _Stored:
 
 
 def read_output_matrix(path: str | PathLike[str]) -> OutputMatrix:
-    """Reads the norms of the output rows from a model, a few megabytes of the matrix at a time.
+    """Read the norms of the output rows from a GGUF model, a few megabytes of the matrix at a time.
 
-    Args:
-        path: A GGUF model; of a split one, the first file (`-00001-of-0000N.gguf`).
-
-    Returns:
-        The norms and the soft-capping.
-
-    Raises:
-        GateError: The file is damaged, holds no output matrix, or stores it in a type that the installed `gguf` package
-            cannot decode.
-        OSError: The file, or one of the files of a split model, cannot be read.
+    Of a split model, `path` is the first file (`-00001-of-0000N.gguf`).
     """
     stored = _open_matrix(path)
     norms = _row_norms(stored.rows, stored.type) * abs(stored.scale)
@@ -102,20 +86,10 @@ def read_output_matrix(path: str | PathLike[str]) -> OutputMatrix:
 def predict_logits(
     path: str | PathLike[str], hidden: npt.NDArray[np.float32], tokens: npt.NDArray[np.intp]
 ) -> list[npt.NDArray[np.float64]]:
-    """Computes some logits of hidden states from the file alone.
+    """Compute some tokens' logits of hidden states, float32 (n, n_embd), from the model's file alone.
 
-    Args:
-        path: As for `read_output_matrix`.
-        hidden: float32 (n, n_embd), what the output matrix is multiplied by.
-        tokens: The tokens whose logits are wanted.
-
-    Returns:
-        float64 (n, len(tokens)) for each scale that an engine may apply to all logits: files say a number, and the
-        architecture whether it multiplies or divides.
-
-    Raises:
-        GateError: As `read_output_matrix`; `UndecodableTypeError` for a type that `gguf` cannot decode.
-        OSError: A file cannot be read.
+    Gives float64 (n, len(tokens)) for each scale that an engine may apply to all logits: files say a number, and the
+    architecture whether it multiplies or divides.
     """
     stored = _open_matrix(path)
     if hidden.shape[1] != stored.n_embd or tokens.max() >= len(stored.rows):

@@ -22,21 +22,11 @@ _MAX_ERROR = 0.1
 
 
 def prove_hidden_state(model: internals.LlamaModel, params: Any) -> int:
-    """Evaluate a few tokens, and compute some of their logits again from what the tap gave.
+    """Evaluate a few tokens, and compute some of their logits again from what the tap gave; the width of the state.
 
-    It takes a context of its own, so that nothing of another context changes.
-
-    Args:
-        model: A loaded model.
-        params: The parameters of the context in which the tap shall be used; they are not changed.
-
-    Returns:
-        The width of the hidden state.
-
-    Raises:
-        GateError: The logits are not finite or all equal, no state was captured, or it is not the one that the output
-            matrix multiplies. The message names the architecture.
-        OSError: The model's file cannot be read any more.
+    It takes a context of its own, with a copy of `params`, so that nothing of another context changes. A model is
+    refused, with its architecture's name, if its logits are not finite or all equal, or no state was captured, or it is
+    not the one that the output matrix multiplies.
     """
     architecture = model.metadata().get("general.architecture", "")
     refusal = f"{model.path_model}: lcg-cpp cannot use the architecture {architecture} in this llama-cpp-python: "

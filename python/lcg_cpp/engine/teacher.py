@@ -32,19 +32,12 @@ _MAX_PORT = 65535
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """What one evaluation gave: a row for each token, in the order of the texts. Views, valid until the next one.
+    """What one evaluation gave: a row for each token, in the order of the texts. Views, valid until the next one."""
 
-    Attributes:
-        text: int32 (n,), which of the given texts a row belongs to.
-        position: int32 (n,), which of its tokens; the row predicts the token after it.
-        hidden: float32 (n, n_embd), the last hidden state after the final norm.
-        logits: float32 (n, n_vocab).
-    """
-
-    text: npt.NDArray[np.int32]
-    position: npt.NDArray[np.int32]
-    hidden: npt.NDArray[np.float32]
-    logits: npt.NDArray[np.float32]
+    text: npt.NDArray[np.int32]  # (n,), which of the given texts a row belongs to
+    position: npt.NDArray[np.int32]  # (n,), which of its tokens; the row predicts the token after it
+    hidden: npt.NDArray[np.float32]  # (n, n_embd), the last hidden state after the final norm
+    logits: npt.NDArray[np.float32]  # (n, n_vocab)
 
 
 class Teacher:
@@ -163,10 +156,8 @@ class Teacher:
     def tokenize(self, text: str, *, special: bool = False, bos: bool = False) -> list[int]:
         """Tokens of a text.
 
-        Args:
-            text: The text.
-            special: Read the names of control tokens as these tokens.
-            bos: Put the beginning-of-text token in front, if the model wants one.
+        `special` reads the names of control tokens as these tokens, `bos` puts the beginning-of-text token in front if
+        the model wants one.
         """
         tokens: list[int] = self._model.tokenize(text.encode(), add_bos=bos, special=special)
         return tokens
@@ -224,14 +215,7 @@ def _logits(context: internals.LlamaContext, n_rows: int, n_vocab: int) -> npt.N
 
 
 def add_rpc_servers(servers: Sequence[str]) -> None:
-    """Make the devices of llama.cpp's RPC servers known, as its own `--rpc` does.
-
-    Args:
-        servers: `host:port` of each.
-
-    Raises:
-        GateError: A server does not answer, or this llama-cpp-python was built without the RPC backend.
-    """
+    """Make the devices of llama.cpp's RPC servers (`host:port`) known, as its own `--rpc` does."""
     if not servers:
         return
     for server in servers:

@@ -47,25 +47,15 @@ __all__ = ["METHODS", "EvalOptions", "Evaluation", "Method", "Progress", "evalua
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How replies are generated; the sampling is the paper's by default.
+    """How replies are generated; the sampling is the paper's by default."""
 
-    Attributes:
-        n_seeds: Replies of each method to each prompt.
-        max_tokens: Most tokens of a reply; None: what the prompt says.
-        temperature: 0 always takes the most probable token.
-        top_k: 0 keeps all.
-        top_p: 1 keeps all.
-        min_p: 0 keeps all.
-        thinking: False asks the chat template to leave a model's thinking out (`enable_thinking`).
-    """
-
-    n_seeds: int = 1
-    max_tokens: int | None = None
-    temperature: float = 0.7
-    top_k: int = 20
-    top_p: float = 0.8
-    min_p: float = 0.0
-    thinking: bool = True
+    n_seeds: int = 1  # replies of each method to each prompt
+    max_tokens: int | None = None  # most tokens of a reply; None: what the prompt says
+    temperature: float = 0.7  # 0 always takes the most probable token
+    top_k: int = 20  # 0 keeps all
+    top_p: float = 0.8  # 1 keeps all
+    min_p: float = 0.0  # 0 keeps all
+    thinking: bool = True  # False asks the chat template to leave a model's thinking out (`enable_thinking`)
 
     def __post_init__(self) -> None:
         if self.n_seeds < 1:
@@ -82,38 +72,23 @@ class EvalOptions:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an evaluation is.
+    """How far an evaluation is."""
 
-    Attributes:
-        done: Replies that are there.
-        total: Replies that are wanted.
-        new: Replies generated since it was begun or continued.
-        tokens: Tokens of those.
-        seconds: Since then.
-    """
-
-    done: int
-    total: int
-    new: int
-    tokens: int
-    seconds: float
+    done: int  # replies that are there
+    total: int  # replies that are wanted
+    new: int  # replies generated since it was begun or continued
+    tokens: int  # tokens of those
+    seconds: float  # since then
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is in the folder.
+    """What is in the folder."""
 
-    Attributes:
-        replies: All of them, as in replies.jsonl.
-        families: Names of the families.
-        finished: Whether every reply that was asked for is there.
-        settings: How they were made.
-    """
-
-    replies: Sequence[Json]
+    replies: Sequence[Json]  # all of them, as in replies.jsonl
     families: tuple[str, ...]
-    finished: bool
-    settings: Json
+    finished: bool  # whether every reply that was asked for is there
+    settings: Json  # how they were made
 
 
 def evaluate(

@@ -55,12 +55,7 @@ def _sha256(path: str) -> str:
 
 
 def read_settings(folder: Path) -> Json:
-    """The settings of the replies in a folder, empty if there are none.
-
-    Raises:
-        GateError: The file is broken.
-        OSError: It cannot be read.
-    """
+    """The settings of the replies in a folder, empty if there are none."""
     path = folder / SETTINGS
     if not path.exists():
         return {}
@@ -74,20 +69,9 @@ def read_settings(folder: Path) -> Json:
 
 
 def join_settings(folder: Path, settings: Json) -> Json:
-    """Begin a folder, or check that new replies would be made like those in it.
+    """Begin a folder, or check that new replies would be made like those in it; the settings of all its replies.
 
     More methods, prompts or seeds may come to a folder; all else must be as it was.
-
-    Args:
-        folder: The folder, made if it is not there.
-        settings: What the replies depend on; of "methods" by name.
-
-    Returns:
-        The settings of all replies that are or will be there.
-
-    Raises:
-        GateError: It holds replies that were made otherwise.
-        OSError: It cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found = read_settings(folder)
@@ -127,12 +111,7 @@ def _shown(value: Any) -> str:
 
 
 def read_replies(folder: Path) -> list[Json]:
-    """The replies in a folder; the end of one that was being written when the process was killed is cut off.
-
-    Raises:
-        GateError: A line is no reply.
-        OSError: The file cannot be read or cut.
-    """
+    """The replies in a folder; the end of one that was being written when the process was killed is cut off."""
     path = folder / REPLIES
     if not path.exists():
         return []
@@ -159,16 +138,7 @@ def append_reply(file: IO[bytes], reply: Mapping[str, Any]) -> None:
 
 
 def check_replies(folder: Path, replies: Sequence[Json], prompts: Mapping[str, str]) -> None:
-    """Find out whether replies in a folder are to the prompts of a benchmark.
-
-    Args:
-        folder: For messages.
-        replies: As they were read.
-        prompts: Text by id.
-
-    Raises:
-        GateError: One of them is to another prompt.
-    """
+    """Find out whether the replies in a folder are to the prompts (text by id) of a benchmark."""
     for number, reply in enumerate(replies, 1):
         if prompts.get(reply["id"]) != reply["prompt"]:
             raise GateError(

@@ -46,23 +46,14 @@ WARNING = (
 
 @dataclass(frozen=True)
 class Method:
-    """One way to generate.
+    """One way to generate."""
 
-    Attributes:
-        name: What it is called in the results.
-        options: How a gate acts; None: there is none.
-        gate: The gate's file; None with `options`: `rules_gate`.
-        temperature: 0 is greedy; None is the evaluation's.
-        ban: Whether the tokens of all maskable families are forbidden throughout.
-        warning: Whether `WARNING` stands in front of the prompt.
-    """
-
-    name: str
-    options: GateOptions | None = None
-    gate: str | None = None
-    temperature: float | None = None
-    ban: bool = False
-    warning: bool = False
+    name: str  # what it is called in the results
+    options: GateOptions | None = None  # how a gate acts; None: there is none
+    gate: str | None = None  # the gate's file; None with `options`: `rules_gate`
+    temperature: float | None = None  # 0 is greedy; None is the evaluation's
+    ban: bool = False  # whether the tokens of all maskable families are forbidden throughout
+    warning: bool = False  # whether `WARNING` stands in front of the prompt
 
     def __post_init__(self) -> None:
         if self.gate is not None and self.options is None:
@@ -74,11 +65,7 @@ class Method:
 
 
 def builtin_methods(gate: str | None) -> dict[str, Method]:
-    """The methods that have a name of their own.
-
-    Args:
-        gate: The gate's file; None leaves out those that need one.
-    """
+    """The methods that have a name of their own; without a gate file, those that need none."""
     methods = [
         Method("none"),
         Method("greedy", temperature=0.0),
@@ -196,9 +183,7 @@ def rules_gate(base: BaseModel, gate: Gate | None = None) -> Gate:
     family of that token, where one of their tokens could be sampled and the model's own confidence set H holds a token
     of `symbols` or `lowres`. Before the first language token it never acts.
 
-    Args:
-        base: The model.
-        gate: Whose families are taken; None: those of the rule set `default`.
+    The families are those of `gate`, or else those of the rule set `default`.
     """
     spec = spec_for(base, n_hidden=0, name="rules without a gate") if gate is None else _spec_like(gate)
     weights = {

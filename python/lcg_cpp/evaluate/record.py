@@ -34,13 +34,7 @@ def prompt_record(prompt: Prompt, method: str, seed: int) -> dict[str, Any]:
 
 
 def reply_record(reply: Reply, families: npt.NDArray[np.uint8], vocab: Vocab) -> dict[str, Any]:
-    """The fields of a reply in replies.jsonl that generation gives.
-
-    Args:
-        reply: The reply.
-        families: uint8 (n_vocab,), of each token.
-        vocab: The tokens.
-    """
+    """The fields of a reply in replies.jsonl that generation gives; `families` is uint8 (n_vocab,)."""
     pieces = reply.pieces
     return {
         "reply": "".join(pieces),

@@ -43,17 +43,10 @@ class Replier:
         *,
         thinking: bool = True,
     ) -> None:
-        """Prepare the methods.
+        """Prepare the methods; the model's gate is changed.
 
-        Args:
-            llm: The model; its gate is changed.
-            methods: What will be asked for.
-            gates: By path, those the methods name.
-            sampling: Arguments of `Llama.generate`: `temp`, `top_k`, `top_p`, `min_p`.
-            thinking: False tells chat templates that know it (`enable_thinking`) to leave a model's thinking out.
-
-        Raises:
-            GateError: A gate was made for another model, or has other families than the first.
+        `gates` are by path; `sampling` are arguments of `Llama.generate`. False for `thinking` tells chat templates
+        that know it (`enable_thinking`) to leave a model's thinking out.
         """
         self._llm, self._sampling, self._thinking = llm, sampling, thinking
         for gate in gates.values():  # finds out before any reply whether they fit the model
@@ -71,16 +64,9 @@ class Replier:
     # ---- prompts ----
 
     def prompt_tokens(self, prompt: Prompt, *, warning: bool = False) -> PromptTokens:
-        """Make a prompt into tokens, as llama-cpp-python would.
+        """Make a prompt into tokens, as llama-cpp-python would, with `WARNING` in front if there is a `warning`.
 
         A model without a chat template continues the prompt from a new line.
-
-        Args:
-            prompt: The prompt.
-            warning: Whether `WARNING` stands in front of it.
-
-        Raises:
-            GateError: The chat template refuses the prompt, or the context has no room for a reply.
         """
         text = WARNING + prompt.prompt if warning else prompt.prompt
         try:
@@ -105,15 +91,7 @@ class Replier:
         max_tokens: int,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Reply:
-        """Generate a reply.
-
-        Args:
-            method: How.
-            prompt: The prompt.
-            seed: Seed of the random choices.
-            max_tokens: Most tokens of the reply; less where the context has no room.
-            should_stop: Asked after every token; the reply is `interrupted` then.
-        """
+        """Generate a reply: fewer tokens where the context has no room, `interrupted` if it should stop."""
         self._switch_to(method)
         sampling = {**self._sampling, "logits_processor": [self._ban] if method.ban else None}
         if method.temperature is not None:
@@ -124,15 +102,9 @@ class Replier:
         return reply
 
     def replies(self, prompts: Sequence[Prompt], methods: Sequence[Method], seed: int = 0) -> Iterator[dict[str, Any]]:
-        """Answer prompts in memory, each by every method: the same machinery, nothing written.
+        """Answer prompts in memory, each by every method, as objects of replies.jsonl; nothing is written.
 
-        Args:
-            prompts: The prompts; the seed of a prompt's replies is `seed` and its place.
-            methods: How.
-            seed: Added to each place.
-
-        Yields:
-            Objects of replies.jsonl, prompt by prompt.
+        The seed of a prompt's replies is `seed` and its place.
         """
         for place, prompt in enumerate(prompts):
             tokens = self.prompt_tokens(prompt)

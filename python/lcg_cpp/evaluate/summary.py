@@ -25,24 +25,10 @@ def write_summary(
     gate: str | None,
     seed: int = 0,
 ) -> Json:
-    """Measure the replies and write summary.json.
+    """Measure the replies, write summary.json and give it back; `seed` is that of the intervals.
 
-    Args:
-        folder: Where.
-        evaluation: The replies.
-        benchmark: Their prompts.
-        model: The model, as it shall be told.
-        gate: The gate, as it shall be told.
-        seed: Of the resampling for the intervals.
-
-    Returns:
-        What is written: "methods" of `metrics.summarize` and, where there are replies of the method `none` and of
-        others, "compared_with_none" of `metrics.compare` (an infinite ratio is null); model, gate, benchmark, numbers
-        of prompts and seeds.
-
-    Raises:
-        GateError: There are no replies, or they cannot be measured.
-        OSError: The file cannot be written.
+    It holds "methods" of `summarize` and, where there are replies of the method `none` and of others,
+    "compared_with_none" of `compare` (an infinite ratio is null); model, gate, benchmark, numbers of prompts and seeds.
     """
     replies = evaluation.replies
     if not replies:

@@ -30,14 +30,9 @@ NO_FAMILY = -1
 
 @dataclass(frozen=True, eq=False)
 class FamilyTable:
-    """The families of a gate's tokens.
+    """The families of a gate's tokens."""
 
-    Attributes:
-        token_family: intp (n_vocab,), as used while decoding: exemptions applied.
-        families: What they are.
-    """
-
-    token_family: npt.NDArray[np.intp]
+    token_family: npt.NDArray[np.intp]  # (n_vocab,), as used while decoding: exemptions applied
     families: FamilySet
 
     @classmethod
@@ -66,15 +61,7 @@ class FamilyTable:
         return self.families.names
 
     def held(self, steps: Steps, tokens: Bools) -> Bools:
-        """The families of some of the tokens of each step.
-
-        Args:
-            steps: n steps with k tokens each.
-            tokens: bool (n, k).
-
-        Returns:
-            bool (n, n_families).
-        """
+        """The families, bool (n, n_families), of some of the tokens of each step, bool (n, k)."""
         families = np.zeros((len(steps), len(self.families)), np.bool_)
         rows, columns = np.nonzero(tokens)
         families[rows, self.token_family[steps.ids[rows, columns]]] = True
@@ -83,19 +70,12 @@ class FamilyTable:
 
 @dataclass(frozen=True, eq=False)
 class Rulings:
-    """What the rules make of n steps.
+    """What the rules make of n steps."""
 
-    Attributes:
-        reasons: uint8 (n,), indices into `results.REASONS`.
-        predicted: bool (n, n_families), P.
-        allowed: bool (n, n_families), A.
-        banned: bool (n, n_families), B; of no effect where the gate does not intervene.
-    """
-
-    reasons: npt.NDArray[np.uint8]
-    predicted: Bools
-    allowed: Bools
-    banned: Bools
+    reasons: npt.NDArray[np.uint8]  # (n,), indices into `results.REASONS`
+    predicted: Bools  # (n, n_families), P
+    allowed: Bools  # (n, n_families), A
+    banned: Bools  # (n, n_families), B; of no effect where the gate does not intervene
 
     def are(self, reason: Reason) -> Bools:
         """Which of them have this reason, bool (n,)."""
@@ -109,18 +89,12 @@ class Rulings:
 
 @dataclass(frozen=True, eq=False)
 class DecodingRules:
-    """The decoding rules of a gate (paper, section 3.3), for steps of given texts.
+    """The decoding rules of a gate (paper, section 3.3), for steps of given texts."""
 
-    Attributes:
-        families: Of its tokens.
-        threshold: Probability from which a family is predicted.
-        confidence: (top-k, top-p) of the sets whose union is H.
-        options: Which rules hold; `mode` and `strength` are ignored: banned tokens are removed.
-    """
-
-    families: FamilyTable
-    threshold: float
-    confidence: tuple[tuple[int, float], ...]
+    families: FamilyTable  # of its tokens
+    threshold: float  # probability from which a family is predicted
+    confidence: tuple[tuple[int, float], ...]  # (top-k, top-p) of the sets whose union is H
+    # which rules hold; `mode` and `strength` are ignored: banned tokens are removed
     options: GateOptions = GateOptions()  # noqa: RUF009 (frozen)
 
     @classmethod
@@ -134,12 +108,10 @@ class DecodingRules:
         return Steps.of(logits, sampling, self.confidence, self.options.confidence_temperature)
 
     def judge(self, steps: Steps, z: npt.NDArray[np.float32], last: npt.NDArray[np.int64]) -> Rulings:
-        """Apply the rules to n steps.
+        """Apply the rules to n steps, of rules with the same confidence sets and `confidence_temperature`.
 
-        Args:
-            steps: From `steps`, of rules with the same confidence sets and `confidence_temperature`.
-            z: float32 (n, n_families), the gate's logits.
-            last: int64 (n,), family of the newest language token of the reply, NO_FAMILY if there is none.
+        `z`, float32 (n, n_families), are the gate's logits; `last`, int64 (n,), the family of the newest language token
+        of the reply, NO_FAMILY if there is none.
         """
         survivors, confident = (self.families.held(steps, some) for some in (steps.survivors(), steps.confident()))
         return self.judge_families(z, last, survivors, confident)
@@ -155,15 +127,9 @@ class DecodingRules:
 def last_families(
     tokens: npt.NDArray[np.integer[Any]], is_reply: Bools, families: FamilyTable
 ) -> npt.NDArray[np.int64]:
-    """At each token, the family of the newest token of the same reply that is not neutral.
+    """At each token of a text, the family of the newest token of the same reply that is not neutral.
 
-    Args:
-        tokens: (n,), the ids of a text.
-        is_reply: bool (n,), which of them belong to a reply.
-        families: The families of the tokens.
-
-    Returns:
-        int64 (n,), NO_FAMILY outside of replies and before a reply's first such token.
+    Gives int64 (n,), NO_FAMILY outside of replies and before a reply's first such token.
     """
     family = families.token_family[tokens]
     at = np.arange(len(family))

@@ -29,24 +29,12 @@ def _rule_set(rules: str) -> RuleSet:
 
 
 def family_set(rules: str = "default", vocab: Vocab | None = None) -> FamilySet:
-    """The families of a rule set.
-
-    Args:
-        rules: The rule set.
-        vocab: The vocabulary, for the families that it holds (`scripts`); None for all that there are.
-
-    Raises:
-        GateError: `rules` names no rule set.
-    """
+    """The families of a rule set; of `scripts` only those that a vocabulary holds, if it is given."""
     return _rule_set(rules).families if vocab is None else vocab_families(vocab, rules)[0]
 
 
 def token_families(vocab: Vocab, rules: str = "default") -> npt.NDArray[np.uint8]:
-    """Assigns every token to one family; the second result of `vocab_families`.
-
-    Returns:
-        uint8 (n_vocab,), indices into the names of `family_set(rules, vocab)`.
-    """
+    """The family of every token, uint8 (n_vocab,); the second result of `vocab_families`."""
     return vocab_families(vocab, rules)[1]
 
 
@@ -92,20 +80,12 @@ def vocab_families(vocab: Vocab, rules: str = "default") -> tuple[FamilySet, npt
 
 
 def text_families(text: str, families: FamilySet = DEFAULT_FAMILIES) -> set[str]:
-    """Which families the letters of a text belong to; the neutral one is never among them.
-
-    Raises:
-        GateError: The rule set of `families` is unknown.
-    """
+    """Which families the letters of a text belong to; the neutral one is never among them."""
     return set(letter_counts(text, families))
 
 
 def letter_counts(text: str, families: FamilySet = DEFAULT_FAMILIES) -> Counter[str]:
-    """How many letters of a text belong to each family; the neutral one is never among them.
-
-    Raises:
-        GateError: The rule set of `families` is unknown.
-    """
+    """How many letters of a text belong to each family; the neutral one is never among them."""
     rule_set = _rule_set(families.rules)
     counts: Counter[str] = Counter()
     for found, n in Counter(map(rule_set.sets.__getitem__, text)).items():
@@ -115,37 +95,21 @@ def letter_counts(text: str, families: FamilySet = DEFAULT_FAMILIES) -> Counter[
 
 
 def exempt_tokens(vocab: Vocab) -> tuple[int, ...]:
-    """The tokens that count as neutral while decoding (not while training), as in the reference's plugin.
-
-    Args:
-        vocab: The vocabulary.
-
-    Returns:
-        The ids, ascending, of the normal tokens that are exactly `assistant`, `A` to `G` or ` A` to ` G`.
-    """
+    """Ids, ascending, of the normal tokens that count as neutral while decoding (not while training); see `_EXEMPT`."""
     normal = (vocab.types & np.uint32(NORMAL) != 0).tolist()
     return tuple(i for i, token in enumerate(vocab.tokens) if token in _EXEMPT and normal[i])
 
 
 @dataclass(frozen=True)
 class FamilyReport:
-    """What `token_families` makes of a vocabulary.
-
-    Attributes:
-        n_vocab: Number of tokens.
-        families: The families.
-        counts: Family -> number of tokens.
-        examples: Family -> text of a few of its tokens, evenly spaced over the vocabulary.
-        n_fragments: Number of tokens whose bytes are not complete UTF-8.
-        fragment_counts: Family -> how many of those it holds.
-    """
+    """What `token_families` makes of a vocabulary."""
 
     n_vocab: int
     families: FamilySet
-    counts: dict[str, int]
-    examples: dict[str, tuple[str, ...]]
-    n_fragments: int
-    fragment_counts: dict[str, int]
+    counts: dict[str, int]  # family -> number of tokens
+    examples: dict[str, tuple[str, ...]]  # family -> text of a few of its tokens, evenly spaced over the vocabulary
+    n_fragments: int  # number of tokens whose bytes are not complete UTF-8
+    fragment_counts: dict[str, int]  # family -> how many of those it holds
 
     @property
     def fragment_share(self) -> float:
@@ -154,16 +118,7 @@ class FamilyReport:
 
 
 def family_report(vocab: Vocab, rules: str = "default", n_examples: int = 5) -> FamilyReport:
-    """Counts the families of a vocabulary, with examples.
-
-    Args:
-        vocab: The vocabulary.
-        rules: The rule set.
-        n_examples: Examples wanted for each family; only normal tokens that are complete UTF-8 are shown.
-
-    Returns:
-        The report.
-    """
+    """Count the families of a vocabulary, with examples: normal tokens that are complete UTF-8."""
     families, family = vocab_families(vocab, rules)
     complete = np.fromiter(map(_is_complete, vocab.tokens), dtype=bool, count=vocab.n_vocab)
     shown = complete & (vocab.types & np.uint32(NORMAL) != 0)

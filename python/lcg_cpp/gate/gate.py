@@ -25,12 +25,7 @@ MAX_FILE_SIZE = 2 << 30  # bytes; the largest real gate, F32 at 8,192 dimensions
 
 
 def read_gate_file(path: PathLike) -> _core.GateFile:
-    """Read and validate a gate file without loading it onto a device.
-
-    Raises:
-        GateError: The file is not a valid gate file; the message says what is wrong.
-        OSError: The file cannot be read.
-    """
+    """Read and validate a gate file without loading it onto a device."""
     name = os.fsdecode(path)
     require_regular(name)
     size = os.stat(name).st_size
@@ -205,11 +200,7 @@ class Gate:
         )
 
     def check_model(self, base: BaseModel) -> None:
-        """Compare what the gate was made for with a model.
-
-        Raises:
-            GateError: They differ.
-        """
+        """Refuse a model that the gate was not made for."""
         only = "a gate fits only the model it was trained on"
         for what, wanted, found in (
             ("architecture", self.architecture, base.architecture),

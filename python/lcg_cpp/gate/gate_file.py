@@ -27,13 +27,7 @@ _Q8_0_BLOCK = 32
 def gate_file_name(base_name: str, outtype: str = "f16", version: str = "") -> str:
     """The name a gate file should have: `lcg-<base name>[-<version>]-<TYPE>.gguf`.
 
-    Args:
-        base_name: Name of the base model; what does not belong into a file name becomes a dash.
-        outtype: One of `OUTTYPES`.
-        version: Version of the gate.
-
-    Returns:
-        The file name.
+    What does not belong into a file name becomes a dash.
     """
     _check_outtype(outtype)
     parts = [re.sub(r"[^\w.+]+", "-", part).strip("-.") for part in (base_name, version)]

@@ -27,19 +27,12 @@ _LETTER_LIKE = (
 
 @dataclass(frozen=True)
 class FamilySet:
-    """The families of a gate, in the order of its outputs.
+    """The families of a gate, in the order of its outputs."""
 
-    Attributes:
-        names: Every name once; 2 to 127.
-        maskable: For each family, whether its tokens may be removed.
-        neutral: Index of the family that is no language; it is never maskable.
-        rules: The rule set that gave the tokens their families.
-    """
-
-    names: tuple[str, ...]
-    maskable: tuple[bool, ...]
-    neutral: int
-    rules: str
+    names: tuple[str, ...]  # every name once; 2 to 127
+    maskable: tuple[bool, ...]  # for each family, whether its tokens may be removed
+    neutral: int  # index of the family that is no language; it is never maskable
+    rules: str  # the rule set that gave the tokens their families
 
     def __post_init__(self) -> None:
         n = len(self.names)
@@ -73,26 +66,19 @@ class FamilySet:
 
 @dataclass(frozen=True, eq=False)
 class RuleSet:
-    """How the tokens of a vocabulary get their families.
-
-    Attributes:
-        families: The families.
-        letter: Character -> name of its family; the neutral one's for what is no letter.
-        strongest: Names of the families that a token's letters belong to -> name of the token's.
-        fragment: Name of the family that an unfinished character counts as: takes how many of its bytes are there, and
-            the code points it can become.
-        never_text: Type bits of tokens that are neutral whatever their text is.
-        joins: Name -> name of the later family that takes its tokens in a vocabulary that has fewer than `min_tokens`.
-        min_tokens: How many tokens a family in `joins` must have to stand alone.
-    """
+    """How the tokens of a vocabulary get their families."""
 
     families: FamilySet
-    letter: Callable[[str], str]
+    letter: Callable[[str], str]  # character -> name of its family; the neutral one's for what is no letter
+    # names of the families that a token's letters belong to -> name of the token's
     strongest: Callable[[frozenset[str]], str]
+    # name of the family that an unfinished character counts as: takes how many of its bytes are there, and the code
+    # points it can become
     fragment: Callable[[int, range], str]
-    never_text: int
+    never_text: int  # type bits of tokens that are neutral whatever their text is
+    # name -> name of the later family that takes its tokens in a vocabulary that has fewer than `min_tokens`
     joins: Mapping[str, str] = field(default_factory=dict)
-    min_tokens: int = 0
+    min_tokens: int = 0  # how many tokens a family in `joins` must have to stand alone
 
     @cached_property
     def sets(self) -> _Sets:
@@ -142,11 +128,9 @@ class _Sets(dict[str, int]):
 
 
 def _completions(token: bytes) -> tuple[int, range] | None:
-    """The unfinished character at the end of a token.
+    """Of the unfinished character at the end of a token, how many bytes are there and the code points it can become.
 
-    Returns:
-        How many of its bytes are there, and the code points it can become; None if the token ends in no such character
-        (it is complete, or its last bytes cannot be the start of a character).
+    None if the token ends in no such character (it is complete, or its last bytes cannot be the start of a character).
     """
     for n_bytes in (1, 2, 3):
         lead = token[-n_bytes] if n_bytes <= len(token) else 0
@@ -189,10 +173,7 @@ def letter_name(character: str) -> str:
 def common_family(letter: Callable[[str], str], code_points: range, neutral: str) -> str:
     """The family of all letters among some code points, if they share one and most code points are letters or marks.
 
-    Args:
-        letter: As in `RuleSet`.
-        code_points: What an unfinished character can become.
-        neutral: The neutral family; returned where no other is sure.
+    The neutral family where none is sure.
     """
     characters = [c for c in map(chr, code_points) if unicodedata.category(c) not in ("Cn", "Cs")]  # assigned
     families = [letter(character) for character in characters]

@@ -167,13 +167,9 @@ def _fragment(_n_bytes: int, code_points: range) -> str:
 
 
 def families_of_script(script: str) -> frozenset[str]:
-    """The families of the letters that a script is written with.
+    """The families of the letters that a script (ISO 15924) is written with; `other` if it has none of its own.
 
-    Args:
-        script: ISO 15924 code: `Latn`, `Hans`, `Jpan`, ... A script without a family of its own is `other`.
-
-    Returns:
-        Some of `NAMES`: `Hant` is `hant`, `hanst`, `hantj` and `han`; `Jpan` is `kana`, `hansj`, `hantj` and `han`.
+    `Hant` is `hant`, `hanst`, `hantj` and `han`; `Jpan` is `kana`, `hansj`, `hantj` and `han`.
     """
     return _FAMILIES_OF_SCRIPT.get(script.title(), frozenset(("other",)))
 

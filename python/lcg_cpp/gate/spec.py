@@ -36,40 +36,25 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class GateSpec:
-    """Everything that goes into a gate file but the weights.
+    """Everything that goes into a gate file but the weights."""
 
-    Attributes:
-        architecture: The base model's, e.g. `qwen3`; must match when the gate is used.
-        n_embd: Width of the base model's last hidden state.
-        n_hidden: Width of the gate's hidden layer; 0 is a linear gate.
-        token_family: uint8 (n_vocab,), indices into the families, exemptions not applied.
-        tokenizer_hash: `Vocab.tokenizer_hash` of the base model; must match when the gate is used.
-        families: The families, in the order of the gate's outputs, and the rule set that made `token_family`.
-        threshold: Probability from which a family counts as predicted, between 0 and 1.
-        confidence: (top_k, top_p) of each set whose union is the confidence set H.
-        exempt_tokens: Ids that count as neutral while decoding.
-        name: Human-readable name of the gate.
-        version: Version of the gate, e.g. `v1.0`.
-        license: SPDX expression.
-        base_models: What the gate was made for.
-        datasets: What it was trained on.
-        train: How it was made, written as `adapter.lcg.train.<key>`: tokens seen, label settings, loss, …
-    """
-
-    architecture: str
-    n_embd: int
-    n_hidden: int
-    token_family: npt.NDArray[np.uint8]
-    tokenizer_hash: str
+    architecture: str  # the base model's, e.g. `qwen3`; must match when the gate is used
+    n_embd: int  # width of the base model's last hidden state
+    n_hidden: int  # width of the gate's hidden layer; 0 is a linear gate
+    token_family: npt.NDArray[np.uint8]  # (n_vocab,), indices into the families, exemptions not applied
+    tokenizer_hash: str  # `Vocab.tokenizer_hash` of the base model; must match when the gate is used
+    # the families, in the order of the gate's outputs, and the rule set that made `token_family`
     families: FamilySet = DEFAULT_FAMILIES
-    threshold: float = 0.5
+    threshold: float = 0.5  # probability from which a family counts as predicted, between 0 and 1
+    # (top_k, top_p) of each set whose union is the confidence set H
     confidence: tuple[tuple[int, float], ...] = CONFIDENCE
-    exempt_tokens: tuple[int, ...] = ()
-    name: str = ""
-    version: str = ""
-    license: str = ""
-    base_models: tuple[Source, ...] = ()
-    datasets: tuple[Source, ...] = ()
+    exempt_tokens: tuple[int, ...] = ()  # ids that count as neutral while decoding
+    name: str = ""  # human-readable name of the gate
+    version: str = ""  # version of the gate, e.g. `v1.0`
+    license: str = ""  # SPDX expression
+    base_models: tuple[Source, ...] = ()  # what the gate was made for
+    datasets: tuple[Source, ...] = ()  # what it was trained on
+    # how it was made, written as `adapter.lcg.train.<key>`: tokens seen, label settings, loss, …
     train: Mapping[str, TrainValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -123,21 +108,9 @@ def spec_for(
     datasets: tuple[Source, ...] = (),
     train: Mapping[str, TrainValue] | None = None,
 ) -> GateSpec:
-    """Describes a gate for a base model: families, token table, tokenizer hash and exemptions come from its vocabulary.
+    """Describe a gate for a base model: families, token table, tokenizer hash and exemptions come from its vocabulary.
 
-    Args:
-        base: The base model.
-        n_hidden: Width of the gate's hidden layer; 0 is a linear gate.
-        rules: Rule set of the token table.
-        threshold: Probability from which a family counts as predicted.
-        name: Name of the gate; "LCG for <base name>" if empty.
-        version: Version of the gate.
-        license: SPDX expression of the gate's licence.
-        datasets: What it was trained on.
-        train: How it was made.
-
-    Returns:
-        The specification.
+    Without a name, it is called "LCG for <base name>".
     """
     metadata = base.metadata
     source = Source(

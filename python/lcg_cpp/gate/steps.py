@@ -21,17 +21,11 @@ MAX_TOP_K = 1024  # so many tokens are kept of every step
 
 @dataclass(frozen=True)
 class Sampling:
-    """A request's truncation and temperature; by default those of the paper's experiments (section 4.1).
+    """A request's truncation and temperature; by default those of the paper's experiments (section 4.1)."""
 
-    Attributes:
-        temperature: Above 0.
-        top_k: 1 to `MAX_TOP_K`.
-        top_p: Above 0, at most 1.
-    """
-
-    temperature: float = 0.7
-    top_k: int = 20
-    top_p: float = 0.8
+    temperature: float = 0.7  # above 0
+    top_k: int = 20  # 1 to `MAX_TOP_K`
+    top_p: float = 0.8  # above 0, at most 1
 
     def __post_init__(self) -> None:
         # checked as the core will see it: 1e-60 is 0 in 32 bits
@@ -48,22 +42,15 @@ PAPER_SAMPLING = Sampling()
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """The most probable tokens at n steps: S and H are the first few of them.
+    """The most probable tokens at n steps: S and H are the first few of them."""
 
-    Attributes:
-        ids: int32 (n, k), most probable first, equal ones by id.
-        logits: float32 (n, k).
-        log_sum: float64 (n,), which makes probabilities of them: exp(logit / temperature - log_sum); to 1e-6.
-        n_survivors: int32 (n,), tokens in S, what top-k and then top-p leave; llama.cpp applies both before the
-            temperature.
-        n_confident: int32 (n,), tokens in H, what the model itself is confident about.
-    """
-
-    ids: npt.NDArray[np.int32]
-    logits: npt.NDArray[np.float32]
+    ids: npt.NDArray[np.int32]  # (n, k), most probable first, equal ones by id
+    logits: npt.NDArray[np.float32]  # (n, k)
+    # (n,), which makes probabilities of them: exp(logit / temperature - log_sum); to 1e-6
     log_sum: npt.NDArray[np.float64]
+    # (n,), tokens in S, what top-k and then top-p leave; llama.cpp applies both before the temperature
     n_survivors: npt.NDArray[np.int32]
-    n_confident: npt.NDArray[np.int32]
+    n_confident: npt.NDArray[np.int32]  # (n,), tokens in H, what the model itself is confident about
 
     @classmethod
     def of(

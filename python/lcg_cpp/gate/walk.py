@@ -25,27 +25,15 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class ForcedText:
-    """A text that a model is led through.
+    """A text that a model is led through."""
 
-    Attributes:
-        tokens: int64 (n,), its ids.
-        is_reply: bool (n,), which of them belong to a reply.
-        wanted: bool (n,), the positions whose states are wanted.
-    """
-
-    tokens: npt.NDArray[np.int64]
-    is_reply: Bools
-    wanted: Bools
+    tokens: npt.NDArray[np.int64]  # (n,), its ids
+    is_reply: Bools  # (n,), which of them belong to a reply
+    wanted: Bools  # (n,), the positions whose states are wanted
 
     @classmethod
     def of(cls, tokens: Sequence[int], is_reply: Sequence[bool], positions: str = "reply") -> ForcedText:
-        """A text whose positions before its own tokens are wanted.
-
-        Args:
-            tokens: Its ids.
-            is_reply: Which of them belong to a reply.
-            positions: `all`, or those that predict a token of a `reply`; the last one predicts nothing.
-        """
+        """A text of which `all` positions are wanted, or those that predict a token of a `reply`; the last has none."""
         mine = np.array(is_reply, np.bool_)
         wanted = np.append(mine[1:] if positions == "reply" else np.ones(len(mine) - 1, np.bool_), False)
         return cls(np.array(tokens), mine, wanted)
@@ -53,51 +41,28 @@ class ForcedText:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Neighbouring rows of one evaluation, all of them wanted. Views, valid until the next evaluation.
+    """Neighbouring rows of one evaluation, all of them wanted. Views, valid until the next evaluation."""
 
-    Attributes:
-        hidden: float32 (n, n_embd), the last hidden state after the final norm.
-        logits: float32 (n, n_vocab).
-        text: int32 (n,), which of the given texts a row belongs to.
-        position: int32 (n,), which of its tokens.
-        last: int64 (n,), family of the newest language token of the reply, NO_FAMILY if there is none.
-        following: int64 (n,), the text's own next token; -1 at its end.
-    """
-
-    hidden: npt.NDArray[np.float32]
-    logits: npt.NDArray[np.float32]
-    text: npt.NDArray[np.int32]
-    position: npt.NDArray[np.int32]
+    hidden: npt.NDArray[np.float32]  # (n, n_embd), the last hidden state after the final norm
+    logits: npt.NDArray[np.float32]  # (n, n_vocab)
+    text: npt.NDArray[np.int32]  # (n,), which of the given texts a row belongs to
+    position: npt.NDArray[np.int32]  # (n,), which of its tokens
+    # (n,), family of the newest language token of the reply, NO_FAMILY if there is none
     last: npt.NDArray[np.int64]
-    following: npt.NDArray[np.int64]
+    following: npt.NDArray[np.int64]  # (n,), the text's own next token; -1 at its end
 
 
 class Walk:
-    """Leads a model through texts.
-
-    Attributes:
-        tokens: Tokens evaluated so far.
-    """
+    """Leads a model through texts, asking after each evaluation whether to stop; `tokens` counts what it evaluated."""
 
     def __init__(self, model: Model, families: FamilyTable, should_stop: Callable[[], bool]) -> None:
-        """Nothing is evaluated yet.
-
-        Args:
-            model: The base model.
-            families: Of its tokens.
-            should_stop: Asked after every evaluation.
-        """
         self._model, self._families, self._should_stop = model, families, should_stop
         self.tokens = 0
 
     def rows(self, texts: Sequence[ForcedText]) -> Iterator[Rows]:
-        """Evaluate texts, several short ones at once.
+        """Evaluate texts, several short ones at once; StoppedError if it shall stop.
 
-        Yields:
-            Every wanted row once, in order; runs of neighbours, so that their logits need no copy.
-
-        Raises:
-            StoppedError: It shall stop.
+        Every wanted row comes once, in order; in runs of neighbours, so that their logits need no copy.
         """
         starts = np.cumsum([0, *(len(text.tokens) for text in texts)])
         wanted = _joined([text.wanted for text in texts], np.bool_)
@@ -120,12 +85,7 @@ class Walk:
 
 
 def grouped(items: Iterable[T], n_tokens: Callable[[T], int]) -> Iterator[list[T]]:
-    """A few items at a time, so that short texts are evaluated together.
-
-    Args:
-        items: Whatever has texts.
-        n_tokens: How many tokens an item has.
-    """
+    """A few items at a time, so that short texts are evaluated together; `n_tokens` counts the tokens of an item."""
     group: list[T] = []
     for item in items:
         group.append(item)

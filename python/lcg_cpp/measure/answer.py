@@ -12,27 +12,16 @@ Reply = Mapping[str, Any]  # one object of replies.jsonl
 
 @dataclass(frozen=True)
 class Parts:
-    """A reply, taken apart.
+    """A reply, taken apart."""
 
-    Attributes:
-        answer: The text of its answer.
-        pieces: Of each token what it adds to the answer.
-        thinking: The words of its thoughts; empty: it has none.
-        is_thought: Of each token whether it belongs to a thought alone.
-    """
-
-    answer: str
-    pieces: list[str]
-    thinking: str
-    is_thought: list[bool]
+    answer: str  # the text of its answer
+    pieces: list[str]  # of each token what it adds to the answer
+    thinking: str  # the words of its thoughts; empty: it has none
+    is_thought: list[bool]  # of each token whether it belongs to a thought alone
 
 
 def take_apart(reply: Reply) -> Parts:
-    """Tell the answer of a reply from its thoughts.
-
-    Args:
-        reply: An object of replies.jsonl; its `thinking` holds a `Thought` each.
-    """
+    """Tell the answer of a reply in replies.jsonl from its thoughts; its `thinking` holds a `Thought` each."""
     pieces: list[str] = list(reply["pieces"])
     thoughts = reply.get("thinking", ())
     if not thoughts:

@@ -50,8 +50,7 @@ def resampled_sums(columns: Floats, prompt_of: npt.NDArray[np.intp], *, n_resamp
 def interval(samples: Floats) -> tuple[float, float]:
     """The percentile interval that holds 95 % of the resamples, its ends resamples themselves.
 
-    Args:
-        samples: (n_resamples,); NaN where the metric is not defined on a resample, at least one that is not.
+    Resamples on which the metric is not defined are NaN; at least one must not be.
     """
     defined = samples[~np.isnan(samples)]
     low = np.quantile(defined, TAIL, method="lower")
@@ -64,9 +63,6 @@ def unanimous_bound(n_prompts: int) -> float:
     Every resample of a unanimous sample is unanimous, so the bootstrap would claim certainty there. This is the exact
     binomial bound (Clopper and Pearson 1934), about 3.7 / n; it counts prompts and not replies, since a prompt's
     replies resemble one another.
-
-    Args:
-        n_prompts: At least 1.
     """
     return float(1 - TAIL ** (1 / n_prompts))
 
@@ -74,15 +70,9 @@ def unanimous_bound(n_prompts: int) -> float:
 def ratio_interval(part: tuple[float, float, float], whole: tuple[float, float, float]) -> tuple[float, float]:
     """The interval of a ratio from those of its two sides (MOVER-R, Donner and Zou 2012, without covariance).
 
-    For sides of which one is unanimous: its resamples are all the same, so that only its exact bound tells what else
-    it could be, and it does not vary together with the other side.
-
-    Args:
-        part: Value, low and high end of what is divided; not negative.
-        whole: Of what it is divided by; not both values are 0.
-
-    Returns:
-        Its ends; infinity where `whole` may be 0.
+    For sides of which one is unanimous: its resamples are all the same, so that only its exact bound tells what else it
+    could be, and it does not vary together with the other side. Each side is its value, low and high end, not negative,
+    and not both values 0. The ends are infinity where `whole` may be 0.
     """
     low, inverse = (
         _least_ratio(part[0], part[1], whole[0], whole[2]),
@@ -103,10 +93,8 @@ def _least_ratio(part: float, low: float, whole: float, high: float) -> float:
 def two_sided_p(differences: Floats) -> float:
     """The p-value that agrees with `interval`: below 0.05 where the interval of the differences leaves out 0.
 
-    Twice the smaller share of resamples on or beyond 0, the data counted as one more, so that it is never 0.
-
-    Args:
-        differences: (n_resamples,) of the same resamples of two methods; NaN where it is not defined.
+    Twice the smaller share of resamples on or beyond 0, the data counted as one more, so that it is never 0. The
+    differences, (n_resamples,), are those of the same resamples of two methods; NaN where it is not defined.
     """
     defined = differences[~np.isnan(differences)]
     fewer = min(np.count_nonzero(defined <= 0), np.count_nonzero(defined >= 0))
@@ -114,14 +102,7 @@ def two_sided_p(differences: Floats) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusts p-values for the number of comparisons (Holm 1979): the chance of one false finding stays below 5 %.
-
-    Args:
-        p_values: Of the comparisons of one metric.
-
-    Returns:
-        The adjusted values, in the order given.
-    """
+    """Adjust the p-values of one metric for their number (Holm 1979): one false finding stays less likely than 5 %."""
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for n_smaller, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):

@@ -19,17 +19,10 @@ if TYPE_CHECKING:
 
 
 def expected_families(prompt: Prompt) -> frozenset[str] | None:
-    """The families whose letters are right in a reply.
+    """The families whose letters are right in a reply; None if no letter is wrong.
 
-    Args:
-        prompt: What was asked.
-
-    Returns:
-        Those the prompt names, its language's, and those of a requested code-switch; None if the prompt says neither
-        language nor scripts, or a language that CLDR does not know, so that no letter is wrong.
-
-    Raises:
-        GateError: babel is not installed and needed.
+    Those the prompt names, its language's, and those of a requested code-switch. None if the prompt says neither
+    language nor scripts, or a language that CLDR does not know.
     """
     if not prompt.language and not prompt.expect_scripts:
         return None
@@ -46,24 +39,14 @@ def expected_families(prompt: Prompt) -> frozenset[str] | None:
 
 
 def measure_reply(reply: Reply, prompt: Prompt, *, extras: bool = True) -> Measures:
-    """Measures one reply.
+    """Measure one reply: counts, seconds, 1 for yes and 0 for no; None where one is not defined.
 
     `line_pass` and `word_pass` follow the Language Confusion Benchmark (Marchisio et al. 2024, section 3): a reply
     passes the line level if each of its lines of five words or more is in the prompt's language, and of the replies
     that do, those in another script than Latin pass the word level if no such line holds a lower-case Latin word of
     four letters or more (the benchmark's are words of an English list). Replies without such a line, and prompts that
-    expect a second script (names, code) or whose language cannot be identified, have neither.
-
-    Args:
-        reply: An object of replies.jsonl.
-        prompt: What it answers.
-        extras: Whether to identify languages, which needs the extra `eval`; otherwise nothing passes or fails there.
-
-    Returns:
-        The measures the metrics are made of: counts, seconds, 1 for yes and 0 for no; None where one is not defined.
-
-    Raises:
-        GateError: The extra `eval` is not installed and needed.
+    expect a second script (names, code) or whose language cannot be identified, have neither; nor has any without
+    `extras`, because identifying languages needs the extra `eval`.
     """
     parts = take_apart(reply)
     text = parts.answer
@@ -145,14 +128,7 @@ def _passes(text: str, prompt: Prompt, *, extras: bool) -> Measures:
 
 
 def check_prompts(prompts: Iterable[Prompt]) -> None:
-    """Finds out before any reply is generated whether the replies can be measured.
-
-    Args:
-        prompts: What will be asked.
-
-    Raises:
-        GateError: The extra `eval` is not installed and is needed.
-    """
+    """Find out before any reply is generated whether the replies can be measured."""
     for prompt in prompts:
         expected_families(prompt)
         if prompt.language:

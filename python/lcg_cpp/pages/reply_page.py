@@ -61,14 +61,7 @@ _KIND = re.compile(r"[a-z-]{2,}:")  # what a benchmark's name can begin with; on
 
 
 def benchmark_label(name: str) -> str:
-    """A benchmark's name as a page shows it: without the folder of its path.
-
-    Args:
-        name: As given to `load_benchmark`, e.g. `flores:/home/me/flores` or `rows/names.jsonl`.
-
-    Returns:
-        The same name, of a path only the last part: `flores:flores`, `names.jsonl`. What is on a hub stays whole.
-    """
+    """A benchmark's name as a page shows it: of a path only the last part, `flores:flores` or `names.jsonl`."""
     kind, place = _kind_and_place(name)
     return kind + _last_part(place)
 
@@ -92,20 +85,9 @@ def reply_page(
     title: str,
     prompts: Mapping[str, Prompt] | None = None,
 ) -> str:
-    """Writes the page of an evaluation.
+    """Write the page of an evaluation; what its summary does not hold is left out.
 
-    Args:
-        replies: Objects of replies.jsonl.
-        summary: The object of summary.json; what it does not hold is left out.
-        families: Names of the families, by index.
-        title: Of the page.
-        prompts: By id, to know which letters are wrong in a reply; None: those of scripts its reference does not hold.
-
-    Returns:
-        An HTML document.
-
-    Raises:
-        GateError: A reply is not as `evaluate` writes them.
+    Prompts, by id, tell which letters are wrong in a reply; without them, those of scripts its reference does not hold.
     """
     metrics: Mapping[str, Any] = summary.get("methods", {})
     methods = ordered([*metrics, *(reply["method"] for reply in replies)])
@@ -129,20 +111,7 @@ def trace_page(
     title: str = "One reply",
     facts: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """Writes the page of a single reply.
-
-    Args:
-        reply: As in replies.jsonl.
-        families: Names of the families, by index.
-        title: Of the page.
-        facts: Names and values above the reply.
-
-    Returns:
-        An HTML document.
-
-    Raises:
-        GateError: The reply is not as `evaluate` writes them.
-    """
+    """Write the page of a single reply, with facts above it."""
     sections = [Section("", [Facts(facts)])] if facts else []
     values = {"title": title, "sections": sections, "confusion": [], "plots": [], "is_trace": True}
     return _render(values, pack([reply], [()], [reply["method"]], families))

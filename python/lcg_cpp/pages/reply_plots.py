@@ -19,15 +19,10 @@ _REMOVED = (
 
 @dataclass(frozen=True)
 class Share:
-    """How many of some.
+    """How many of some."""
 
-    Attributes:
-        part: How many.
-        whole: Of how many; 0 where there are none.
-    """
-
-    part: int
-    whole: int
+    part: int  # how many
+    whole: int  # of how many; 0 where there are none
 
     @property
     def percent(self) -> float:
@@ -42,68 +37,40 @@ class Share:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Replies with letters of a family that is wrong in them.
-
-    Attributes:
-        family: The family.
-        rows: Of each language, the share of each method's replies.
-    """
+    """Replies with letters of a family that is wrong in them."""
 
     family: str
-    rows: list[tuple[str, list[Share]]]
+    rows: list[tuple[str, list[Share]]]  # of each language, the share of each method's replies
 
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar chart of one method.
-
-    Attributes:
-        method: The method.
-        labels: Under the bars; empty where there would be too many.
-        titles: What each bar covers.
-        shares: Their heights.
-        summary: What it shows in a sentence.
-    """
+    """A bar chart of one method."""
 
     method: str
-    labels: list[str]
-    titles: list[str]
-    shares: list[Share]
-    summary: str
+    labels: list[str]  # under the bars; empty where there would be too many
+    titles: list[str]  # what each bar covers
+    shares: list[Share]  # their heights
+    summary: str  # what it shows in a sentence
 
 
 @dataclass(frozen=True)
 class Plot:
-    """The charts of all methods that intervened, on one scale.
+    """The charts of all methods that intervened, on one scale."""
 
-    Attributes:
-        caption: What the heights are.
-        axis: What the bars are.
-        top: Height of the scale in per cent.
-        charts: One for each method.
-        note: What the caption does not say; can be empty.
-    """
-
-    caption: str
-    axis: str
-    top: float
-    charts: list[Bars]
-    note: str = ""
+    caption: str  # what the heights are
+    axis: str  # what the bars are
+    top: float  # height of the scale in per cent
+    charts: list[Bars]  # one for each method
+    note: str = ""  # what the caption does not say; can be empty
 
 
 def confusion(
     replies: Sequence[Reply], confused: Sequence[Iterable[str] | None], methods: Sequence[str], families: Sequence[str]
 ) -> list[Confusion]:
-    """Counts confused replies by method and language.
+    """Count confused replies by language and method, for each family; nothing if no reply says its language.
 
-    Args:
-        replies: Objects of replies.jsonl.
-        confused: Of each, the families whose letters are wrong in it; None if none can be wrong.
-        methods: In the order of the columns.
-        families: Those that can be wrong.
-
-    Returns:
-        For each family; nothing if no reply says its language.
+    `confused` holds of each reply the families whose letters are wrong in it; None if none can be wrong.
     """
     wholes: Counter[tuple[str, str]] = Counter()
     parts: Counter[tuple[str, str, str]] = Counter()
@@ -138,12 +105,7 @@ def _intervening(replies: Sequence[Reply], methods: Sequence[str]) -> list[tuple
 
 
 def positions(replies: Sequence[Reply], methods: Sequence[str]) -> Plot | None:
-    """At which tokens of a reply the gate intervenes: the share of the steps that got there; None if it never did.
-
-    Args:
-        replies: Objects of replies.jsonl.
-        methods: In the order they are to be shown.
-    """
+    """At which tokens of a reply the gate intervenes: the share of the steps that got there; None if it never did."""
     found = _intervening(replies, methods)
     if not found:
         return None
@@ -172,12 +134,7 @@ def _at(reply: Reply) -> list[int]:
 
 
 def removed_mass(replies: Sequence[Reply], methods: Sequence[str]) -> Plot | None:
-    """How much probability an intervention takes away: the share of the interventions; None if there was none.
-
-    Args:
-        replies: Objects of replies.jsonl.
-        methods: In the order they are to be shown.
-    """
+    """How much probability an intervention takes away: the share of the interventions; None if there was none."""
     charts = []
     width = 100 // _N_MASS_BINS
     edges = range(0, 100, width)

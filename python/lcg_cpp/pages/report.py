@@ -28,28 +28,18 @@ _GROUP_ID = re.compile(r' id="[A-Za-z0-9.]+_\d+"')
 
 @dataclass(frozen=True)
 class Facts:
-    """A list of names and values.
+    """A list of names and values."""
 
-    Attributes:
-        rows: (name, value) as they are to be read.
-    """
-
-    rows: Sequence[tuple[str, str]]
+    rows: Sequence[tuple[str, str]]  # (name, value) as they are to be read
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table."""
 
-    Attributes:
-        columns: Headings; one that begins with `>` has its column aligned to the right, for numbers.
-        rows: The cells as they are to be read.
-        caption: A line above the table.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    caption: str = ""
+    columns: Sequence[str]  # headings; one that begins with `>` has its column aligned to the right, for numbers
+    rows: Sequence[Sequence[str]]  # the cells as they are to be read
+    caption: str = ""  # a line above the table
 
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows):
@@ -59,63 +49,39 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing.
+    """A drawing."""
 
-    Attributes:
-        svg: From `figure_svg`; it goes into the page as it is.
-        caption: What it shows, for those who cannot see it too.
-    """
-
-    svg: str
-    caption: str
+    svg: str  # from `figure_svg`; it goes into the page as it is
+    caption: str  # what it shows, for those who cannot see it too
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report.
+    """A part of a report."""
 
-    Attributes:
-        heading: Its heading; none if empty.
-        blocks: What is under it, in order; a string is a paragraph.
-    """
-
-    heading: str
-    blocks: Sequence[str | Facts | Table | Figure]
+    heading: str  # its heading; none if empty
+    blocks: Sequence[str | Facts | Table | Figure]  # what is under it, in order; a string is a paragraph
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """Writes a report.
+    """Write a report as an HTML document.
 
-    Args:
-        title: Of the page.
-        sections: Its parts, in order.
-
-    Returns:
-        An HTML document. All text is escaped; characters that UTF-8 cannot hold (lone surrogates) become `?`.
+    All text is escaped; characters that UTF-8 cannot hold (lone surrogates) become `?`.
     """
     return render("report.html.jinja", {"title": title, "sections": sections})
 
 
 def render(template: str, values: Mapping[str, object]) -> str:
-    """Fills in a template of this package; for reports with more than sections, whose templates extend the report's.
+    """Fill in a template of this package; text is escaped unless it is `Markup`.
 
-    Args:
-        template: Its file name.
-        values: `title`, `sections`, and what else the template asks for; text is escaped unless it is `Markup`.
-
-    Returns:
-        As `page`.
+    For reports with more than sections, whose templates extend the report's.
     """
     html = _environment().get_template(template).render(values)
     return html.encode("utf-8", "replace").decode("utf-8")
 
 
 def new_figure(width: float = 7.0, height: float = 3.0) -> matplotlib.figure.Figure:
-    """Returns an empty matplotlib figure of this size in inches, without a window or any global state.
-
-    Raises:
-        GateError: matplotlib is not installed.
-    """
+    """An empty matplotlib figure of this size in inches, without a window or any global state."""
     try:
         from matplotlib.figure import Figure as MatplotlibFigure  # noqa: PLC0415 (an extra)
     except ImportError as error:
@@ -128,12 +94,6 @@ def figure_svg(figure: matplotlib.figure.Figure) -> str:
 
     The same figure gives the same text every time. What is black takes the colour of the text around it, what is white
     becomes transparent, so that the figure can be read on light and dark; text stays text.
-
-    Args:
-        figure: E.g. from `new_figure`.
-
-    Returns:
-        The `<svg>` element.
     """
     import matplotlib as mpl  # noqa: PLC0415 (an extra)
 

@@ -18,17 +18,11 @@ _TAIL = 32  # tokens that a mark at the end of a prompt can have
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """A prompt as the model gets it.
+    """A prompt as the model gets it."""
 
-    Attributes:
-        tokens: Its tokens.
-        stop: Texts that end the reply.
-        begins_thinking: Whether it ends in the mark that begins a thought, which the reply continues.
-    """
-
-    tokens: Sequence[int]
-    stop: tuple[str, ...] = ()
-    begins_thinking: bool = False
+    tokens: Sequence[int]  # its tokens
+    stop: tuple[str, ...] = ()  # texts that end the reply
+    begins_thinking: bool = False  # whether it ends in the mark that begins a thought, which the reply continues
 
 
 def has_template(llm: GatedLlama) -> bool:
@@ -37,31 +31,17 @@ def has_template(llm: GatedLlama) -> bool:
 
 
 def completion_prompt(llm: GatedLlama, text: str, *, stop: Sequence[str] = ()) -> PromptTokens:
-    """Make a text into a prompt that the model continues.
-
-    Args:
-        llm: The model.
-        text: The text; control tokens in it count as such.
-        stop: Texts that end the reply.
-    """
+    """Make a text into a prompt that the model continues; control tokens in it count as such."""
     return PromptTokens(llm.tokenize(text.encode(), add_bos=True, special=True), tuple(filter(None, stop)))
 
 
 def chat_prompt(
     llm: GatedLlama, messages: Sequence[Mapping[str, Any]], *, stop: Sequence[str] = (), **variables: Any
 ) -> PromptTokens:
-    """Make a chat into a prompt that asks for the reply.
+    """Make a chat into a prompt that asks for the reply; `stop` are texts that end it besides those of the chat format.
 
-    `create_chat_completion` decides how: by the model's template or, where there is none, by its `chat_format`.
-
-    Args:
-        llm: The model.
-        messages: The chat, each with `role` and `content`.
-        stop: Texts that end the reply, besides those of the chat format.
-        variables: More variables of the template, such as `enable_thinking`; formats of llama_cpp's own ignore them.
-
-    Raises:
-        GateError: The template refuses the chat or fails, or the chat format is unknown or completes no text.
+    `create_chat_completion` decides how: by the model's template or, where there is none, by its `chat_format`. The
+    template gets more `variables`, such as `enable_thinking`; formats of llama_cpp's own ignore them.
     """
     stand_in = _StandIn(llm)
     try:

@@ -18,17 +18,11 @@ from .thinking import Thought, find_thinking
 
 @dataclass(frozen=True)
 class Step:
-    """A generated token.
+    """A generated token."""
 
-    Attributes:
-        token: Its id.
-        data: The bytes that it adds to the text; none if it is a control token or stands behind a stop text.
-        event: What the gate did when it was sampled, None if it did nothing.
-    """
-
-    token: int
-    data: bytes
-    event: GateEvent | None
+    token: int  # its id
+    data: bytes  # the bytes that it adds to the text; none if it is a control token or stands behind a stop text
+    event: GateEvent | None  # what the gate did when it was sampled, None if it did nothing
 
 
 class Reply:
@@ -45,12 +39,6 @@ class Reply:
     """
 
     def __init__(self, prompt: PromptTokens, vocab: Vocab) -> None:
-        """Begin a reply.
-
-        Args:
-            prompt: What it answers.
-            vocab: The model's tokens.
-        """
         self.prompt = prompt
         self.tokens: list[int] = []
         self.events: list[GateEvent] = []
@@ -62,10 +50,9 @@ class Reply:
         self._ends = [0]  # of each token's bytes
 
     def add(self, token: int) -> bytes:
-        """Add a token. If a stop text is complete now, it and what is behind it are left out and the reply ends.
+        """Add a token, and give the bytes it adds to the text.
 
-        Returns:
-            The bytes it adds to the text.
+        If a stop text is complete now, it and what is behind it are left out and the reply ends.
         """
         begin = len(self._data)
         self._data += self._visible[token]
@@ -110,11 +97,7 @@ def context_size(llm: GatedLlama) -> int:
 
 
 def room(llm: GatedLlama, prompt: PromptTokens) -> int:
-    """How many tokens a reply can have.
-
-    Raises:
-        GateError: The context has no room for a reply.
-    """
+    """How many tokens a reply can have."""
     n_ctx = context_size(llm)
     if len(prompt.tokens) >= n_ctx:
         raise GateError(

@@ -22,15 +22,9 @@ class WholeTokenizer(LlamaTokenizer):
     def detokenize(
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
     ) -> bytes:
-        """The bytes of tokens, as `Llama.detokenize` gives them.
+        """The bytes of tokens, as `Llama.detokenize` gives them; `special` writes control tokens out.
 
-        Args:
-            tokens: Their ids.
-            prev_tokens: Not looked at, as in llama_cpp.
-            special: Whether control tokens are written out.
-
-        Returns:
-            The bytes. After a beginning-of-text token, one space is left out.
+        After a beginning-of-text token, one space is left out.
         """
         del prev_tokens
         pieces = self.vocab.tokens if special else self.vocab.visible

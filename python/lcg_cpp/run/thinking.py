@@ -38,30 +38,19 @@ def begins_thinking(prompt: str) -> bool:
 
 @dataclass(frozen=True)
 class Thought:
-    """A thought within a text; positions of characters.
+    """A thought within a text; positions of characters."""
 
-    Attributes:
-        begin: Of its first mark.
-        words: The first behind that mark.
-        words_end: The first behind its words.
-        end: The first behind its last mark, where the answer begins.
-    """
-
-    begin: int
-    words: int
-    words_end: int
-    end: int
+    begin: int  # of its first mark
+    words: int  # the first behind that mark
+    words_end: int  # the first behind its words
+    end: int  # the first behind its last mark, where the answer begins
 
 
 def find_thinking(text: str, *, begun: bool = False) -> list[Thought]:
-    """Find the thoughts of a reply.
+    """Find the thoughts of a reply, whose control tokens are written out; `begun` is one that the prompt has begun.
 
     Thoughts come before the answer: marks behind its first word are part of it. A thought that never ends takes all
     that follows. Where only the mark that ends a thought is there, everything before it is one.
-
-    Args:
-        text: The reply, control tokens written out.
-        begun: Whether the prompt has begun a thought.
     """
     found: list[Thought] = []
     at = 0
