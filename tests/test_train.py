@@ -26,7 +26,9 @@ from lcg_cpp.demo import MODEL as DEMO  # noqa: E402
 from lcg_cpp.engine.load import Engine  # noqa: E402
 from lcg_cpp.engine.model import read_base_model  # noqa: E402
 from lcg_cpp.engine.teacher import Teacher  # noqa: E402
-from lcg_cpp.gate.families import token_families  # noqa: E402
+from lcg_cpp.gate.families import family_set, token_families  # noqa: E402
+from lcg_cpp.gate.rule_set import FamilySet  # noqa: E402
+from lcg_cpp.gate.spec import spec_for  # noqa: E402
 from lcg_cpp.train import report as train_report  # noqa: E402
 from lcg_cpp.train import saved_run as train_checkpoint  # noqa: E402
 from lcg_cpp.train.learner import Learner  # noqa: E402
@@ -223,6 +225,83 @@ def test_labels_are_the_families_of_the_models_likely_tokens(
                 n_compared += 1
                 np.testing.assert_allclose(found, wanted, atol=2e-3)
     assert n_compared > 0.9 * n > 100
+
+
+def plain_families(path: Path) -> FamilySet:
+    """The families of the rule set `scripts` that the tiny model has."""
+    return family_set("scripts", read_base_model(path).vocab)
+
+
+def test_labels_of_scripts_hold_what_is_plausible_nearby(
+    tmp_path: Path, tiny_model_path: Path, learn: Callable[..., Trained], spy: Spy, texts: list[Text]
+) -> None:
+    options = dataclasses.replace(OPTIONS, rules="scripts", window=3, passes=1)
+    learn(tmp_path / "g.gguf", options, engine=Engine(n_batch=8, n_threads=1))  # texts span several evaluations
+    names = plain_families(tiny_model_path).names
+    siblings = [f for f, name in enumerate(names) if name in ("kana", "han")]
+    assert len(siblings) == 2, "the tiny vocabulary has few Han tokens, so that all are `han`"
+    norms = training_data.norms_of(tiny_model_path, "relative")
+    families = token_families(read_base_model(tiny_model_path).vocab, "scripts")
+    single = [
+        [training_data.label(row, norms, families, options.top_k, options.top_p, False) for row in text.logits]
+        for text in texts
+    ]
+    finder = Finder(texts)
+    n = n_compared = n_widened = 0
+    for update in spy.updates:
+        for where, found in zip(finder.find(update.hidden), update.labels):
+            n += 1
+            if len(where) > 1:
+                continue
+            ((i, position),) = where
+            replies = texts[i].is_reply
+            near = [
+                p
+                for p in range(max(position - 3, 0), min(position + 4, len(replies) - 1))
+                if len(set(replies[min(p, position) + 1 : max(p, position) + 2])) == 1
+            ]
+            if min(single[i][p][1] for p in near) <= 100 * CLOSE:
+                continue
+            n_compared += 1
+            wanted = single[i][position][0].copy()
+            for f in siblings:
+                wanted[f] = max(single[i][p][0][f] for p in near)
+            kana, han = (names.index(name) for name in ("kana", "han"))
+            wanted[han] = max(wanted[han], wanted[kana])
+            n_widened += not np.array_equal(wanted, single[i][position][0])
+            np.testing.assert_array_equal(found, wanted)
+    assert n_compared > 0.5 * n
+    assert n_widened > 0.1 * n_compared
+
+
+def test_families_that_no_label_held_are_never_masked(
+    tmp_path: Path, tiny_model_path: Path, learn: Callable[..., Trained], spy: Spy
+) -> None:
+    told: list[str] = []
+    options = dataclasses.replace(OPTIONS, rules="scripts", top_k=1, n_tokens=1)  # a group of two texts
+    run = learn(tmp_path / "g.gguf", options, on_notice=told.append).run
+    families = plain_families(tiny_model_path)
+    seen = np.concatenate([update.labels for update in spy.updates]).any(0)
+    unseen = [name for name, may, held in zip(families.names, families.maskable, seen) if may and not held]
+    assert 0 < len(unseen) < len(families) - 1
+    maskable = dict(zip(families.names, Gate.load(tmp_path / "g.gguf").families.maskable))
+    assert maskable == {name: name not in (*unseen, "symbols") for name in families.names}
+    assert told == [f"the gate never masks {', '.join(unseen)}: the texts gave it nothing to learn of them"]
+    assert metadata_of(tmp_path / "g.gguf")["never_masked"] == ", ".join(unseen)
+    assert [n > 0 for n in run.positives] == seen.tolist()
+    assert sum(run.positives) == sum(int(update.labels.sum()) for update in spy.updates) // OPTIONS.passes
+
+
+def test_a_converted_gate_spares_the_same_families(tiny_model_path: Path) -> None:
+    spec = spec_for(read_base_model(tiny_model_path), n_hidden=0, train={"never_masked": "cj, lowres"})
+    assert spec.families.maskable == (False, True, False, False)
+
+
+def test_windows_are_recorded_where_there_are_any(tmp_path: Path, learn: Callable[..., Trained]) -> None:
+    learn(tmp_path / "four.gguf", dataclasses.replace(OPTIONS, n_tokens=1))
+    assert "label_window" not in metadata_of(tmp_path / "four.gguf")
+    learn(tmp_path / "many.gguf", dataclasses.replace(OPTIONS, n_tokens=1, rules="scripts", window=7))
+    assert metadata_of(tmp_path / "many.gguf")["label_window"] == 7
 
 
 def test_states_of_a_group_are_dealt_out_anew_in_each_pass(

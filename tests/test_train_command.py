@@ -88,7 +88,8 @@ def test_help_names_every_setting_and_its_default(capsys: Capture) -> None:
         "--ctx-size N": "n_ctx",
         "--tokens N": "n_tokens",
         "--held-out SHARE": "held_out",
-        "--rules {default,paper}": "rules",
+        "--rules {default,paper,scripts}": "rules",
+        "--window N": "window",
         "--seed N": "seed",
     }
     assert sorted(options.values()) == sorted(field.name for field in dataclasses.fields(TrainOptions))
@@ -362,6 +363,17 @@ def test_status() -> None:
 def test_status_fits_into_eighty_columns() -> None:
     run = run_at(0.999, 86400.0, 99_000_000_000)
     assert all(len(line) <= 80 for line in command.status(run))
+
+
+def test_status_of_many_families_names_the_weakest() -> None:
+    run = run_at(0.25, 600, 1_200_000)
+    families = {name: FamilyScore(10, 0.75, 0.75) for name in ("latin", "devanagari", "thai", "symbols")}
+    families |= {"malayalam": FamilyScore(10, 0.25, 0.25), "lao": FamilyScore(0, math.nan, math.nan)}
+    scores = dataclasses.replace(run.measurements[-1].scores, families=families)
+    run.measurements[-1] = dataclasses.replace(run.measurements[-1], scores=scores)
+    second = command.status(run)[1]
+    assert second == "held out: loss 0.250  F1 mean 0.65 least 0.25 (malayalam)  acts 1.23%"
+    assert len(second) <= 80
 
 
 @POSIX_ONLY

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lcg_cpp.data import Encoded
 from lcg_cpp.errors import GateError
-from lcg_cpp.train.windows import sections, window_labels
+from lcg_cpp.gate.decisions import DecodingRules, FamilyTable
+from lcg_cpp.gate.rule_set import FamilySet
+from lcg_cpp.gate.spec import CONFIDENCE
+from lcg_cpp.gate.walk import ForcedText
+from lcg_cpp.train.batches import Evaluator
+from lcg_cpp.train.options import TrainOptions
+from lcg_cpp.train.source import Found
+from lcg_cpp.train.windows import sections, sibling_labels, window_labels
 
 
 def slow(
@@ -54,6 +65,115 @@ def test_no_positions_have_no_sections() -> None:
     empty = np.zeros(0, np.int64)
     assert sections(empty, empty.astype(bool)).tolist() == []
     assert window_labels(np.zeros((0, 3), np.float32), empty, [0, 2]).shape == (0, 3)
+
+
+# ---- siblings ----
+
+NAMES = ("latin", "kana", "hans", "hant", "hanst", "hansj", "hantj", "han", "symbols")
+# Who writes a family may write these too, from what the families mean: s simplified, t traditional, j Japanese.
+ALONG = {
+    "kana": {"kana", "hansj", "hantj", "han"},
+    "hans": {"hans", "hanst", "hansj", "han"},
+    "hant": {"hant", "hanst", "hantj", "han"},
+    "hanst": {"hanst", "han"},
+    "hansj": {"hansj", "han"},
+    "hantj": {"hantj", "han"},
+    "han": {"han"},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_plausible_sibling_implies(name: str) -> None:
+    labels = np.array([[name == other for other in NAMES]], np.float32)
+    found = sibling_labels(labels, np.zeros(1, np.int64), NAMES, 0)
+    assert {other for other, value in zip(NAMES, found[0]) if value} == ALONG.get(name, {name})
+
+
+def test_a_family_that_a_vocabulary_lacks_is_implied_by_none() -> None:
+    found = sibling_labels(np.eye(3, dtype=np.float32), np.arange(3), ("hans", "han", "latin"), 12)
+    assert found.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_shares_of_siblings_become_the_largest_of_those_that_imply_them() -> None:
+    labels = np.array([[0.5, 0.25, 0.25], [0, 0.125, 0.875]], np.float32)  # kana, han, latin
+    found = sibling_labels(labels, np.zeros(2, np.int64), ("kana", "han", "latin"), 1)
+    assert found.tolist() == [[0.5, 0.5, 0.25], [0.5, 0.5, 0.875]]
+
+
+def test_four_families_have_no_windows() -> None:
+    labels = np.eye(4, dtype=np.float32)
+    assert sibling_labels(labels, np.zeros(4, np.int64), ("cj", "latin", "symbols", "lowres"), 12) is labels
+
+
+class FakeSource:
+    """Texts with random labels, some positions of which come at a time, without regard for where a text ends."""
+
+    n_embd = 1
+
+    def __init__(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.skipped: Counter[str] = Counter()
+        self.texts: list[Encoded] = []
+        for _ in range(random.integers(1, 5)):
+            n = int(random.integers(2, 40))
+            turns = np.cumsum(random.random(n) < 0.15) % 2 == 1  # prompts and replies in turn, begun by either
+            self.texts.append(Encoded(list(range(n)), (turns ^ (random.random() < 0.5)).tolist()))
+        self.labels = [(random.random((len(t.tokens), len(NAMES))) < 0.04).astype(np.float32) for t in self.texts]
+        self._size = int(random.integers(1, 9))
+
+    def encode(self, row: int) -> Encoded | None:
+        """The tokens of a row; one row has none."""
+        return None if row == len(self.texts) else self.texts[row]
+
+    def find(self, rows: Sequence[int], texts: Sequence[ForcedText], *, with_steps: bool = False) -> Iterator[Found]:
+        """The wanted positions."""
+        at = [(i, position) for i, text in enumerate(texts) for position in np.flatnonzero(text.wanted).tolist()]
+        for begin in range(0, len(at), self._size):
+            part = at[begin : begin + self._size]
+            labels = np.array([self.labels[rows[i]][position] for i, position in part])
+            text, position = np.array(part, np.int32).T
+            none = np.zeros(len(part), np.int64)
+            yield Found(none[:, None].astype(np.float32), labels, None, text, position, none, none)
+
+
+def expected_label(source: FakeSource, row: int, position: int, width: int) -> set[str]:
+    """What is plausible for the token after a position, by going through its neighbours."""
+    is_reply = source.texts[row].is_reply
+    held = [{name for name, x in zip(NAMES, label) if x} for label in source.labels[row]]
+    found = set(held[position])
+    for step in (1, -1):
+        near = position
+        while abs(near - position) <= width and 0 <= near < len(is_reply) - 1:
+            if is_reply[near + 1] != is_reply[position + 1]:
+                break
+            found |= held[near] & ALONG.keys()
+            near += step
+    return set().union(*(ALONG.get(name, {name}) for name in found))
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["all", "reply"]), st.integers(0, 15))
+def test_labels_of_a_group_of_texts_agree_with_a_walk_through_the_neighbours(
+    seed: int, positions: str, width: int
+) -> None:
+    source = FakeSource(seed)
+    families = FamilySet(NAMES, (True,) * 8 + (False,), 8, "scripts")
+    rules = DecodingRules(FamilyTable(np.zeros(40, np.intp), families), 0.5, CONFIDENCE)
+    options = TrainOptions(rules="scripts", window=width, positions=positions)
+    evaluator = Evaluator(source, None, rules, options)  # type: ignore[arg-type] (asked for no order)
+    rows = np.random.default_rng(seed).permutation(len(source.texts) + 1).tolist()
+    batch = evaluator.batch(rows)
+    assert batch is not None
+    wanted = [
+        (row, position)
+        for row in rows
+        if row < len(source.texts)
+        for position in range(len(source.texts[row].tokens) - 1)
+        if positions == "all" or source.texts[row].is_reply[position + 1]
+    ]
+    assert batch.keys.tolist() == [row << 32 | position for row, position in wanted]
+    for (row, position), label in zip(wanted, batch.labels):
+        found = {name for name, value in zip(NAMES, label) if value}
+        assert found == expected_label(source, row, position, width)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def label(
     """The label of one position by the method's text, and how close the closest comparison was."""
     adjusted = logits.astype(np.float64) if norms is None else logits / norms
     kept, margin = oracle.topkp(np.arange(len(adjusted)), adjusted, k, p)
-    shares = np.zeros(4)
+    shares = np.zeros(int(families.max()) + 1)
     for token, probability in zip(kept, oracle.softmax(adjusted)[kept]):
         shares[families[token]] += probability
     ranked = np.sort(adjusted)[::-1]

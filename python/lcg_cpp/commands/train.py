@@ -34,6 +34,7 @@ def _width(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{error}, or full") from error
 
 
+_MOST_SHOWN = 4  # families in a line of 80 characters
 _LEAST_STEPS = 300  # with fewer, most of a run is the warm-up
 
 # option, field of TrainOptions, metavar, type or choices, help
@@ -42,6 +43,7 @@ _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str
     ("--label-top-k", "top_k", "K", options.whole(0), "make labels of the K most likely tokens; 0 is no limit"),
     ("--label-top-p", "top_p", "P", options.real(0, 1), "of these, take the most likely up to this probability"),
     ("--norm", "norm", None, NORMS, "divide logits by token norms, by norms relative to their mean, or not"),
+    ("--window", "window", "N", options.whole(0), "with --rules scripts: tokens around one that tell of Han and kana"),
     ("--positions", "positions", None, POSITIONS, "learn from all tokens, or only from those of replies"),
     ("--batch", "batch", "N", options.whole(1), "hidden states per step of the optimizer"),
     ("--passes", "passes", "N", options.whole(1, 100), "passes over each hidden state"),
@@ -148,7 +150,11 @@ def run(args: argparse.Namespace) -> int:
 def status(run: Run) -> tuple[str, str]:
     """What is done, how fast and how long it takes; how good the gate is. Each fits into a line of 80 characters."""
     scores = run.measurements[-1].scores
-    f1 = " ".join(f"{name} {score.f1:.2f}" for name, score in scores.families.items() if score.positions)
+    known = sorted((score.f1, name) for name, score in scores.families.items() if score.positions)
+    if len(known) > _MOST_SHOWN:
+        f1 = f"mean {sum(value for value, _ in known) / len(known):.2f} least {known[0][0]:.2f} ({known[0][1]})"
+    else:
+        f1 = " ".join(f"{name} {score.f1:.2f}" for name, score in scores.families.items() if score.positions)
     rate = run.tokens / run.seconds if run.seconds else 0.0
     left = run.seconds * (1 - run.progress) / run.progress if run.progress else float("nan")
     loss = f"{run.losses[-1]:.4f}" if run.losses else "-"
@@ -202,6 +208,7 @@ def _print_result(args: argparse.Namespace, output: str, result: Trained) -> Non
                     f" {score.positions:,} positions",
                 )
                 for name, score in scores.families.items()
+                if score.positions or len(scores.families) <= _MOST_SHOWN
             ),
             ("would act at", f"{scores.intervene:.2%} of {scores.positions:,} held-out positions"),
             ("against the text", f"{scores.contradict:.2%}"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from ..errors import GateError
@@ -57,6 +57,11 @@ class FamilySet:
         maskable = dict(zip(self.names, self.maskable))
         neutral = names.index(self.names[self.neutral])
         return FamilySet(tuple(names), tuple(maskable[name] for name in names), neutral, self.rules)
+
+    def unmaskable(self, names: Collection[str]) -> FamilySet:
+        """The same families, some of which are never removed."""
+        maskable = tuple(may and name not in names for name, may in zip(self.names, self.maskable))
+        return replace(self, maskable=maskable)
 
     @property
     def languages(self) -> dict[int, str]:

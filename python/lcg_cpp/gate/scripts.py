@@ -32,6 +32,8 @@ from .rule_set import FamilySet, RuleSet
 # What a character of a family can be: s simplified Chinese, t traditional Chinese, j Japanese.
 _USES = {"hans": "s", "hant": "t", "hanst": "st", "hansj": "sj", "hantj": "tj", "han": "stj", "kana": "j"}
 SIBLINGS = frozenset(_USES)  # every Chinese or Japanese text mixes three or four of them
+# Sibling -> those that are right wherever it is: what is shared is never wrong where one of its users is right.
+IMPLIED = {f: frozenset(g for g, uses in _USES.items() if set(_USES[f]) <= set(uses)) for f in _USES}
 _FAMILY_OF_USES = {frozenset(uses): family for family, uses in _USES.items()}
 
 # ISO 15924 code -> family, of the scripts that are a family of their own.

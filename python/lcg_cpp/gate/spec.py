@@ -14,6 +14,7 @@ from ..errors import GateError
 from .families import DEFAULT_FAMILIES, exempt_tokens, vocab_families
 from .rule_set import FamilySet
 
+SPARED = "never_masked"  # in `train`: names of the families that are not maskable because no label held them
 CONFIDENCE = ((5, 0.999), (20, 0.95))  # the two sets of H, paper section 3.3
 
 _MAX_WIDTH = 1 << 16
@@ -110,7 +111,7 @@ def spec_for(
 ) -> GateSpec:
     """Describe a gate for a base model: families, token table, tokenizer hash and exemptions come from its vocabulary.
 
-    Without a name, it is called "LCG for <base name>".
+    Without a name, it is called "LCG for <base name>". The families that `train` names as `SPARED` are not maskable.
     """
     metadata = base.metadata
     source = Source(
@@ -120,6 +121,7 @@ def spec_for(
         repo_url=metadata.get("general.repo_url", ""),
     )
     families, token_family = vocab_families(base.vocab, rules)
+    train = dict(train or {})
     return GateSpec(
         architecture=base.architecture,
         n_embd=base.n_embd,
@@ -128,13 +130,13 @@ def spec_for(
         tokenizer_hash=base.vocab.tokenizer_hash,
         threshold=threshold,
         exempt_tokens=exempt_tokens(base.vocab),
-        families=families,
+        families=families.unmaskable(str(train.get(SPARED, "")).split(", ")),
         name=name or f"LCG for {base.name}",
         version=version,
         license=license,
         base_models=(source,),
         datasets=datasets,
-        train=dict(train or {}),
+        train=train,
     )
 
 

@@ -6,61 +6,22 @@ the logits only until the label is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data import Encoder
+from ..data import Encoded
 from ..errors import GateError
 from ..gate.decisions import DecodingRules
-from ..gate.labels import family_labels
-from ..gate.spec import GateSpec
 from ..gate.steps import Steps
-from ..gate.walk import ForcedText, StoppedError, Walk
+from ..gate.walk import ForcedText, StoppedError
 from .heldout import MAX_BYTES, MAX_STATES, HeldOut
 from .options import TrainOptions
 from .run import Texts
-
-if TYPE_CHECKING:
-    from ..engine.load import Model
-
-
-@dataclass(frozen=True, eq=False)
-class Labeller:
-    """What turns logits into labels.
-
-    Attributes:
-        norms: float32 (n_vocab,), what each token's logit is divided by; None for nothing.
-        softcap: The model's final soft-capping, 0 if it has none.
-        families: uint8 (n_vocab,).
-        n_families: Number of families.
-        options: top-k, top-p, hard or soft.
-        n_threads: CPU threads; 0 takes all.
-    """
-
-    norms: npt.NDArray[np.float32] | None
-    softcap: float
-    families: npt.NDArray[np.uint8]
-    n_families: int
-    options: TrainOptions
-    n_threads: int = 0
-
-    def __call__(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """float32 (n, n_vocab) -> float32 (n, n_families)."""
-        return family_labels(
-            logits,
-            self.norms,
-            self.families,
-            self.options.top_k,
-            self.options.top_p,
-            n_families=self.n_families,
-            soft=self.options.soft,
-            softcap=self.softcap,
-            n_threads=self.n_threads,
-        )
+from .source import Found, Source
+from .windows import sections, sibling_labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,40 +46,25 @@ class Batch:
 class Evaluator:
     """Evaluates rows of datasets with the base model."""
 
-    def __init__(
-        self,
-        model: Model,
-        texts: Texts,
-        labeller: Labeller,
-        spec: GateSpec,
-        should_stop: Callable[[], bool],
-    ) -> None:
+    def __init__(self, source: Source, texts: Texts, rules: DecodingRules, options: TrainOptions) -> None:
         """Nothing is evaluated yet.
 
         Args:
-            model: The base model.
-            texts: The rows.
-            labeller: What makes the labels.
-            spec: Of the gate.
-            should_stop: Asked after every evaluation.
+            source: What knows the states.
+            texts: The order of the rows.
+            rules: Of the gate.
+            options: Settings.
         """
-        self._model = model
-        self._texts = texts
-        self._label = labeller
-        self._options = labeller.options
-        self._spec = spec
-        self._rules = DecodingRules.of(spec)
-        self._walk = Walk(model, self._rules.families, should_stop)
-        self._encoder = Encoder(model.tokenize, model.base, model.n_ctx)
+        self._source, self._texts, self._rules, self._options = source, texts, rules, options
 
     @property
     def skipped(self) -> Mapping[str, int]:
         """Why texts gave nothing to learn from, and how many."""
-        return self._encoder.skipped
+        return self._source.skipped
 
     def main_reason(self) -> str:
         """The most frequent of these reasons, as the end of a message."""
-        return "".join(f": {reason}" for reason, _ in self._encoder.skipped.most_common(1))
+        return "".join(f": {reason}" for reason, _ in self._source.skipped.most_common(1))
 
     def held_out(self) -> HeldOut:
         """Evaluate the texts to measure on.
@@ -127,52 +73,65 @@ class Evaluator:
             GateError: They hold nothing to measure on.
             KeyboardInterrupt: It shall stop.
         """
-        most = max(1, min(MAX_STATES, MAX_BYTES // (4 * self._model.n_embd)))
+        most = max(1, min(MAX_STATES, MAX_BYTES // (4 * self._source.n_embd)))
         rows = self._texts.held_out if len(self._texts.held_out) else self._texts.epoch(0)[: self._options.group]
-        hidden, labels, steps, last, following = [], [], [], [], []
+        parts: list[Found] = []
+        labels: list[npt.NDArray[np.float32]] = []
         n = 0
-        for row in rows:
-            text = self._texts.encode(int(row), self._encoder)
-            if text is None:
+        for row in rows.tolist():
+            encoded = self._source.encode(row)
+            if encoded is None:
                 continue
+            text = ForcedText.of(encoded.tokens, encoded.is_reply)
             try:
-                for found in self._walk.rows([ForcedText.of(text.tokens, text.is_reply)]):
-                    hidden.append(found.hidden.copy())
-                    labels.append(self._label(found.logits))
-                    steps.append(self._rules.steps(found.logits))
-                    last.append(found.last)
-                    following.append(found.following)
-                    n += len(found.last)
+                found = list(self._source.find([row], [text], with_steps=True))
             except StoppedError:
                 raise KeyboardInterrupt from None
+            parts += found
+            labels.append(self._labels([text], found))
+            n += len(labels[-1])
             if n >= most:
                 break
         if n == 0:
             raise GateError(f"none of the {len(rows)} held-out texts has a reply to measure on{self.main_reason()}")
         return HeldOut(
-            np.concatenate(hidden)[:most],
+            np.concatenate([part.hidden for part in parts])[:most],
             np.concatenate(labels)[:most],
-            Steps.join(steps)[:most],
-            np.concatenate(last)[:most],
-            np.concatenate(following)[:most],
+            Steps.join([part.steps for part in parts if part.steps is not None])[:most],
+            np.concatenate([part.last for part in parts])[:most],
+            np.concatenate([part.following for part in parts])[:most],
             self._rules,
         )
 
     def batch(self, rows: Sequence[int]) -> Batch | None:
         """States and labels of rows; None if it shall stop."""
-        encoded = [(row, self._texts.encode(row, self._encoder)) for row in rows]
-        kept = [(row, text) for row, text in encoded if text is not None]
+        encoded = [(row, self._source.encode(row)) for row in rows]
+        kept: list[tuple[int, Encoded]] = [(row, text) for row, text in encoded if text is not None]
         texts = [ForcedText.of(text.tokens, text.is_reply, self._options.positions) for _, text in kept]
-        hidden = [np.empty((0, self._model.n_embd), np.float32)]
-        labels = [np.empty((0, len(self._spec.families)), np.float32)]
-        keys = [np.empty(0, np.uint64)]
-        row_of = np.array([row for row, _ in kept], np.uint64)
         try:
-            for found in self._walk.rows(texts):
-                hidden.append(found.hidden.copy())
-                labels.append(self._label(found.logits))
-                keys.append(row_of[found.text] << np.uint64(32) | found.position.astype(np.uint64))
+            parts = list(self._source.find([row for row, _ in kept], texts))
         except StoppedError:
             return None
+        row_of = np.array([row for row, _ in kept], np.uint64)
+        keys = [row_of[part.text] << np.uint64(32) | part.position.astype(np.uint64) for part in parts]
         n_tokens = sum(len(text.tokens) for text in texts)
-        return Batch(np.concatenate(hidden), np.concatenate(labels), np.concatenate(keys), len(texts), n_tokens)
+        return Batch(
+            np.concatenate([np.empty((0, self._source.n_embd), np.float32), *(part.hidden for part in parts)]),
+            self._labels(texts, parts),
+            np.concatenate([np.empty(0, np.uint64), *keys]),
+            len(texts),
+            n_tokens,
+        )
+
+    def _labels(self, texts: Sequence[ForcedText], parts: Sequence[Found]) -> npt.NDArray[np.float32]:
+        """What the positions of whole texts teach: where siblings are plausible is told by their neighbours."""
+        names = self._rules.families.names
+        if not parts:
+            return np.empty((0, len(names)), np.float32)
+        lengths = [len(text.tokens) for text in texts]
+        section = sections(np.repeat(np.arange(len(texts)), lengths), np.concatenate([text.is_reply for text in texts]))
+        starts = np.cumsum([0, *lengths])
+        text = np.concatenate([part.text for part in parts])
+        predicted = starts[text] + np.concatenate([part.position for part in parts]) + 1  # what a label is about
+        labels = np.concatenate([part.labels for part in parts])
+        return sibling_labels(labels, section[predicted], names, self._options.window)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,17 +88,21 @@ class HeldOut:
     following: npt.NDArray[np.int64]
     rules: DecodingRules
 
-    def measure(self, predict: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> Scores:
+    def measure(
+        self, predict: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]], spared: Collection[str] = ()
+    ) -> Scores:
         """Measure a gate.
 
         Args:
             predict: float32 (n, n_embd) -> z, float32 (n, n_families).
+            spared: Families that the gate never masks, for want of lessons.
         """
         z = predict(self.hidden)
         wide = z.astype(np.float64)
         with np.errstate(invalid="ignore"):  # a gate that has diverged has no loss
             loss = np.maximum(wide, 0) - wide * self.labels + np.log1p(np.exp(-np.abs(wide)))
-        rulings, families = self.rules.judge(self.steps, z, self.last), self.rules.families
+        families = replace(self.rules.families, families=self.rules.families.families.unmaskable(spared))
+        rulings = replace(self.rules, families=families).judge(self.steps, z, self.last)
         contradicted = rulings.banned[np.arange(len(z)), families.token_family[self.following]]
         return Scores(
             positions=len(z),

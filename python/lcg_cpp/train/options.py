@@ -27,6 +27,9 @@ class TrainOptions:
         top_p: And only until they hold this much probability.
         norm: What the logit of token v is divided by before: `token` ‖e_v‖ (paper), `relative` ‖e_v‖ / mean ‖e‖, which
             leaves the temperature of the distribution alone, `none` nothing (the paper's ablation).
+        window: A family of Chinese or Japanese (rule set `scripts`) is in a label if it is plausible within so many
+            tokens of the same prompt or reply; 0 is the position alone. Rule sets without such families have no
+            windows.
         soft: Labels are each family's share of these tokens' probability instead of 0 or 1.
         positions: `all` tokens are learned from (paper), or those that predict a token of a `reply`.
         batch: States per step of the optimizer, in each process.
@@ -46,6 +49,7 @@ class TrainOptions:
     top_k: int = 5
     top_p: float = 0.9
     norm: str = "relative"
+    window: int = 12
     soft: bool = False
     positions: str = "all"
     batch: int = 512
@@ -64,6 +68,7 @@ class TrainOptions:
         for name, low, high in (
             ("n_hidden", 0, 1 << 16),
             ("top_k", 0, 1 << 22),
+            ("window", 0, 1 << 16),
             ("batch", 1, 1 << 20),
             ("passes", 1, 100),
             ("warmup", 0, 1 << 30),

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..files import write_whole
-from ..gate.spec import GateSpec, TrainValue
+from ..gate.spec import SPARED, GateSpec, TrainValue
 from ..pages.report import Facts, Figure, Section, Table, figure_svg, new_figure, page
 from .run import Run
 
 if TYPE_CHECKING:
     import matplotlib.figure
 
+_COLOURS = ("#d1495b", "#2e86ab", "#888888", "#3d9970", "#edae49", "#6a4c93", "#00798c", "#8d5524")
+_LINES = ("-", "--", ":", "-.")  # of every eight families
 _POINTS = 200  # of the loss curve; more groups than this are averaged
 
 
@@ -34,11 +36,15 @@ def training_curve(run: Run) -> matplotlib.figure.Figure:
     scores = [measurement.scores for measurement in run.measurements]
     left.plot(tokens, [score.loss for score in scores], color="#d1495b", marker=".", label="held out")
     left.set(xlabel="tokens", ylabel="binary cross-entropy", yscale="log")
-    for (name, _), colour in zip(scores[0].families.items(), ("#d1495b", "#2e86ab", "#888888", "#3d9970")):
-        right.plot(tokens, [score.families[name].f1 for score in scores], color=colour, marker=".", label=name)
+    names = list(scores[0].families)
+    for f, name in enumerate(names):
+        colour, line = _COLOURS[f % len(_COLOURS)], _LINES[f // len(_COLOURS) % len(_LINES)]
+        f1 = [score.families[name].f1 for score in scores]
+        right.plot(tokens, f1, line, color=colour, marker=".", label=name)
     right.set(xlabel="tokens", ylabel="F1, held out", ylim=(0, 1.02))
     for axes in (left, right):
-        axes.legend(frameon=False, fontsize="small")
+        n_columns = 1 + len(axes.lines) // 8
+        axes.legend(frameon=False, fontsize="small" if n_columns == 1 else 4, ncols=n_columns)
         axes.spines[["top", "right"]].set_visible(False)
         axes.ticklabel_format(axis="x", style="plain")
         axes.tick_params(axis="x", labelrotation=20)
@@ -71,6 +77,7 @@ def training_page(run: Run, spec: GateSpec, svg: str) -> str:
                     f"On {scores.positions:,} held-out positions in replies: the families that the gate predicts"
                     " (probability of at least 0.5) against the labels, the families of the model's own likely tokens.",
                     Table(("family", ">positions", ">precision", ">recall", ">F1"), rows),
+                    *_spared(spec),
                     f"With the decoding rules, at temperature 0.7, top-k 20 and top-p 0.8, it would act at"
                     f" {scores.intervene:.2%} of these positions, and at {scores.contradict:.2%} it would ban the very"
                     " token that the text goes on with. On clean text the latter are mistakes; on text that mixes"
@@ -80,6 +87,11 @@ def training_page(run: Run, spec: GateSpec, svg: str) -> str:
             Section("How it was made", [Facts(_provenance(spec.train))]),
         ],
     )
+
+
+def _spared(spec: GateSpec) -> list[str]:
+    names = spec.train.get(SPARED)
+    return [f"The gate never masks {names}: no label held them, so it would ban them everywhere."] if names else []
 
 
 def _share(value: float) -> str:

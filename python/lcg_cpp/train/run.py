@@ -42,6 +42,7 @@ class Run:
         skipped: Texts that the model's chat template cannot render, or with no token to learn from.
         tokens: Tokens evaluated.
         positions: Hidden states learned from.
+        positives: Of these, how many have each family in their label.
         seconds: Time spent.
         losses: Mean training loss of each group.
         measurements: On held-out text.
@@ -55,6 +56,7 @@ class Run:
     tokens: int = 0
     positions: int = 0
     seconds: float = 0.0
+    positives: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
 

@@ -21,7 +21,8 @@ from ..engine.output_norms import label_norms
 from ..errors import GateError
 from ..files import PathLike
 from ..gate.gate_file import write_gate
-from ..gate.spec import GateSpec, Source, TrainValue
+from ..gate.scripts import SIBLINGS
+from ..gate.spec import SPARED, GateSpec, Source, TrainValue
 from .options import TrainOptions
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ def train(
         if not finished:
             keeper.save(on_notice)
         trainer.finish()
+        if trainer.spared:
+            on_notice(f"the gate never masks {', '.join(trainer.spared)}: the texts gave it nothing to learn of them")
         spec = gate_spec(trainer, datasets, name, license)
         _write(output, spec, result.weights, engine, outtype)
         if finished:
@@ -178,6 +181,7 @@ def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", lic
     """What the gate file says of a gate and how it was made."""
     return dataclasses.replace(
         trainer.spec,
+        families=trainer.spec.families.unmaskable(trainer.spared),
         name=name or trainer.spec.name,
         license=license,
         datasets=tuple(Source(_public_name(dataset)) for dataset in datasets),
@@ -199,6 +203,8 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
         "label_top_p": options.top_p,
         "label_norm": options.norm,
         "label_soft": options.soft,
+        **({"label_window": options.window} if SIBLINGS.intersection(trainer.spec.families.names) else {}),
+        SPARED: ", ".join(trainer.spared),
         "learned_positions": options.positions,
         "learning_rate": trainer.learner.learning_rates[0],
         "schedule": options.schedule,

@@ -12,10 +12,12 @@ import numpy.typing as npt
 
 from ..data import Dataset
 from ..errors import GateError
+from ..gate.decisions import DecodingRules
 from ..gate.spec import spec_for
-from .batches import Batch, Evaluator, Labeller
+from .batches import Batch, Evaluator
 from .options import TrainOptions
 from .run import Measurement, Run, Texts
+from .source import Labeller, LiveSource
 
 if TYPE_CHECKING:
     from ..engine.load import Model
@@ -71,7 +73,9 @@ class Trainer:
         self._ranks = ranks
         self._texts = Texts(datasets, options)
         labeller = Labeller(norms, softcap, self.spec.token_family, len(self.spec.families), options, n_threads)
-        self._evaluator = Evaluator(model, self._texts, labeller, self.spec, should_stop)
+        rules = DecodingRules.of(self.spec)
+        source = LiveSource(model, self._texts, labeller, rules, should_stop)
+        self._evaluator = Evaluator(source, self._texts, rules, options)
         self.held_out = self._evaluator.held_out()
         self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden, ranks)
 
@@ -114,7 +118,9 @@ class Trainer:
         own = rows[self._ranks.rank :: self._ranks.size].tolist()
         batch = self._evaluator.batch(own)
         counts = (0, 0, 0) if batch is None else (batch.n_tokens, batch.n_texts, len(batch.keys))
-        stopped, tokens, texts, n_total, n_rows = self._ranks.sum([batch is None, *counts, len(own)])
+        positives = [0] * len(self.spec.families) if batch is None else np.count_nonzero(batch.labels, 0).tolist()
+        sums = self._ranks.sum([batch is None, *counts, len(own), *positives])
+        stopped, tokens, texts, n_total, n_rows = sums[:5]
         if stopped or batch is None:
             return False
         loss = self._learn(batch, int(n_total), number) if n_total else float("nan")
@@ -124,6 +130,7 @@ class Trainer:
         run.texts += int(texts)
         run.skipped += int(n_rows - texts)
         run.positions += int(n_total)
+        run.positives = [n + int(new) for n, new in zip(run.positives or [0] * len(positives), sums[5:])]
         before = run.progress
         done = run.tokens / self.options.n_tokens if self.options.n_tokens else (number + 1) / n_groups
         run.progress = min(done, 1.0)
@@ -157,10 +164,17 @@ class Trainer:
 
     def _measure(self) -> None:
         run = self.run
-        scores = self.held_out.measure(self.learner.predict)
+        scores = self.held_out.measure(self.learner.predict, self.spared)
         run.measurements.append(Measurement(run.progress, run.tokens, self.learner.step, scores))
 
     # ---- what comes of it ----
+
+    @property
+    def spared(self) -> tuple[str, ...]:
+        """The families that no label held so far, which the gate must not mask: it would ban them everywhere."""
+        families = self.spec.families
+        seen = zip(families.names, families.maskable, self.run.positives)
+        return tuple(name for name, maskable, n in seen if maskable and n == 0)
 
     def finish(self) -> None:
         """Measure the gate as it is now, if it was not."""
