@@ -108,6 +108,19 @@ def test_a_file_of_prompts(tmp_path: Path, capsys: Capture) -> None:
     assert "left out 1 rows that cannot be used, the first:" in err
 
 
+def test_an_unknown_language_is_told_and_its_reference_decides(tmp_path: Path, capsys: Capture) -> None:
+    row = {"prompt": "Spain\nRussian:", "reference": "Испания", "chat": False}
+    found = {}
+    for language in ("ru", "xx"):
+        name = write_rows(tmp_path / f"{language}.jsonl", {**row, "language": language})
+        assert main(["detect", *MODEL_AND_GATE, "-d", name, "--json"]) == 0
+        out, err = capsys.readouterr()
+        assert ("`language` is `xx`, which is unknown" in err) == (language == "xx")
+        found[language] = json.loads(out)["families"]["cj"]["wrong"]["asked"]
+    assert found["xx"] == found["ru"]
+    assert found["xx"]["asked"] > 0
+
+
 def test_output_is_the_same_as_json(tmp_path: Path, capsys: Capture) -> None:
     target = tmp_path / "found.json"
     target.write_text("old")
@@ -155,10 +168,8 @@ def test_progress_in_words() -> None:
 
 def test_bad_input_is_refused_in_one_line(tmp_path: Path, capsys: Capture, gate16: Path) -> None:
     questions = write_rows(tmp_path / "questions.jsonl", {"prompt": "Why?", "language": "en"})
-    unknown = write_rows(tmp_path / "unknown.jsonl", {"prompt": "Why?", "language": "xx", "reference": "So."})
     for arguments, wanted in (
         (("-d", questions), "-d/--benchmark: none of 1 prompts has a `reference`, expected some whose right reply is"),
-        (("-d", unknown), "-d/--benchmark: prompt `1`: `language` is `xx`, expected a BCP-47 code"),
         (("-d", "flores"), "-d/--benchmark: `flores` is not built in"),
         (("-d", "nothing"), "-d/--benchmark: `nothing` is no benchmark"),
         (("--lcg", str(gate16)), f"--lcg: {gate16}: was made for n_embd 64, the model {MODEL} has 160"),

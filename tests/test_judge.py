@@ -124,6 +124,12 @@ def test_lines_and_words_pass_as_in_the_language_confusion_benchmark(text, value
     assert (measures["line_pass"], measures["word_pass"]) == passes
 
 
+def test_words_of_an_identified_language_whose_script_is_not_known_are_not_judged():
+    nahuatl = "In tlahtōlli nāhuatlahtōlli cah īpan Mēxihcatl Tlacetilīlli Tlahtohcāyōtl"
+    measures = measured(nahuatl, language="nah")
+    assert (measures["line_pass"], measures["word_pass"], measures["latin"]) == (1, None, None)
+
+
 def test_interventions_time_and_length_are_read_off_the_reply():
     reply = make_reply(["a", "b", "c", "d"], events=[event(0.25, 0.5), event(0.125)], finish="length", seconds=2.0)
     measures = measure_reply(reply, make_prompt())

@@ -18,12 +18,13 @@ from ..errors import GateError
 from ..files import write_whole
 from ..gate.gate import Gate
 from ..gate.steps import MAX_TOP_K, Sampling
+from ..measure.judge import unknown_languages
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
 from .loading import load_base, load_gate, quiet_log, read_benchmark
 from .output import print_facts, print_heading, print_json, print_table
 from .paths import check_output, require_file
-from .progress import StatusLines, ask_to_stop, duration
+from .progress import StatusLines, ask_to_stop, duration, tell
 
 if TYPE_CHECKING:
     from ..benchmarks import Benchmark
@@ -84,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.output, "-o/--output", sources, "the model, the gate or the prompts")
     gate = load_gate(args.lcg, "--lcg", args.lcg_device)
     benchmark = read_benchmark(args.benchmark, usable_prompts)
+    for code in unknown_languages(benchmark.prompts):
+        tell(f"`language` is `{code}`, which is unknown: its references' letters count; expected a code like `ar`")
     _check_gate(args, gate)
     quiet_log()
     with StatusLines() as line, ask_to_stop("what was measured is told", line) as should_stop:

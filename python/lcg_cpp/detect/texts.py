@@ -126,7 +126,7 @@ class Splicer:
             self.skipped["the reference holds no letter"] += 1
             return []
         own = self._families.token_family[clean.tokens[clean.is_reply]]
-        script = language_family(prompt.language) if prompt.language else letters.most_common(1)[0][0]
+        script = language_family(prompt.language) or letters.most_common(1)[0][0]
         main_family = self._main_family(script, own)
         right = {*(expected_families(prompt) or ()), *text_families(prompt.reference)}
         wrong = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..benchmarks.prompt import CONFUSABLE
 from ..gate.families import text_families
 from .answer import Reply, take_apart
-from .language_id import base_language, identified_languages, identify, language_family, likely_family
+from .language_id import base_language, identified_languages, identify, language_family
 from .reply_text import choice, count_held, count_marked, holds_latin_word, lines_to_judge, normalize, without_choices
 from .translation import segment_statistics, tokenizer
 
@@ -28,7 +28,7 @@ def expected_families(prompt: Prompt) -> frozenset[str] | None:
         return None
     families = set(prompt.expect_scripts)
     if prompt.language:
-        family = likely_family(prompt.language)
+        family = language_family(prompt.language)
         if not family:
             return None
         families.add(family)
@@ -122,7 +122,7 @@ def _passes(text: str, prompt: Prompt, *, extras: bool) -> Measures:
     if lines:
         passes = all(identify(line) == language for line in lines)
         measures["line_pass"] = float(passes)
-        if passes and language_family(prompt.language) != "latin":
+        if passes and language_family(prompt.language) not in ("latin", ""):
             measures["word_pass"] = float(not any(map(holds_latin_word, lines)))
     return measures
 
@@ -139,4 +139,4 @@ def check_prompts(prompts: Iterable[Prompt]) -> None:
 
 def unknown_languages(prompts: Iterable[Prompt]) -> list[str]:
     """The languages of prompts that CLDR does not know, each once."""
-    return sorted({p.language for p in prompts if p.language and not likely_family(p.language)})
+    return sorted({p.language for p in prompts if p.language and not language_family(p.language)})

@@ -55,26 +55,18 @@ def base_language(code: str) -> str:
     return _SAME.get(language, language)
 
 
-def likely_family(code: str) -> str:
-    """As `language_family`; empty if CLDR does not know the language."""
+def language_family(code: str) -> str:
+    """The family of the letters a language is written in: `cj`, `latin` or `lowres`; empty if CLDR does not know it.
+
+    A script that its BCP-47 or FLORES+ code names decides, or else CLDR's likely script.
+    """
     family = usual_family(code)  # these need no package
-    if family:
+    if family or not code:
         return family
     script = _parse(code)[1]
     if not script:
         return ""
     return "cj" if script in _CJ_SCRIPTS else "latin" if script == "Latn" else "lowres"
-
-
-def language_family(code: str) -> str:
-    """The family of the letters a language is written in: `cj`, `latin` or `lowres`.
-
-    A script that its BCP-47 or FLORES+ code names decides, or else CLDR's likely script.
-    """
-    family = likely_family(code)
-    if not family:
-        raise GateError(f"`language` is `{code}`, expected a BCP-47 code such as `ar`, `zh-Hant` or `sr-Latn`")
-    return family
 
 
 @cache
