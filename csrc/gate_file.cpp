@@ -290,7 +290,7 @@ gate_file parse_gate_file(const uint8_t * data, size_t size, const std::string &
     gguf_reader in(data, size, source);
     const auto  magic = in.number<uint32_t>("the magic number");
     if (magic != gguf_magic) {
-        in.fail("not a GGUF file: it starts with " + std::to_string(magic) + ", expected the letters GGUF");
+        in.fail("not a GGUF file: it does not begin with the letters GGUF");
     }
     const auto version = in.number<uint32_t>("the GGUF version");
     if (version != 3) {

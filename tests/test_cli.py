@@ -697,7 +697,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_model_path: Path) -> di
         ("missing", "no such file or directory"),
         ("folder", "is a folder, expected a file"),
         ("text", "invalid magic characters"),
-        ("empty", "llama.cpp cannot load it: "),
+        ("empty", "the file has 0 bytes, a GGUF file has at least 24"),
         ("cut", "not within the file bounds"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import types
@@ -72,7 +73,8 @@ def test_no_command_dies_of_a_model_without_a_vocabulary(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "llama.cpp cannot load it: .+"),
+        (b"", "the file has 0 bytes, a GGUF file has at least 24"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 5), "the file ends inside its header"),
         (b"hello, world: this is a text, and a long one", "llama.cpp cannot load it: invalid magic characters: 'hell'"),
     ],
 )

@@ -129,16 +129,10 @@ def test_a_file_whose_tensors_are_cut_off_names_the_tensor() -> None:
 # ---- header ----
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"GGML" + gb.minimal().bytes()[4:], f"it starts with {int.from_bytes(b'GGML', 'little')}"),
-        (b"FUGG" + gb.minimal().bytes()[4:], f"it starts with {int.from_bytes(b'FUGG', 'little')}"),
-        (b"PK\3\4" + b"\0" * 64, f"it starts with {int.from_bytes(bytes([0x50, 0x4B, 3, 4]), 'little')}"),
-    ],
-)
-def test_wrong_magic_is_refused(data: bytes, message: str) -> None:
-    assert refusal(data) == f"not a GGUF file: {message}, expected the letters GGUF"
+@pytest.mark.parametrize("start", [b"GGML", b"FUGG", b"PK\3\4"])
+def test_wrong_magic_is_refused(start: bytes) -> None:
+    found = refusal(start + gb.minimal().bytes()[4:])
+    assert found == "not a GGUF file: it does not begin with the letters GGUF"
 
 
 @pytest.mark.parametrize("version", [0, 1, 2, 4])

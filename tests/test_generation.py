@@ -1182,7 +1182,7 @@ def test_set_gate_in_the_middle_of_a_reply_holds_from_the_next_reply_on(
     assert plain.gate_stats.steps == 0
 
 
-def test_a_closed_model_refuses_a_gate_and_a_token(tiny_model_path: Path, gate16: Path) -> None:
+def test_a_closed_model_refuses_a_gate_a_token_and_a_text(tiny_model_path: Path, gate16: Path) -> None:
     llm = load(tiny_model_path, gate16)
     llm.eval([300, 301])
     llm.close()
@@ -1190,6 +1190,9 @@ def test_a_closed_model_refuses_a_gate_and_a_token(tiny_model_path: Path, gate16
         llm.set_gate(Gate.load(gate16))
     with pytest.raises(GateError, match="the model is closed"):
         llm.sample()
+    for use in (lambda: llm.eval([300]), lambda: llm.tokenize(b"a"), lambda: llm.create_completion("a")):
+        with pytest.raises(GateError, match="the model is closed"):
+            use()
 
 
 def test_what_is_no_gate_and_no_options_is_refused_by_name(tiny_model_path: Path, gate16: Path) -> None:

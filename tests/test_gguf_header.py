@@ -131,6 +131,12 @@ def test_real_vocabularies_are_stepped_over(vocab_dir: Path) -> None:
         ),
         (GgufFile([("k", number(U32, STRING) + text("abc", length=2**63))], []).bytes(), "ends inside its header"),
         (GgufFile([("k", array(STRING, ["a"], length=2**60))], []).bytes(), "ends inside its header"),
+        (
+            GgufFile(
+                [("k", number(U32, ARRAY) + number(U32, STRING) + number(U64, 2) + text("a", length=2**64 - 8))], []
+            ).bytes(),
+            "ends inside its header",
+        ),
         (GgufFile([("k", array(U64, [1], length=2**61))], []).bytes(), "ends inside its header"),
         (GgufFile([("general.alignment", scalar(U32, 0))], []).bytes(), "`general.alignment` is 0"),
         (GgufFile([("general.alignment", scalar(STRING, "32"))], []).bytes(), "`general.alignment` is 32"),

@@ -165,3 +165,25 @@ def test_what_is_no_prompt(data: bytes, reason: str, tmp_path: Path, tiny_model_
 def test_a_prompt_from_a_device_is_refused(tiny_model_path: Path, capsys: Capture) -> None:
     message = refusal(capsys, "run", "-m", str(tiny_model_path), "--no-lcg", "-f", "/dev/zero")
     assert message == "-f/--file: /dev/zero: is a device, expected a regular file"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "-p", "a", "-m", ""),
+        ("run", "-m", "m.gguf", "--lcg", ""),
+        ("run", "-m", "m.gguf", "--no-lcg", "-f", ""),
+        ("train", "-d", "t.jsonl", "--hf", ""),
+        ("train", "-m", "m.gguf", "-d", ""),
+        ("analyze", "-m", "m.gguf", "-d", "t.jsonl", "-o", ""),
+        ("convert", "a.pt", "--base", ""),
+        ("convert", "--base", "m.gguf", ""),
+        ("inspect", ""),
+        ("detect", "-m", "m.gguf", "--lcg", "g.gguf", "-d", ""),
+        ("data", "recipe", "paper", "-o", "t.jsonl", "--aya", ""),
+    ],
+)
+def test_an_empty_name_is_refused_and_not_taken_for_the_current_folder(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "is empty, expected a name" in refusal(capsys, *arguments)

@@ -21,13 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CKPT",
+        type=options.path,
         help="a .safetensors, .pt, .pth, .bin or .ckpt file, the .index.json of a sharded one, or a folder with either;"
         " it may hold the gate alone or beside the base model's weights",
     )
-    parser.add_argument("--base", metavar="FILE", required=True, help="the model the gate was trained for, a GGUF file")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", help="the gate file to write (default: lcg-<base name>-<TYPE>.gguf, here)"
+        "--base",
+        metavar="FILE",
+        type=options.path,
+        required=True,
+        help="the model the gate was trained for, a GGUF file",
     )
+    options.add(parser, "--output", help="the gate file to write (default: lcg-<base name>-<TYPE>.gguf, here)")
     parser.add_argument("--outtype", choices=OUTTYPES, default="f16", help="type of the weights (default: f16)")
     parser.add_argument(
         "--rules",

@@ -52,7 +52,11 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     for name, source in SOURCES.items():
         group.add_argument(
-            f"--{name}", metavar="DATA", default=source.hub, help=f"{source.about} (default: %(default)s)"
+            f"--{name}",
+            metavar="DATA",
+            type=options.path,
+            default=source.hub,
+            help=f"{source.about} (default: %(default)s)",
         )
     group.add_argument(
         "--without", metavar="SOURCE", action="append", default=[], choices=SOURCES, help="leave one out; repeatable"

@@ -31,7 +31,7 @@ _SHOWN = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("file", metavar="FILE", help="a gate file")
+    parser.add_argument("file", metavar="FILE", type=options.path, help="a gate file")
     options.add_json(parser)
 
 

@@ -51,6 +51,13 @@ def _layers(text: str) -> int:
     return -1 if text == "all" else whole(-1)(text)
 
 
+def path(text: str) -> str:
+    """An argparse type: a name that is not empty, which pathlib would take for the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty, expected a name; has the shell a value for it?")
+    return text
+
+
 class _Download(argparse.Action):
     """Says how to download a model, where llama.cpp's option for it is given."""
 
@@ -70,17 +77,18 @@ _BY_URL = ("-mu", "--model-url")
 
 # The options of all commands, by their long names: further names, and what `add_argument` takes.
 _VOCABULARY: dict[str, dict[str, Any]] = {
-    "--model": {"flags": ("-m",), "metavar": "FILE", "help": "the base model, a GGUF file"},
-    "--lcg": {"metavar": "FILE", "help": "the gate, a GGUF file made for this model"},
+    "--model": {"flags": ("-m",), "metavar": "FILE", "type": path, "help": "the base model, a GGUF file"},
+    "--lcg": {"metavar": "FILE", "type": path, "help": "the gate, a GGUF file made for this model"},
     "--lcg-device": {"choices": ("cpu", "gpu", "auto"), "default": "cpu", "help": "where the gate runs"},
-    "--data": {"flags": ("-d",), "metavar": "TEXTS", "action": "append"},
+    "--data": {"flags": ("-d",), "metavar": "TEXTS", "type": path, "action": "append"},
     "--benchmark": {
         "flags": ("-d",),
         "metavar": "BENCH",
+        "type": path,
         "default": "cldr",
         "help": "prompts: cldr (built in), demo, flores:…, include:…, humaneval-xl:…, lcb:…, or a .jsonl file",
     },
-    "--output": {"flags": ("-o",), "metavar": "FILE"},
+    "--output": {"flags": ("-o",), "metavar": "FILE", "type": path},
     "--rules": {"choices": RULES, "default": RULES[0], "help": "rule set of the token families"},
     "--n-predict": {"flags": ("-n",), "type": whole(1), "help": "tokens of a reply at most"},
     "--limit": {"type": whole(1), "help": "use N of them at most, drawn at random"},

@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_model(parser)
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="the prompt")
-    prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a file, - is standard input")
+    prompt.add_argument(
+        "-f", "--file", metavar="FILE", type=options.path, help="read the prompt from a file, - is standard input"
+    )
     most = "tokens to generate at most; -1 until the context is full"
     options.add(parser, "--n-predict", _N_PREDICT, type=options.whole(-1), help=most)
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
@@ -38,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--highlight", action="store_true", help="mark the tokens that the gate changed, and what it removed"
     )
     parser.add_argument(
-        "--trace", metavar="PAGE.html", help="write the reply as a page that shows each intervention and its reason"
+        "--trace",
+        metavar="PAGE.html",
+        type=options.path,
+        help="write the reply as a page that shows each intervention and its reason",
     )
     options.add_json(parser)
     options.add_gate(parser)

@@ -19,7 +19,10 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     options.add(model, "--model")
     model.add_argument(
-        "--hf", metavar="FOLDER", help="the base model, a Hugging Face checkpoint; the gate is then for `convert`"
+        "--hf",
+        metavar="FOLDER",
+        type=options.path,
+        help="the base model, a Hugging Face checkpoint; the gate is then for `convert`",
     )
     options.refuse_downloads(parser)
 

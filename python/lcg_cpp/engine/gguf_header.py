@@ -149,7 +149,7 @@ class _Walk:
         try:
             for _ in range(n):  # no more often than the file has bytes: each step needs eight
                 position += 8 + length_at(data, position)[0]
-        except struct.error:  # beyond the end
+        except (struct.error, OverflowError):  # beyond the end
             position = self._size + 1
         self._skip(position - self._position)
 

@@ -21,7 +21,7 @@ from ..errors import GateError
 from ..files import PathLike, require_regular
 from .base_model import TYPE_BITS, BaseModel, Vocab
 from .connect import connect_core
-from .gguf_header import read_texts
+from .gguf_header import read_header, read_texts
 
 
 def read_vocab(model: internals.LlamaModel) -> Vocab:
@@ -51,7 +51,10 @@ def failure_reason(path: str) -> Iterator[None]:
     except ValueError as error:
         if not str(error).startswith("Failed to "):
             raise
-        raise GateError(f"{path}: llama.cpp cannot load it: {_reason(lines) or error}") from error
+        reason = _reason(lines) or str(error)
+        if "failed to load model from" in reason:
+            read_header(Path(path))  # knows where a file ends too early
+        raise GateError(f"{path}: llama.cpp cannot load it: {reason}") from error
     finally:
         bindings.llama_log_set(_logger.llama_log_callback, nothing)
 
@@ -63,6 +66,12 @@ def _reason(log: list[str]) -> str:
         if found:
             return found[-1]
     return ""
+
+
+def require_open(model: internals.LlamaModel) -> None:
+    """Refuse a model that was closed: llama.cpp would follow a pointer to what is no longer there."""
+    if model.model is None:
+        raise GateError(f"{model.path_model}: the model is closed")
 
 
 def require_vocabulary(model: internals.LlamaModel) -> None:

@@ -20,7 +20,7 @@ from .. import _core
 from ..engine.base_model import BaseModel, Vocab
 from ..engine.chain import Chain, insert_stages
 from ..engine.connect import attach_tap, new_tap
-from ..engine.model import describe_model, failure_reason, require_vocabulary
+from ..engine.model import describe_model, failure_reason, require_open, require_vocabulary
 from ..engine.proof import prove_hidden_state
 from ..errors import GateError, first_line
 from ..files import PathLike, require_regular
@@ -201,8 +201,7 @@ class GatedLlama(Llama):
         """Compare what the gate was made for with the model that is loaded."""
         if not isinstance(gate, Gate):
             raise GateError(f"`gate` is {gate!r}, expected a Gate; Gate.load reads a file")
-        if self._model.model is None:
-            raise GateError(f"{self.model_path}: the model is closed")
+        require_open(self._model)
         if self.model_params.vocab_only:
             raise GateError("`vocab_only` is True, a gate needs the model's weights; pass `vocab_only=False`")
         gate.check_model(dataclasses.replace(self.base_model, n_embd=gate.n_embd))  # not known yet
@@ -243,7 +242,12 @@ class GatedLlama(Llama):
         return chain.stage if chain is not None and chain.sampler is self._sampler else None
 
     def eval(self, tokens: Sequence[int]) -> None:
-        """Evaluate tokens as `Llama.eval` does; the tap keeps the hidden states that the gate may ask for."""
+        """Evaluate tokens as `Llama.eval` does; the tap keeps the hidden states that the gate may ask for.
+
+        Raises:
+            GateError: The model is closed.
+        """
+        require_open(self._model)
         if len(tokens) > 0:
             self._in_reply = self._sampled is not None and tokens[0] == self._sampled
             self._sampled = None

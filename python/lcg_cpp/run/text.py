@@ -8,7 +8,7 @@ from functools import cached_property
 from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from ..engine.base_model import Vocab
-from ..engine.model import read_vocab
+from ..engine.model import read_vocab, require_open
 
 
 class WholeTokenizer(LlamaTokenizer):
@@ -18,6 +18,15 @@ class WholeTokenizer(LlamaTokenizer):
     def vocab(self) -> Vocab:
         """The model's tokens; read once, which takes a tenth of a second where they are many."""
         return read_vocab(self._model)
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = True) -> list[int]:
+        """The tokens of a text, as `LlamaTokenizer` gives them.
+
+        Raises:
+            GateError: The model is closed.
+        """
+        require_open(self._model)
+        return super().tokenize(text, add_bos, special)
 
     def detokenize(
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
