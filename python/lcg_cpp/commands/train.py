@@ -23,6 +23,7 @@ from .paths import file_size
 from .progress import StatusLines, ask_to_stop, duration
 
 if TYPE_CHECKING:
+    from ..engine.load import Engine, HfEngine
     from ..train.run import Run
     from ..train.train import Trained
 
@@ -64,9 +65,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(
         parser,
         "--data",
-        required=True,
+        default=[],
         help="texts to learn from: a .jsonl or .parquet file, a folder of them, or hf:NAME; may be repeated",
     )
+    parser.add_argument(
+        "--keep-states",
+        metavar="DIR",
+        help="evaluate the model only, and keep what it makes of the texts in a folder; any number of processes may"
+        " fill one folder together, and go on with it later",
+    )
+    parser.add_argument("--states", metavar="DIR", help="learn from such a folder instead of --data; takes seconds")
     options.add(
         parser,
         "--output",
@@ -120,11 +128,55 @@ def _settings(args: argparse.Namespace) -> TrainOptions:
         raise UsageError(message) from error
 
 
+def _check_source(args: argparse.Namespace) -> None:
+    """Refuse a command without texts, and options that exclude one another."""
+    if args.states and (args.keep_states or args.data or args.hf):
+        other = "--keep-states" if args.keep_states else "-d/--data" if args.data else "--hf"
+        raise UsageError(f"--states: has all that is learned from, expected no {other}")
+    if not args.states and not args.data:
+        raise UsageError("-d/--data: is missing, expected texts to learn from, or --states with what was kept of some")
+    if args.keep_states and (args.output or args.resume):
+        what = "-o/--output" if args.output else "--resume"
+        raise UsageError(f"--keep-states: writes no gate and always goes on with its folder, expected no {what}")
+
+
+def _collect(args: argparse.Namespace, settings: TrainOptions, engine: Engine | HfEngine) -> int:
+    """Keep states instead of learning."""
+    from ..train.collect import Collected, collect  # noqa: PLC0415 (safetensors)
+
+    def status_of(found: Collected) -> str:
+        rate = found.tokens / found.seconds if found.seconds else 0.0
+        return f"{found.kept:,} of {found.n_rows:,} texts  {found.tokens:,} tokens  {rate:,.0f} tokens/s"
+
+    progress = StatusLines(at_once=True, opening="reading the texts …")
+    with progress as line, ask_to_stop("what was evaluated is kept", line) as should_stop:
+        found = collect(
+            args.hf or args.model,
+            args.data,
+            args.keep_states,
+            settings,
+            engine=engine,
+            should_stop=should_stop,
+            on_progress=lambda found: line.show(status_of(found), last=found.kept >= found.n_rows),
+            on_notice=line.tell,
+        )
+    if args.json:
+        print_json({"path": args.keep_states, **dataclasses.asdict(found)})
+    else:
+        print_heading(f"{args.keep_states} holds the states of {found.kept:,} of {found.n_rows:,} texts")
+        model = shlex.quote(args.model or "MODEL.gguf")
+        print(f"try: lcg-cpp train -m {model} --states {shlex.quote(args.keep_states)}")
+    return 0 if found.kept >= found.n_rows else EXIT_INTERRUPTED
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    _check_source(args)
     settings = _settings(args)
     output, engine = train_engine.output_and_engine(args)
     require_extra(hf=args.hf is not None)
+    if args.keep_states:
+        return _collect(args, settings, engine)
     is_first = os.environ.get("RANK", "0") == "0"
     progress = StatusLines(wanted=is_first, at_once=True, opening="reading the texts …")
     with progress as line, ask_to_stop("the gate is written as it is", line) as should_stop:
@@ -133,6 +185,7 @@ def run(args: argparse.Namespace) -> int:
             args.data,
             output,
             settings,
+            states=args.states,
             engine=engine,
             outtype=args.outtype or "f16",
             name=args.name,

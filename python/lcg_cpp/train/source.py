@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..data import Encoded, Encoder
+from ..data import Dataset, Encoded, Encoder
 from ..gate.decisions import DecodingRules
 from ..gate.labels import family_labels
 from ..gate.steps import Steps
 from ..gate.walk import ForcedText, Walk
+from .likely import Likely
 from .options import TrainOptions
 from .run import Texts
 
 if TYPE_CHECKING:
+    from ..engine.base_model import BaseModel
     from ..engine.load import Model
 
 
@@ -55,6 +57,10 @@ class Labeller:
             softcap=self.softcap,
             n_threads=self.n_threads,
         )
+
+    def of_likely(self, likely: Likely) -> npt.NDArray[np.float32]:
+        """The same of n positions whose likely tokens alone are known."""
+        return likely.labels(self.norms, self.softcap, self.families, self.n_families, self.options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,3 +155,14 @@ class LiveSource:
                 found.last,
                 found.following,
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Lessons:
+    """What a gate is trained from."""
+
+    base: BaseModel
+    datasets: Sequence[Dataset]
+    norms: npt.NDArray[np.float32]  # (n_vocab,), of the output rows
+    softcap: float  # 0 if the model has none
+    source: Callable[[Texts, Labeller, DecodingRules], Source]

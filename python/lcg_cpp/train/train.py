@@ -6,10 +6,11 @@ Hugging Face checkpoint and the gate becomes a checkpoint too. All else is the s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from ..convert.gate_checkpoint import write_gate_checkpoint
 from ..data import open_dataset
 from ..engine.load import Engine, HfEngine, load_teacher
-from ..engine.output_norms import label_norms
 from ..errors import GateError
 from ..files import PathLike
 from ..gate.gate_file import write_gate
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..data import Dataset
     from .learner import Weights
     from .run import Run
+    from .source import Lessons
     from .trainer import Trainer
 
 
@@ -76,6 +77,7 @@ def train(
     output: PathLike,
     options: TrainOptions | None = None,
     *,
+    states: PathLike | None = None,
     engine: Engine | HfEngine | None = None,
     outtype: str = "f16",
     name: str = "",
@@ -89,10 +91,12 @@ def train(
 
     Args:
         model: The base model, a GGUF file or, with a `HfEngine`, a folder; it is only read.
-        data: Names of datasets, see `data.open_dataset`.
+        data: Names of datasets, see `data.open_dataset`; none with `states`.
         output: The gate to write: a gate file or, with a `HfEngine`, a safetensors file that `convert` takes. Beside it
             come a report (.html), the training curve (.svg) and, while it runs, a checkpoint.
         options: Settings that change the gate.
+        states: A folder that `collect` filled: the gate is fitted to these states, and of the model, the GGUF file,
+            only the vocabulary is read.
         engine: What evaluates the model, and its settings; None is llama.cpp.
         outtype: Type of a gate file's matrices, see `write_gate`; safetensors files keep all bits.
         name: Name of the gate.
@@ -118,22 +122,21 @@ def train(
     options, engine = options or TrainOptions(), engine or Engine()
     if engine.n_threads > 0:
         set_threads(engine.n_threads)
-    if not data:
-        raise GateError("`data` is empty, expected the names of datasets")
+    if bool(data) == (states is not None):
+        raise GateError(
+            "`data` is empty, expected the names of datasets" if not data else "`data` and `states` exclude"
+        )
     _check_output(Path(output), model, data, resume)
     datasets = [open_dataset(source) for source in data]
-    _tell_bad_rows(datasets, on_notice)
-    with Ranks() as ranks, load_teacher(model, options.n_ctx, engine) as (teacher, matrix):
-        trainer = Trainer(
-            teacher,
-            datasets,
-            options,
-            norms=label_norms(matrix.norms, options.norm),
-            softcap=matrix.softcap,
-            ranks=ranks,
-            should_stop=should_stop,
-            n_threads=engine.n_threads,
-        )
+    tell_bad_rows(datasets, on_notice)
+    lessons_of = (
+        _live_lessons(model, datasets, options, engine, should_stop)
+        if states is None
+        else _kept_lessons(model, Path(states), options, should_stop, on_notice)
+    )
+    with Ranks() as ranks, lessons_of as lessons:
+        datasets = list(lessons.datasets)
+        trainer = Trainer(lessons, options, ranks, engine.n_threads)
         keeper = CheckpointKeeper(checkpoint_path(output), trainer, run_setting(trainer, datasets, ranks.size))
         if resume:
             keeper.load()
@@ -162,7 +165,64 @@ def train(
     return result
 
 
-def _tell_bad_rows(datasets: Sequence[Dataset], on_notice: Callable[[str], None]) -> None:
+@contextlib.contextmanager
+def _live_lessons(
+    model: PathLike,
+    datasets: Sequence[Dataset],
+    options: TrainOptions,
+    engine: Engine | HfEngine,
+    should_stop: Callable[[], bool],
+) -> Iterator[Lessons]:
+    """Lessons from the model itself."""
+    from .source import Lessons, LiveSource  # noqa: PLC0415 (keeps help fast)
+
+    with load_teacher(model, options.n_ctx, engine) as (teacher, matrix):
+        yield Lessons(
+            teacher.base,
+            datasets,
+            matrix.norms,
+            matrix.softcap,
+            lambda texts, labeller, rules: LiveSource(teacher, texts, labeller, rules, should_stop),
+        )
+
+
+@contextlib.contextmanager
+def _kept_lessons(
+    model: PathLike,
+    folder: Path,
+    options: TrainOptions,
+    should_stop: Callable[[], bool],
+    on_notice: Callable[[str], None],
+) -> Iterator[Lessons]:
+    """Lessons from states that were kept; of the model only the vocabulary is read."""
+    from ..engine.model import read_base_model  # noqa: PLC0415
+    from .likely import check_label_options  # noqa: PLC0415
+    from .source import Lessons  # noqa: PLC0415
+    from .states import KeptSource, StatesFolder  # noqa: PLC0415
+
+    states = StatesFolder.open(folder)
+    facts = states.facts
+    base = read_base_model(model)
+    states.check_base(base)
+    check_label_options(options)
+    if options.n_ctx > facts.n_ctx:
+        raise GateError(f"`n_ctx` is {options.n_ctx}, expected at most {facts.n_ctx}: {folder} holds texts cut there")
+    if states.missing():
+        on_notice(
+            f"{folder}: {len(states.missing())} of {len(facts.shards)} files are missing; the gate learns from the rest"
+        )
+    base = dataclasses.replace(base, n_embd=facts.n_embd, name=facts.model, file_type=facts.file_type)
+    yield Lessons(
+        base,
+        facts.datasets,
+        states.norms,
+        facts.softcap,
+        lambda texts, labeller, rules: KeptSource(states, labeller, rules, should_stop),
+    )
+
+
+def tell_bad_rows(datasets: Sequence[Dataset], on_notice: Callable[[str], None]) -> None:
+    """Tell which rows of the data cannot be used, and why."""
     for dataset in datasets:
         for reason in dataset.bad:
             on_notice(f"{reason}; the row is left out")
@@ -184,7 +244,7 @@ def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", lic
         families=trainer.spec.families.unmaskable(trainer.spared),
         name=name or trainer.spec.name,
         license=license,
-        datasets=tuple(Source(_public_name(dataset)) for dataset in datasets),
+        datasets=tuple(Source(public_name(dataset)) for dataset in datasets),
         train=provenance(trainer, datasets),
     )
 
@@ -195,7 +255,7 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
     scores = run.measurements[-1].scores
     values: dict[str, TrainValue] = {
         "base_file_type": trainer.base.file_type,
-        "data": "; ".join(f"{_public_name(dataset)} ({len(dataset)} texts)" for dataset in datasets),
+        "data": "; ".join(f"{public_name(dataset)} ({len(dataset)} texts)" for dataset in datasets),
         "texts": run.texts,
         "tokens": run.tokens,
         "positions": run.positions,
@@ -225,7 +285,7 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
     return {key: value for key, value in values.items() if value != "" and not _is_nan(value)}
 
 
-def _public_name(dataset: Dataset) -> str:
+def public_name(dataset: Dataset) -> str:
     """A file's name without its folders: gates are passed on, and where their data lay is nobody's business."""
     return dataset.name if dataset.name.startswith("hf:") else Path(dataset.name).resolve().name
 

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data import Dataset
+from ..engine.output_norms import label_norms
 from ..errors import GateError
 from ..gate.decisions import DecodingRules
 from ..gate.spec import spec_for
 from .batches import Batch, Evaluator
 from .options import TrainOptions
 from .run import Measurement, Run, Texts
-from .source import Labeller, LiveSource
+from .source import Labeller, Lessons
 
 if TYPE_CHECKING:
-    from ..engine.load import Model
     from .learner import Learner, Ranks
 
 _N_MEASUREMENTS = 50  # on held-out text, spread over a run
@@ -39,26 +38,17 @@ class Trainer:
 
     def __init__(
         self,
-        model: Model,
-        datasets: Sequence[Dataset],
+        lessons: Lessons,
         options: TrainOptions,
-        *,
-        norms: npt.NDArray[np.float32] | None,
-        softcap: float,
         ranks: Ranks,
-        should_stop: Callable[[], bool] = lambda: False,
         n_threads: int = 0,
     ) -> None:
         """Evaluate the held-out texts and set up the gate.
 
         Args:
-            model: The base model.
-            datasets: What to learn from.
+            lessons: What to learn from.
             options: Settings.
-            norms: See `Labeller`.
-            softcap: See `Labeller`.
             ranks: The processes that train together; each evaluates its share of the texts.
-            should_stop: Asked after every evaluation.
             n_threads: CPU threads of the label kernel; 0 takes all.
 
         Raises:
@@ -68,13 +58,14 @@ class Trainer:
 
         self.run = Run()
         self.options = options
-        self.base = model.base
-        self.spec = spec_for(model.base, n_hidden=options.hidden_width(model.n_embd), rules=options.rules)
+        self.base = lessons.base
+        self.spec = spec_for(self.base, n_hidden=options.hidden_width(self.base.n_embd), rules=options.rules)
         self._ranks = ranks
-        self._texts = Texts(datasets, options)
-        labeller = Labeller(norms, softcap, self.spec.token_family, len(self.spec.families), options, n_threads)
+        self._texts = Texts(lessons.datasets, options)
+        norms, n_families = label_norms(lessons.norms, options.norm), len(self.spec.families)
+        labeller = Labeller(norms, lessons.softcap, self.spec.token_family, n_families, options, n_threads)
         rules = DecodingRules.of(self.spec)
-        source = LiveSource(model, self._texts, labeller, rules, should_stop)
+        source = lessons.source(self._texts, labeller, rules)
         self._evaluator = Evaluator(source, self._texts, rules, options)
         self.held_out = self._evaluator.held_out()
         self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden, ranks)
