@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <unordered_map>
+#include <unordered_set>
 
 using namespace lcg;
 
@@ -18,8 +21,7 @@ std::string shape_text(const py::array & values) {
 
 void check_shape(const py::array & values, size_t n, const char * name) {
     if (values.ndim() != 1 || static_cast<size_t>(values.size()) != n) {
-        throw gate_error(
-            std::string("`") + name + "` has shape " + shape_text(values) + ", expected (" + std::to_string(n) + ",)");
+        throw gate_error(joined("`", name, "` has shape ", shape_text(values), ", expected (", n, ",)"));
     }
 }
 
@@ -54,7 +56,8 @@ namespace {
 template <typename F> void set_function(F *& slot, const std::string & name, const py::dict & addresses) {
     const auto address = addresses.contains(name) ? py::cast<uintptr_t>(addresses[py::str(name)]) : 0;
     if (address == 0) {
-        throw gate_error("llama.cpp's function `" + name + "` was not found in the libraries of llama-cpp-python");
+        throw gate_error(
+            joined("llama.cpp's function `", name, "` was not found in the libraries of llama-cpp-python"));
     }
     slot = reinterpret_cast<F *>(address);
 }
@@ -76,23 +79,21 @@ std::vector<std::string> host_functions() {
 }
 
 // Sizes and offsets that Python compares with llama_cpp's ctypes structures before anything is attached.
-py::dict host_layouts() {
-    using namespace py::literals;
-    return py::dict("llama_token_data"_a = py::dict("size"_a = sizeof(token_data), "id"_a = offsetof(token_data, id),
-                        "logit"_a = offsetof(token_data, logit), "p"_a = offsetof(token_data, p)),
-        "llama_token_data_array"_a       = py::dict("size"_a = sizeof(token_data_array),
-            "data"_a = offsetof(token_data_array, data), "size_"_a = offsetof(token_data_array, size),
-            "selected"_a = offsetof(token_data_array, selected), "sorted"_a = offsetof(token_data_array, sorted)),
-        "llama_sampler"_a = py::dict("size"_a = sizeof(sampler_object), "iface"_a = offsetof(sampler_object, iface),
-            "ctx"_a = offsetof(sampler_object, ctx)));
+std::map<std::string, std::map<std::string, size_t>> host_layouts() {
+    return {{"llama_token_data", {{"size", sizeof(token_data)}, {"id", offsetof(token_data, id)},
+                                     {"logit", offsetof(token_data, logit)}, {"p", offsetof(token_data, p)}}},
+        {"llama_token_data_array",
+            {{"size", sizeof(token_data_array)}, {"data", offsetof(token_data_array, data)},
+                {"size_", offsetof(token_data_array, size)}, {"selected", offsetof(token_data_array, selected)},
+                {"sorted", offsetof(token_data_array, sorted)}}},
+        {"llama_sampler", {{"size", sizeof(sampler_object)}, {"iface", offsetof(sampler_object, iface)},
+                              {"ctx", offsetof(sampler_object, ctx)}}}};
 }
 
-py::dict callbacks_dict(const stage_callbacks & callbacks) {
-    using namespace py::literals;
+std::map<std::string, uintptr_t> addresses(const stage_callbacks & callbacks) {
     const auto number = [](void * address) { return reinterpret_cast<uintptr_t>(address); };
-    return py::dict("name"_a = number(callbacks.name), "accept"_a = number(callbacks.accept),
-        "apply"_a = number(callbacks.apply), "reset"_a = number(callbacks.reset), "clone"_a = number(callbacks.clone),
-        "free"_a = number(callbacks.free));
+    return {{"name", number(callbacks.name)}, {"accept", number(callbacks.accept)}, {"apply", number(callbacks.apply)},
+        {"reset", number(callbacks.reset)}, {"clone", number(callbacks.clone)}, {"free", number(callbacks.free)}};
 }
 
 // ---- vocabulary ----
@@ -128,11 +129,9 @@ py::tuple read_vocab(uintptr_t address) {
 py::dict tensor_table(const gate_file & file) {
     py::dict table;
     for (const host_tensor & tensor : file.weights.tensors) {
-        const bool bias  = tensor.name.size() > 5 && tensor.name.compare(tensor.name.size() - 5, 5, ".bias") == 0;
-        py::tuple  shape = py::make_tuple(tensor.ne[1], tensor.ne[0]);
-        if (bias) {
-            shape = py::make_tuple(tensor.ne[0]);
-        }
+        const bool is_bias = tensor.name.find(".bias") != std::string::npos;
+        py::tuple  shape =
+            is_bias ? py::tuple(py::make_tuple(tensor.ne[0])) : py::make_tuple(tensor.ne[1], tensor.ne[0]);
         table[py::str(tensor.name)] = py::make_tuple(tensor_type_name(tensor.type), shape);
     }
     table["lcg.token_family"] =
@@ -140,10 +139,10 @@ py::dict tensor_table(const gate_file & file) {
     return table;
 }
 
-array_t<float> predict(const std::shared_ptr<const gate> & gate, const array_t<float> & hidden) {
+array_t<float> predict(const std::shared_ptr<gate> & gate, const array_t<float> & hidden) {
     const size_t n_embd = gate->config.n_embd, n_families = gate->config.families.size();
     if (hidden.ndim() != 2 || static_cast<size_t>(hidden.shape(1)) != n_embd) {
-        throw gate_error("`hidden` has shape " + shape_text(hidden) + ", expected (n, " + std::to_string(n_embd) + ")");
+        throw gate_error(joined("`hidden` has shape ", shape_text(hidden), ", expected (n, ", n_embd, ")"));
     }
     const auto     n = static_cast<size_t>(hidden.shape(0));
     array_t<float> z({n, n_families});
@@ -168,61 +167,58 @@ array_t<float> predict(const std::shared_ptr<const gate> & gate, const array_t<f
 
 std::vector<token_data> token_list(const gate & gate, const array_t<int32_t> & ids, const array_t<float> & logits) {
     if (ids.ndim() != 1 || logits.ndim() != 1 || ids.size() != logits.size()) {
-        throw gate_error("`ids` and `logits` have " + std::to_string(ids.size()) + " and " +
-                         std::to_string(logits.size()) + " elements, expected two flat arrays of one length");
+        throw gate_error(joined("`ids` and `logits` have ", ids.size(), " and ", logits.size(),
+            " elements, expected two flat arrays of one length"));
     }
     std::vector<token_data> tokens;
     for (py::ssize_t i = 0; i < ids.size(); i++) {
         if (ids.at(i) < 0 || static_cast<uint32_t>(ids.at(i)) >= gate.config.n_vocab) {
-            throw gate_error("`ids` holds token " + std::to_string(ids.at(i)) + ", the gate's vocabulary has " +
-                             std::to_string(gate.config.n_vocab));
+            throw gate_error(
+                joined("`ids` holds token ", ids.at(i), ", the gate's vocabulary has ", gate.config.n_vocab));
         }
         if (std::isnan(logits.at(i)) || logits.at(i) == INFINITY) {
-            throw gate_error("`logits` holds NaN or +inf at index " + std::to_string(i));
+            throw gate_error(joined("`logits` holds NaN or +inf at index ", i));
         }
         tokens.push_back({ids.at(i), logits.at(i), 0.0f});
     }
     return tokens;
 }
 
-py::tuple decide_on(const std::shared_ptr<const gate> & gate, const array_t<int32_t> & ids,
-    const array_t<float> & logits, const array_t<int32_t> & survivors, const array_t<float> & z,
-    const std::optional<int> & last_family, float temperature, const gate_rules & rules, float strength) {
-    check_shape(z, gate->config.families.size(), "z");
+py::tuple decide_on(const gate & gate, const array_t<int32_t> & ids, const array_t<float> & logits,
+    const array_t<int32_t> & survivors, const array_t<float> & z, const std::optional<int> & last_family,
+    float temperature, const gate_rules & rules, float strength) {
+    check_shape(z, gate.config.families.size(), "z");
     for (py::ssize_t f = 0; f < z.size(); f++) {
         if (!std::isfinite(z.at(f))) {
-            throw gate_error("`z` holds NaN or Inf at index " + std::to_string(f));
+            throw gate_error(joined("`z` holds NaN or Inf at index ", f));
         }
     }
     const int last = last_family.value_or(no_family);
-    if (last_family && (last < 0 || static_cast<size_t>(last) >= gate->config.families.size() ||
-                           static_cast<uint32_t>(last) == gate->config.neutral)) {
-        throw gate_error("`last` is " + std::to_string(last) + ", expected None or a family that is not neutral");
+    if (last_family && (last < 0 || static_cast<size_t>(last) >= gate.config.families.size() ||
+                           static_cast<uint32_t>(last) == gate.config.neutral)) {
+        throw gate_error(joined("`last` is ", last, ", expected None or a family that is not neutral"));
     }
-    const auto           candidates = token_list(*gate, ids, logits);
-    std::vector<int64_t> index(gate->config.n_vocab, -1);
+    const auto                          candidates = token_list(gate, ids, logits);
+    std::unordered_map<int32_t, size_t> index;
     for (size_t i = 0; i < candidates.size(); i++) {
-        int64_t & slot = index[static_cast<size_t>(candidates[i].id)];
-        if (slot >= 0) {
-            throw gate_error("`ids` holds token " + std::to_string(candidates[i].id) + " twice");
+        if (!index.emplace(candidates[i].id, i).second) {
+            throw gate_error(joined("`ids` holds token ", candidates[i].id, " twice"));
         }
-        slot = static_cast<int64_t>(i);
     }
-    std::vector<token_data> s;
-    std::vector<bool>       in_s(candidates.size());
+    std::vector<token_data>     s;
+    std::unordered_set<int32_t> in_s;
     for (py::ssize_t i = 0; i < survivors.size(); i++) {
-        const int32_t id = survivors.data()[i];
-        if (id < 0 || static_cast<size_t>(id) >= index.size() || index[static_cast<size_t>(id)] < 0) {
-            throw gate_error("`survivors` holds token " + std::to_string(id) + ", which is not in `ids`");
+        const int32_t id    = survivors.data()[i];
+        const auto    found = index.find(id);
+        if (found == index.end()) {
+            throw gate_error(joined("`survivors` holds token ", id, ", which is not in `ids`"));
         }
-        const auto position = static_cast<size_t>(index[static_cast<size_t>(id)]);
-        if (in_s[position]) {
-            throw gate_error("`survivors` holds token " + std::to_string(id) + " twice");
+        if (!in_s.insert(id).second) {
+            throw gate_error(joined("`survivors` holds token ", id, " twice"));
         }
-        in_s[position] = true;
-        s.push_back(candidates[position]);
+        s.push_back(candidates[found->second]);
     }
-    const decision d = decide(*gate, rules, strength, candidates, s, z.data(), last, temperature);
+    const decision d = decide(gate, rules, strength, candidates, s, z.data(), last, temperature);
     return py::make_tuple(static_cast<int>(d.outcome), indices(d.predicted), indices(d.allowed), indices(d.banned),
         split_tokens(d.candidates.data(), d.candidates.size()));
 }
@@ -282,18 +278,8 @@ void bind_gate(py::module_ & m) {
             [](const gate & g) {
                 return py::array_t<uint8_t>(static_cast<py::ssize_t>(g.token_family.size()), g.token_family.data());
             })
-        .def(
-            "predict",
-            [](const std::shared_ptr<gate> & g, const array_t<float> & hidden) { return predict(g, hidden); },
-            py::arg("hidden"))
-        .def(
-            "decide",
-            [](const std::shared_ptr<gate> & g, const array_t<int32_t> & ids, const array_t<float> & logits,
-                const array_t<int32_t> & survivors, const array_t<float> & z, const std::optional<int> & last,
-                float temperature, const gate_rules & rules,
-                float strength) { return decide_on(g, ids, logits, survivors, z, last, temperature, rules, strength); },
-            py::arg("ids"), py::arg("logits"), py::arg("survivors"), py::arg("z"), py::arg("last"),
-            py::arg("temperature"), py::arg("rules"), py::arg("strength"));
+        .def("predict", &predict, py::arg("hidden"))
+        .def("decide", &decide_on);
 }
 
 } // namespace
@@ -313,8 +299,8 @@ PYBIND11_MODULE(_core, m) {
     m.def("host_functions", &host_functions);
     m.def("set_host_api", &set_host_api);
     m.def("host_layouts", &host_layouts);
-    m.def("shortlist_callbacks", [] { return callbacks_dict(shortlist_callbacks()); });
-    m.def("gate_callbacks", [] { return callbacks_dict(gate_callbacks()); });
+    m.def("shortlist_callbacks", [] { return addresses(shortlist_callbacks()); });
+    m.def("gate_callbacks", [] { return addresses(gate_callbacks()); });
     m.def("read_vocab", &read_vocab);
     bind_gate(m);
     bind_rows(m);

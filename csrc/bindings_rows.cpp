@@ -10,7 +10,7 @@ namespace {
 // All read the caller's array in place: a view on llama.cpp's logits has no room for a copy.
 logit_rows rows_of(const array_t<float> & logits) {
     if (logits.ndim() != 2 || logits.shape(1) == 0) {
-        throw gate_error("`logits` has shape " + shape_text(logits) + ", expected (n, n_vocab)");
+        throw gate_error(joined("`logits` has shape ", shape_text(logits), ", expected (n, n_vocab)"));
     }
     return {logits.data(), static_cast<size_t>(logits.shape(0)), static_cast<size_t>(logits.shape(1))};
 }
@@ -52,8 +52,8 @@ py::tuple steps_of(const array_t<float> & logits, size_t n_best, const step_opti
 void check_table(const py::array & values, size_t n, size_t n_families, const char * name) {
     if (values.ndim() != 2 || static_cast<size_t>(values.shape(0)) != n ||
         static_cast<size_t>(values.shape(1)) != n_families) {
-        throw gate_error(std::string("`") + name + "` has shape " + shape_text(values) + ", expected (" +
-                         std::to_string(n) + ", " + std::to_string(n_families) + ")");
+        throw gate_error(
+            joined("`", name, "` has shape ", shape_text(values), ", expected (", n, ", ", n_families, ")"));
     }
 }
 
@@ -80,8 +80,7 @@ py::tuple judge(const gate_rules & rules, float strength, const array_t<bool> & 
     check_table(survivors, n, n_families, "survivors");
     check_table(confident, n, n_families, "confident");
     if (n_families < 1 || n_families > max_families) {
-        throw gate_error("`maskable` has " + std::to_string(n_families) + " families, expected 1 to " +
-                         std::to_string(max_families));
+        throw gate_error(joined("`maskable` has ", n_families, " families, expected 1 to ", max_families));
     }
     py::array_t<uint8_t> verdicts(static_cast<py::ssize_t>(n));
     py::array_t<bool>    predicted({n, n_families}), allowed({n, n_families}), banned({n, n_families});
@@ -90,8 +89,7 @@ py::tuple judge(const gate_rules & rules, float strength, const array_t<bool> & 
         const size_t  begin  = i * n_families;
         const int64_t newest = last.data()[i];
         if (newest < no_family || newest >= static_cast<int64_t>(n_families)) {
-            throw gate_error("`last` is " + std::to_string(newest) + " at position " + std::to_string(i) +
-                             ", expected -1 to " + std::to_string(n_families - 1));
+            throw gate_error(joined("`last` is ", newest, " at position ", i, ", expected -1 to ", n_families - 1));
         }
         const ruling found         = rule(rules, strength, may_go,
             predicted_families(z.data() + begin, n_families, rules.threshold), static_cast<int>(newest),

@@ -27,22 +27,29 @@ chain_facts make_facts(float temperature, int32_t top_k, const std::string & end
     return {temperature, top_k, e, direct, reinterpret_cast<llama_sampler *>(mirostat)};
 }
 
-int32_t sample(stage & self, const gate & gate, uintptr_t chain, uintptr_t context, int32_t row, tap & tap) {
+// The Python object keeps the gate for the checks of apply_row; the state inside keeps it for everything else.
+struct python_stage : stage {
+    std::shared_ptr<const gate> model;
+    python_stage(const std::shared_ptr<gate> & g, const stage_options & options) : stage(g, options), model(g) {}
+};
+
+int32_t sample(python_stage & self, uintptr_t chain, uintptr_t context, int32_t row, tap & tap) {
     const py::gil_scoped_release release;
     auto *                       ctx    = pointer<llama_context>(context);
     const float *                logits = host.llama_get_logits_ith(ctx, row);
     if (logits == nullptr) {
-        throw gate_error("llama.cpp has no logits for row " + std::to_string(row) + ": evaluate tokens first");
+        throw gate_error(joined("llama.cpp has no logits for row ", row, ": evaluate tokens first"));
     }
-    const float * hidden = tap.row_of(ctx, logits, gate.config.n_vocab);
-    return self.sample(pointer<llama_sampler>(chain), logits, tap.n_embd() == gate.config.n_embd ? hidden : nullptr);
+    const float * hidden = tap.row_of(ctx, logits, self.model->config.n_vocab);
+    return self.sample(
+        pointer<llama_sampler>(chain), logits, tap.n_embd() == self.model->config.n_embd ? hidden : nullptr);
 }
 
-py::tuple apply_row(stage & self, const std::shared_ptr<const gate> & gate, uintptr_t chain,
-    const array_t<float> & logits, const std::optional<array_t<float>> & hidden, bool direct) {
-    check_shape(logits, gate->config.n_vocab, "logits");
+py::tuple apply_row(python_stage & self, uintptr_t chain, const array_t<float> & logits,
+    const std::optional<array_t<float>> & hidden, bool direct) {
+    check_shape(logits, self.model->config.n_vocab, "logits");
     if (hidden) {
-        check_shape(*hidden, gate->config.n_embd, "hidden");
+        check_shape(*hidden, self.model->config.n_embd, "hidden");
     }
     const float *    row = logits.data();
     const float *    h   = hidden ? hidden->data() : nullptr;
@@ -54,7 +61,7 @@ py::tuple apply_row(stage & self, const std::shared_ptr<const gate> & gate, uint
     return split_tokens(tokens.data, tokens.size);
 }
 
-py::tuple make_samplers(const stage & self, uintptr_t shortlist_iface, uintptr_t gate_iface) {
+py::tuple make_samplers(const python_stage & self, uintptr_t shortlist_iface, uintptr_t gate_iface) {
     const auto make = [&](uintptr_t iface) {
         auto * state = new std::shared_ptr<stage::state>(self.shared());
         return reinterpret_cast<uintptr_t>(host.llama_sampler_init(pointer<llama_sampler_i>(iface), state));
@@ -62,7 +69,7 @@ py::tuple make_samplers(const stage & self, uintptr_t shortlist_iface, uintptr_t
     return py::make_tuple(make(shortlist_iface), make(gate_iface));
 }
 
-py::dict stats_dict(const stage & self) {
+py::dict stats_dict(const python_stage & self) {
     using namespace py::literals;
     const stage_stats s = self.stats();
     return py::dict("steps"_a = s.steps, "gate_runs"_a = s.gate_runs, "interventions"_a = s.interventions,
@@ -78,7 +85,7 @@ py::list shares(const std::vector<token_data> & tokens) {
     return list;
 }
 
-py::list event_list(const stage & self) {
+py::list event_list(const python_stage & self) {
     using namespace py::literals;
     py::list list;
     for (const gate_event & event : self.events()) {
@@ -95,7 +102,7 @@ array_t<float> newest_rows(tap & self, size_t n) {
     for (size_t i = 0; i < n; i++) {
         const float * row = self.newest(n - 1 - i);
         if (row == nullptr) {
-            throw gate_error("the tap has not captured " + std::to_string(n) + " hidden states");
+            throw gate_error(joined("the tap has not captured ", n, " hidden states"));
         }
         std::copy_n(row, self.n_embd(), rows.mutable_data(static_cast<py::ssize_t>(i), 0));
     }
@@ -142,23 +149,15 @@ void bind_stage(py::module_ & m) {
         .def(py::init(&make_facts), py::arg("temperature"), py::arg("top_k"), py::arg("end"), py::arg("direct"),
             py::arg("mirostat") = 0);
 
-    // The Python object keeps the gate for the checks of apply_row; the state inside keeps it for everything else.
-    struct python_stage : stage {
-        std::shared_ptr<const gate> model;
-        python_stage(const std::shared_ptr<gate> & g, const stage_options & options) : stage(g, options), model(g) {}
-    };
     py::class_<python_stage>(m, "Stage")
         .def(py::init<const std::shared_ptr<gate> &, const stage_options &>(), py::arg("gate").none(false),
             py::arg("options"))
         .def("set_options", &python_stage::set_options)
         .def("begin_reply", &python_stage::begin_reply, py::arg("facts"), py::arg("continued") = false)
-        .def("make_samplers", [](const python_stage & s, uintptr_t a, uintptr_t b) { return make_samplers(s, a, b); })
-        .def("sample", [](python_stage & s, uintptr_t chain, uintptr_t context, int32_t row,
-                           tap & tap) { return sample(s, *s.model, chain, context, row, tap); })
-        .def("apply_row", [](python_stage & s, uintptr_t chain, const array_t<float> & logits,
-                              const std::optional<array_t<float>> & hidden,
-                              bool direct) { return apply_row(s, s.model, chain, logits, hidden, direct); })
-        .def("stats", [](const python_stage & s) { return stats_dict(s); })
-        .def("events", [](const python_stage & s) { return event_list(s); })
+        .def("make_samplers", &make_samplers)
+        .def("sample", &sample)
+        .def("apply_row", &apply_row)
+        .def("stats", &stats_dict)
+        .def("events", &event_list)
         .def("reset_stats", &python_stage::reset_stats);
 }

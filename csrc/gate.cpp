@@ -1,7 +1,9 @@
 // The MLP z = W2 · relu(W1 · h + b1) + b2 on a ggml backend. z = W2 · h + b2 if the gate is linear.
 #include "lcg.h"
+#include "text.h"
 
-#include <cstring>
+#include <algorithm>
+#include <map>
 
 namespace lcg {
 namespace {
@@ -19,7 +21,7 @@ constexpr size_t max_nodes = 16;
 
 template <typename T> T * require(T * object, const char * what) {
     if (object == nullptr) {
-        throw gate_error(std::string("ggml could not create ") + what);
+        throw gate_error(joined("ggml could not create ", what));
     }
     return object;
 }
@@ -30,17 +32,14 @@ context_ptr new_context() {
 }
 
 ggml_backend_device * find_device(bool gpu) {
-    const auto find = [gpu]() -> ggml_backend_device * {
-        if (!gpu) {
-            return host.ggml_backend_dev_by_type(device_cpu);
-        }
-        ggml_backend_device * device = host.ggml_backend_dev_by_type(device_gpu);
-        return device != nullptr ? device : host.ggml_backend_dev_by_type(device_igpu);
-    };
     if (host.ggml_backend_dev_by_type(device_cpu) == nullptr) { // builds whose backends are plug-ins
         host.ggml_backend_load_all();
     }
-    return find();
+    if (!gpu) {
+        return host.ggml_backend_dev_by_type(device_cpu);
+    }
+    ggml_backend_device * device = host.ggml_backend_dev_by_type(device_gpu);
+    return device != nullptr ? device : host.ggml_backend_dev_by_type(device_igpu);
 }
 
 backend_ptr new_backend(ggml_backend_device * device) {
@@ -112,19 +111,15 @@ struct evaluator::graph {
     }
 
     bool supported() const {
-        for (const ggml_tensor * operation : operations) {
-            if (!host.ggml_backend_supports_op(backend.get(), operation)) {
-                return false;
-            }
-        }
-        return true;
+        return std::all_of(operations.begin(), operations.end(),
+            [this](const ggml_tensor * operation) { return host.ggml_backend_supports_op(backend.get(), operation); });
     }
 
     void allocate() {
         allocator.reset(require(
             host.ggml_gallocr_new(host.ggml_backend_dev_buffer_type(owner->weights->device)), "a graph allocator"));
         if (!host.ggml_gallocr_alloc_graph(allocator.get(), nodes)) {
-            throw gate_error("ggml could not allocate the gate's graph on " + owner->device);
+            throw gate_error(joined("ggml could not allocate the gate's graph on ", owner->device));
         }
     }
 };
@@ -133,7 +128,7 @@ evaluator::evaluator(std::shared_ptr<const gate> gate, size_t n_columns)
     : graph_(std::make_unique<graph>(std::move(gate), n_columns)) {
     if (!graph_->supported()) {
         throw gate_error(
-            "device `" + graph_->owner->device + "` does not support the gate's tensor types, use \"cpu\"");
+            joined("device `", graph_->owner->device, "` does not support the gate's tensor types, use \"cpu\""));
     }
     graph_->allocate();
 }
@@ -148,7 +143,7 @@ void evaluator::run(const float * hidden, float * z) {
     host.ggml_backend_tensor_set(graph_->hidden, hidden, 0, graph_->hidden_size);
     const int32_t status = host.ggml_backend_graph_compute(graph_->backend.get(), graph_->nodes);
     if (status != 0) {
-        throw gate_error("ggml could not evaluate the gate, status " + std::to_string(status));
+        throw gate_error(joined("ggml could not evaluate the gate, status ", status));
     }
     host.ggml_backend_tensor_get(graph_->z, z, 0, graph_->z_size);
 }
@@ -156,24 +151,21 @@ void evaluator::run(const float * hidden, float * z) {
 namespace {
 
 std::shared_ptr<const device_weights> upload(const gate_weights & source, ggml_backend_device * device) {
-    auto weights                                          = std::make_shared<device_weights>();
-    weights->device                                       = device;
-    weights->context                                      = new_context();
-    const std::pair<const char *, ggml_tensor **> slots[] = {{"lcg.fc1.weight", &weights->fc1_weight},
+    auto weights                                      = std::make_shared<device_weights>();
+    weights->device                                   = device;
+    weights->context                                  = new_context();
+    const std::map<std::string, ggml_tensor **> slots = {{"lcg.fc1.weight", &weights->fc1_weight},
         {"lcg.fc1.bias", &weights->fc1_bias}, {"lcg.fc2.weight", &weights->fc2_weight},
         {"lcg.fc2.bias", &weights->fc2_bias}};
-    for (const auto & [name, slot] : slots) {
-        if (const host_tensor * tensor = source.find(name)) {
-            *slot = host.ggml_new_tensor_2d(weights->context.get(), tensor->type, tensor->ne[0], tensor->ne[1]);
-        }
+    for (const host_tensor & tensor : source.tensors) {
+        *slots.at(tensor.name) =
+            host.ggml_new_tensor_2d(weights->context.get(), tensor.type, tensor.ne[0], tensor.ne[1]);
     }
     weights->buffer.reset(require(host.ggml_backend_alloc_ctx_tensors_from_buft(
                                       weights->context.get(), host.ggml_backend_dev_buffer_type(device)),
         "a buffer for the gate"));
-    for (const auto & [name, slot] : slots) {
-        if (const host_tensor * tensor = source.find(name)) {
-            host.ggml_backend_tensor_set(*slot, tensor->data.data(), 0, tensor->data.size());
-        }
+    for (const host_tensor & tensor : source.tensors) {
+        host.ggml_backend_tensor_set(*slots.at(tensor.name), tensor.data.data(), 0, tensor.data.size());
     }
     return weights;
 }
@@ -197,7 +189,7 @@ std::shared_ptr<const gate> load_on(const gate_file & file, ggml_backend_device 
 
 std::shared_ptr<const gate> load_gate(const gate_file & file, const std::string & device) {
     if (device != "cpu" && device != "gpu" && device != "auto") {
-        throw gate_error("`device` is \"" + device + "\", expected \"cpu\", \"gpu\" or \"auto\"");
+        throw gate_error(joined("`device` is \"", device, "\", expected \"cpu\", \"gpu\" or \"auto\""));
     }
     if (device != "cpu") {
         ggml_backend_device * gpu = find_device(true);

@@ -21,18 +21,16 @@ std::vector<confidence_set> read_confidence(const key_table & keys) {
     const auto & top_k = keys.get_array<uint64_t>("adapter.lcg.confidence.top_k", gguf_u32);
     const auto & top_p = keys.get_array<double>("adapter.lcg.confidence.top_p", gguf_f32);
     if (top_k.empty() || top_k.size() > 8 || top_k.size() != top_p.size()) {
-        keys.in().fail("keys `adapter.lcg.confidence.top_k` and `.top_p` have " + std::to_string(top_k.size()) +
-                       " and " + std::to_string(top_p.size()) + " elements, expected the same number from 1 to 8");
+        keys.in().fail("keys `adapter.lcg.confidence.top_k` and `.top_p` have ", top_k.size(), " and ", top_p.size(),
+            " elements, expected the same number from 1 to 8");
     }
     std::vector<confidence_set> sets;
     for (size_t i = 0; i < top_k.size(); i++) {
         if (top_k[i] < 1 || top_k[i] > max_confidence_k) {
-            keys.in().fail("key `adapter.lcg.confidence.top_k` holds " + std::to_string(top_k[i]) + ", expected 1 to " +
-                           std::to_string(max_confidence_k));
+            keys.fail("adapter.lcg.confidence.top_k", "holds ", top_k[i], ", expected 1 to ", max_confidence_k);
         }
         if (!(top_p[i] > 0.0 && top_p[i] <= 1.0)) {
-            keys.in().fail("key `adapter.lcg.confidence.top_p` holds " + std::to_string(top_p[i]) +
-                           ", expected more than 0 and at most 1");
+            keys.fail("adapter.lcg.confidence.top_p", "holds ", top_p[i], ", expected more than 0 and at most 1");
         }
         sets.push_back({static_cast<uint32_t>(top_k[i]), static_cast<float>(top_p[i])});
     }
@@ -43,22 +41,20 @@ void read_families(const key_table & keys, gate_config & config) {
     config.families = keys.get_array<std::string>("adapter.lcg.families", gguf_string);
     const size_t n  = config.families.size();
     if (n < 2 || n > max_families) {
-        keys.in().fail("key `adapter.lcg.families` has " + std::to_string(n) + " elements, expected 2 to " +
-                       std::to_string(max_families));
+        keys.fail("adapter.lcg.families", "has ", n, " elements, expected 2 to ", max_families);
     }
     if (std::set<std::string>(config.families.begin(), config.families.end()).size() != n) {
-        keys.in().fail("key `adapter.lcg.families` names a family twice");
+        keys.fail("adapter.lcg.families", "names a family twice");
     }
     const auto & maskable = keys.get_array<bool>("adapter.lcg.maskable", gguf_bool);
     if (maskable.size() != n) {
-        keys.in().fail("key `adapter.lcg.maskable` has " + std::to_string(maskable.size()) + " elements, expected " +
-                       std::to_string(n) + ", one for each family");
+        keys.fail("adapter.lcg.maskable", "has ", maskable.size(), " elements, expected ", n, ", one for each family");
     }
     config.maskable.assign(maskable.begin(), maskable.end());
     config.neutral = keys.count("adapter.lcg.neutral", 0, static_cast<uint32_t>(n) - 1);
     if (config.maskable[config.neutral]) {
-        keys.in().fail("key `adapter.lcg.maskable` says that the neutral family `" + config.families[config.neutral] +
-                       "` may be masked");
+        keys.fail("adapter.lcg.maskable", "says that the neutral family `", config.families[config.neutral],
+            "` may be masked");
     }
 }
 
@@ -74,15 +70,13 @@ gate_config read_config(const key_table & keys) {
     read_families(keys, config);
     config.threshold = static_cast<float>(keys.get<double>("adapter.lcg.threshold", gguf_f32));
     if (!(config.threshold > 0.0f && config.threshold < 1.0f)) {
-        keys.in().fail("key `adapter.lcg.threshold` is " + std::to_string(config.threshold) +
-                       ", expected a probability between 0 and 1");
+        keys.fail("adapter.lcg.threshold", "is ", config.threshold, ", expected a probability between 0 and 1");
     }
     config.confidence = read_confidence(keys);
     if (keys.find("adapter.lcg.exempt_tokens") != nullptr) { // writers leave empty arrays out
         for (const uint64_t token : keys.get_array<uint64_t>("adapter.lcg.exempt_tokens", gguf_u32)) {
             if (token >= config.n_vocab) {
-                keys.in().fail("key `adapter.lcg.exempt_tokens` holds token " + std::to_string(token) +
-                               ", the vocabulary has " + std::to_string(config.n_vocab));
+                keys.fail("adapter.lcg.exempt_tokens", "holds token ", token, ", the vocabulary has ", config.n_vocab);
             }
             config.exempt_tokens.push_back(static_cast<uint32_t>(token));
         }
@@ -176,30 +170,28 @@ span check_tensor(
         for (const uint32_t type : wanted.types) {
             list += (list.empty() ? "" : ", ") + tensor_type_name(type);
         }
-        in.fail(what + " has type " + tensor_type_name(info.type) + ", expected " + list);
+        in.fail(what, " has type ", tensor_type_name(info.type), ", expected ", list);
     }
     if (info.shape != wanted.shape) {
-        in.fail(what + " has shape " + shape_text(info.shape) + ", expected " + shape_text(wanted.shape));
+        in.fail(what, " has shape ", shape_text(info.shape), ", expected ", shape_text(wanted.shape));
     }
     const stored_type & stored = *find_type(info.type);
     if (info.shape[0] % stored.block_values != 0) {
-        in.fail(what + " is " + stored.name + " with rows of " + std::to_string(info.shape[0]) +
-                " values, expected a multiple of " + std::to_string(stored.block_values));
+        in.fail(what, " is ", stored.name, " with rows of ", info.shape[0], " values, expected a multiple of ",
+            stored.block_values);
     }
     // shapes are capped by the configuration's limits, so these products cannot overflow
     const uint64_t n_rows = info.shape.size() > 1 ? info.shape[1] : 1;
     const uint64_t size   = info.shape[0] / stored.block_values * stored.block_bytes * n_rows;
     const uint64_t room   = in.size() - data.start;
     if (info.offset % data.alignment != 0) {
-        in.fail(what + " has offset " + std::to_string(info.offset) + ", expected a multiple of " +
-                std::to_string(data.alignment));
+        in.fail(what, " has offset ", info.offset, ", expected a multiple of ", data.alignment);
     }
     if (info.offset > room || size > room - info.offset) {
-        in.fail(what + " leaves the file: offset " + std::to_string(info.offset) + ", " + std::to_string(size) +
-                " bytes, the data section has " + std::to_string(room));
+        in.fail(what, " leaves the file: offset ", info.offset, ", ", size, " bytes, the data section has ", room);
     }
     if (!all_finite(stored, in.bytes(data.start + info.offset), size)) {
-        in.fail(what + " holds NaN or Inf");
+        in.fail(what, " holds NaN or Inf");
     }
     return {info.offset, info.offset + size, info.name};
 }
@@ -208,7 +200,7 @@ void check_no_overlap(const gguf_reader & in, std::vector<span> spans) {
     std::sort(spans.begin(), spans.end(), [](const span & a, const span & b) { return a.begin < b.begin; });
     for (size_t i = 1; i < spans.size(); i++) {
         if (spans[i].begin < spans[i - 1].end) {
-            in.fail("tensors " + quoted(spans[i - 1].name) + " and " + quoted(spans[i].name) + " overlap");
+            in.fail("tensors ", quoted(spans[i - 1].name), " and ", quoted(spans[i].name), " overlap");
         }
     }
 }
@@ -222,8 +214,8 @@ gate_weights read_weights(const gguf_reader & in, const gate_config & config, co
         const auto it =
             std::find_if(wanted.begin(), wanted.end(), [&](const wanted_tensor & w) { return w.name == info.name; });
         if (it == wanted.end()) {
-            in.fail("tensor " + quoted(info.name) + " does not belong into a gate file" +
-                    (info.name.rfind("lcg.fc1.", 0) == 0 ? " with `adapter.lcg.n_hidden` 0" : ""));
+            in.fail("tensor ", quoted(info.name), " does not belong into a gate file",
+                info.name.rfind("lcg.fc1.", 0) == 0 ? " with `adapter.lcg.n_hidden` 0" : "");
         }
         const span s = check_tensor(in, info, *it, data);
         spans.push_back(s);
@@ -241,15 +233,14 @@ gate_weights read_weights(const gguf_reader & in, const gate_config & config, co
         const bool found =
             std::any_of(infos.begin(), infos.end(), [&](const tensor_info & info) { return info.name == w.name; });
         if (!found && !w.optional) {
-            in.fail("tensor " + quoted(w.name) + " is missing");
+            in.fail("tensor ", quoted(w.name), " is missing");
         }
     }
     check_no_overlap(in, std::move(spans));
     for (size_t token = 0; token < weights.token_family.size(); token++) {
         if (weights.token_family[token] >= config.families.size()) {
-            in.fail("tensor `lcg.token_family` gives token " + std::to_string(token) + " the family " +
-                    std::to_string(static_cast<int8_t>(weights.token_family[token])) + ", expected 0 to " +
-                    std::to_string(config.families.size() - 1));
+            in.fail("tensor `lcg.token_family` gives token ", token, " the family ",
+                static_cast<int8_t>(weights.token_family[token]), ", expected 0 to ", config.families.size() - 1);
         }
     }
     return weights;
@@ -260,7 +251,7 @@ data_section find_data(const gguf_reader & in, const key_table & keys) {
     if (keys.find("general.alignment") != nullptr) {
         alignment = keys.count("general.alignment", 1, 4096);
         if ((alignment & (alignment - 1)) != 0) {
-            in.fail("key `general.alignment` is " + std::to_string(alignment) + ", expected a power of two");
+            keys.fail("general.alignment", "is ", alignment, ", expected a power of two");
         }
     }
     const uint64_t start = (in.position() + alignment - 1) / alignment * alignment;
@@ -277,15 +268,6 @@ std::string tensor_type_name(uint32_t type) {
     return stored != nullptr ? stored->name : std::to_string(type);
 }
 
-const host_tensor * gate_weights::find(const std::string & name) const {
-    for (const host_tensor & tensor : tensors) {
-        if (tensor.name == name) {
-            return &tensor;
-        }
-    }
-    return nullptr;
-}
-
 gate_file parse_gate_file(const uint8_t * data, size_t size, const std::string & source) {
     gguf_reader in(data, size, source);
     const auto  magic = in.number<uint32_t>("the magic number");
@@ -294,22 +276,20 @@ gate_file parse_gate_file(const uint8_t * data, size_t size, const std::string &
     }
     const auto version = in.number<uint32_t>("the GGUF version");
     if (version != 3) {
-        in.fail("GGUF version " + std::to_string(version) + ", expected 3 (little-endian)");
+        in.fail("GGUF version ", version, ", expected 3 (little-endian)");
     }
     const auto n_tensors = in.number<uint64_t>("the number of tensors");
     const auto n_keys    = in.number<uint64_t>("the number of keys");
     if (n_keys > max_keys) {
-        in.fail(
-            "number of keys is " + std::to_string(n_keys) + ", at most " + std::to_string(max_keys) + " are allowed");
+        in.fail("number of keys is ", n_keys, ", at most ", max_keys, " are allowed");
     }
     const key_table keys(in, n_keys);
     if (keys.find("general.type") == nullptr) {
-        in.fail("key `general.type` is missing" + std::string(base_model_hint));
+        keys.fail("general.type", "is missing", base_model_hint);
     }
     keys.expect("adapter.type", "lcg", " (another kind of adapter)");
     if (n_tensors > max_tensors) {
-        in.fail("number of tensors is " + std::to_string(n_tensors) + ", a gate has at most " +
-                std::to_string(max_tensors));
+        in.fail("number of tensors is ", n_tensors, ", a gate has at most ", max_tensors);
     }
     gate_file file;
     file.config      = read_config(keys);

@@ -38,6 +38,10 @@ bool is_utf8(const std::string & text) {
     return true;
 }
 
+bool is_signed(gguf_type type) {
+    return type == gguf_i8 || type == gguf_i16 || type == gguf_i32 || type == gguf_i64;
+}
+
 std::string type_text(gguf_type type, gguf_type element) {
     return type == gguf_array ? std::string("array of ") + type_names[element] : std::string(type_names[type]);
 }
@@ -61,68 +65,63 @@ std::string quoted(const std::string & name) {
 void gguf_reader::need(uint64_t n, const std::string & what) const {
     const uint64_t left = size_ - position_;
     if (n > left) {
-        fail("file ends inside " + what + ": " + std::to_string(left) + " bytes are left, " + std::to_string(n) +
-             " are needed");
+        fail("file ends inside ", what, ": ", left, " bytes are left, ", n, " are needed");
     }
 }
 
 std::string gguf_reader::string(const std::string & what, uint64_t max_length) {
     const auto length = number<uint64_t>(what);
     if (length > max_length) {
-        fail(
-            what + " has length " + std::to_string(length) + ", at most " + std::to_string(max_length) + " is allowed");
+        fail(what, " has length ", length, ", at most ", max_length, " is allowed");
     }
     need(length, what);
     std::string value(reinterpret_cast<const char *>(data_ + position_), length);
     if (!is_utf8(value)) {
-        fail(what + " is not UTF-8");
+        fail(what, " is not UTF-8");
     }
     position_ += length;
     return value;
 }
 
-bool gguf_reader::boolean(const std::string & what) {
-    const auto value = number<uint8_t>(what);
-    if (value > 1) {
-        fail(what + " is " + std::to_string(value) + ", a bool is 0 or 1");
-    }
-    return value != 0;
-}
-
 gguf_type gguf_reader::type(const std::string & what) {
     const auto value = number<uint32_t>(what);
     if (value >= gguf_type_count) {
-        fail(what + " has unknown type " + std::to_string(value));
+        fail(what, " has unknown type ", value);
     }
     return static_cast<gguf_type>(value);
 }
 
+// A number of any width, as Python's integers have none.
+meta_value gguf_reader::integer(gguf_type type, const std::string & what) {
+    const size_t size = type_sizes[type];
+    need(size, what);
+    uint64_t bits = 0;
+    std::memcpy(&bits, data_ + position_, size);
+    position_ += size;
+    if (!is_signed(type)) {
+        return bits;
+    }
+    const size_t unused = 64 - 8 * size;
+    return static_cast<int64_t>(bits << unused) >> unused;
+}
+
 meta_value gguf_reader::scalar(gguf_type type, const std::string & what) {
     switch (type) {
-    case gguf_bool:
-        return boolean(what);
+    case gguf_bool: {
+        const auto value = number<uint8_t>(what);
+        if (value > 1) {
+            fail(what, " is ", value, ", a bool is 0 or 1");
+        }
+        return value != 0;
+    }
     case gguf_string:
         return string(what, max_string_length);
     case gguf_f32:
         return static_cast<double>(number<float>(what));
     case gguf_f64:
         return number<double>(what);
-    case gguf_i8:
-        return static_cast<int64_t>(number<int8_t>(what));
-    case gguf_i16:
-        return static_cast<int64_t>(number<int16_t>(what));
-    case gguf_i32:
-        return static_cast<int64_t>(number<int32_t>(what));
-    case gguf_i64:
-        return number<int64_t>(what);
-    case gguf_u8:
-        return static_cast<uint64_t>(number<uint8_t>(what));
-    case gguf_u16:
-        return static_cast<uint64_t>(number<uint16_t>(what));
-    case gguf_u32:
-        return static_cast<uint64_t>(number<uint32_t>(what));
     default:
-        return number<uint64_t>(what);
+        return integer(type, what);
     }
 }
 
@@ -145,13 +144,8 @@ meta_value gguf_reader::array(gguf_type element, uint64_t n, const std::string &
     case gguf_f32:
     case gguf_f64:
         return elements<double>(element, n, what);
-    case gguf_i8:
-    case gguf_i16:
-    case gguf_i32:
-    case gguf_i64:
-        return elements<int64_t>(element, n, what);
     default:
-        return elements<uint64_t>(element, n, what);
+        return is_signed(element) ? elements<int64_t>(element, n, what) : elements<uint64_t>(element, n, what);
     }
 }
 
@@ -162,18 +156,13 @@ gguf_value gguf_reader::value(const std::string & what) {
     }
     const gguf_type element = type(what);
     if (element == gguf_array) {
-        fail(what + " is an array of arrays, which no gate file has");
+        fail(what, " is an array of arrays, which no gate file has");
     }
     const auto n = number<uint64_t>(what);
     if (n > max_array_length) {
-        fail(what + " has " + std::to_string(n) + " elements, at most " + std::to_string(max_array_length) +
-             " are allowed");
+        fail(what, " has ", n, " elements, at most ", max_array_length, " are allowed");
     }
     return {outer, element, array(element, n, what)};
-}
-
-std::string gguf_reader::key_name(uint64_t index) {
-    return string("the name of key " + std::to_string(index), max_key_length);
 }
 
 std::vector<tensor_info> gguf_reader::tensor_infos(uint64_t n_tensors) {
@@ -181,11 +170,11 @@ std::vector<tensor_info> gguf_reader::tensor_infos(uint64_t n_tensors) {
     std::set<std::string>    seen;
     for (uint64_t i = 0; i < n_tensors; i++) {
         tensor_info info;
-        info.name         = string("the name of tensor " + std::to_string(i), max_key_length);
+        info.name         = string(joined("the name of tensor ", i), max_key_length);
         const auto what   = "tensor " + quoted(info.name);
         const auto n_dims = number<uint32_t>(what);
         if (n_dims < 1 || n_dims > 4) {
-            fail(what + " has " + std::to_string(n_dims) + " dimensions, expected 1 to 4");
+            fail(what, " has ", n_dims, " dimensions, expected 1 to 4");
         }
         for (uint32_t d = 0; d < n_dims; d++) {
             info.shape.push_back(number<uint64_t>(what));
@@ -193,7 +182,7 @@ std::vector<tensor_info> gguf_reader::tensor_infos(uint64_t n_tensors) {
         info.type   = number<uint32_t>(what);
         info.offset = number<uint64_t>(what);
         if (!seen.insert(info.name).second) {
-            fail(what + " occurs twice");
+            fail(what, " occurs twice");
         }
         infos.push_back(std::move(info));
     }
@@ -205,9 +194,9 @@ std::vector<tensor_info> gguf_reader::tensor_infos(uint64_t n_tensors) {
 key_table::key_table(gguf_reader & in, uint64_t n_keys) : in_(in) {
     std::set<std::string> seen;
     for (uint64_t i = 0; i < n_keys; i++) {
-        const std::string key = in.key_name(i);
+        const std::string key = in.string(joined("the name of key ", i), max_key_length);
         if (!seen.insert(key).second) {
-            in.fail("key " + quoted(key) + " occurs twice");
+            fail(key, "occurs twice");
         }
         entries_.emplace_back(key, in.value("key " + quoted(key)));
         if (key == "general.type") { // told at once, before a base model's vocabulary runs into a limit
@@ -225,11 +214,10 @@ const gguf_value * key_table::find(const std::string & key) const {
 const gguf_value & key_table::typed(const std::string & key, gguf_type type, gguf_type element) const {
     const gguf_value * found = find(key);
     if (found == nullptr) {
-        in_.fail("key " + quoted(key) + " is missing");
+        fail(key, "is missing");
     }
     if (found->type != type || found->element != element) {
-        in_.fail("key " + quoted(key) + " has type " + type_text(found->type, found->element) + ", expected " +
-                 type_text(type, element));
+        fail(key, "has type ", type_text(found->type, found->element), ", expected ", type_text(type, element));
     }
     return *found;
 }
@@ -237,8 +225,7 @@ const gguf_value & key_table::typed(const std::string & key, gguf_type type, ggu
 uint32_t key_table::count(const std::string & key, uint32_t low, uint32_t high) const {
     const uint64_t value = get<uint64_t>(key, gguf_u32);
     if (value < low || value > high) {
-        in_.fail("key " + quoted(key) + " is " + std::to_string(value) + ", expected " + std::to_string(low) + " to " +
-                 std::to_string(high));
+        fail(key, "is ", value, ", expected ", low, " to ", high);
     }
     return static_cast<uint32_t>(value);
 }
@@ -246,7 +233,7 @@ uint32_t key_table::count(const std::string & key, uint32_t low, uint32_t high) 
 void key_table::expect(const std::string & key, const std::string & wanted, const std::string & hint) const {
     const std::string & found = get<std::string>(key, gguf_string);
     if (found != wanted) {
-        in_.fail("key " + quoted(key) + " is \"" + shortened(found) + "\", expected \"" + wanted + "\"" + hint);
+        fail(key, "is \"", shortened(found), "\", expected \"", wanted, "\"", hint);
     }
 }
 

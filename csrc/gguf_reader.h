@@ -3,6 +3,7 @@
 #pragma once
 
 #include "lcg.h"
+#include "text.h"
 
 #include <cstring>
 
@@ -49,7 +50,9 @@ class gguf_reader {
     gguf_reader(const uint8_t * data, size_t size, std::string source)
         : data_(data), size_(size), source_(std::move(source)) {}
 
-    [[noreturn]] void fail(const std::string & message) const { throw gate_error(source_ + ": " + message); }
+    template <typename... T> [[noreturn]] void fail(const T &... message) const {
+        throw gate_error(joined(source_, ": ", message...));
+    }
 
     size_t          position() const { return position_; }
     size_t          size() const { return size_; }
@@ -65,12 +68,11 @@ class gguf_reader {
     std::string string(const std::string & what, uint64_t max_length);
     gguf_value  value(const std::string & what);
 
-    std::string              key_name(uint64_t index);
     std::vector<tensor_info> tensor_infos(uint64_t n_tensors);
 
   private:
     void       need(uint64_t n, const std::string & what) const;
-    bool       boolean(const std::string & what);
+    meta_value integer(gguf_type type, const std::string & what);
     gguf_type  type(const std::string & what);
     meta_value scalar(gguf_type type, const std::string & what);
     meta_value array(gguf_type element, uint64_t n, const std::string & what);
@@ -90,6 +92,10 @@ class key_table {
 
     const std::vector<std::pair<std::string, gguf_value>> & entries() const { return entries_; }
     const gguf_reader &                                     in() const { return in_; }
+
+    template <typename... T> [[noreturn]] void fail(const std::string & key, const T &... message) const {
+        in_.fail("key ", quoted(key), " ", message...);
+    }
 
     const gguf_value *              find(const std::string & key) const;
     template <typename T> const T & get(const std::string & key, gguf_type type) const {

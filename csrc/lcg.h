@@ -59,8 +59,6 @@ std::string tensor_type_name(uint32_t type);
 struct gate_weights {
     std::vector<host_tensor> tensors;      // lcg.fc1.*, lcg.fc2.*
     std::vector<uint8_t>     token_family; // [n_vocab], exemptions not applied
-
-    const host_tensor * find(const std::string & name) const;
 };
 
 using meta_value = std::variant<bool, int64_t, uint64_t, double, std::string, std::vector<bool>, std::vector<int64_t>,
