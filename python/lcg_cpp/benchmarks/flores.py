@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from ..data.columns import Row, Rows, text
 from ..data.files import open_files
 from ..data.rows import BadRow
 from ..errors import GateError
 from .prompt import Benchmark, Prompt
 from .prompt_rows import scripts_in
-from .rows import Row, Rows, text
 
 HUB = "hf:openlanguagedata/flores_plus"
 SPLIT = "devtest"

@@ -7,11 +7,11 @@ language.
 
 from __future__ import annotations
 
+from ..data.columns import Row, Rows, text
 from ..data.files import HUB as HUB_PREFIX
 from ..data.files import RowFile, open_files
 from .languages import CODES
 from .prompt import Benchmark, Prompt
-from .rows import Row, Rows, text
 
 HUB = "hf:FloatAI/HumanEval-XL"
 PROGRAMS = "python"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from ..data.columns import Row, Rows, text
 from ..data.files import HUB as HUB_PREFIX
 from ..data.files import RowFile, open_files
 from ..data.rows import BadRow
 from .languages import CODES
 from .prompt import CHOICES, Benchmark, Prompt
-from .rows import Row, Rows, text
 
 HUB = "hf:CohereLabs/include-base-44"
 SPLIT = "test"

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.columns import Row, Rows, RowSource, optional_text, text
 from ..data.files import HUB as HUB_PREFIX
 from ..data.files import Found, open_files
 from ..data.rows import BadRow
 from ..errors import GateError
 from .languages import code_of
 from .prompt import Benchmark, Prompt
-from .rows import Row, Rows, RowSource, optional_text, text
 
 MAX_TOKENS = 100
 _TASKS = ("monolingual", "crosslingual")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from ..data.columns import Row, Rows, optional_text, text, text_lists, texts
 from ..data.files import open_files
 from ..data.rows import BadRow
 from ..gate.families import text_families
 from .languages import code_of
 from .prompt import CONFUSABLE, Benchmark, Prompt
-from .rows import Row, Rows, optional_text, text, text_lists, texts
 
 DEMO_MAX_TOKENS = 120  # of a reply, as `lcg-cpp demo` has it
 _DEMO_SWITCHES = {"": "", "english": "latin", "chinese": "cj"}

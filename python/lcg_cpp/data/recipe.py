@@ -5,35 +5,36 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from ..errors import GateError
 from ..files import replacing
+from .columns import Row, Rows, text
 from .files import open_files
 from .languages import flores_names
-from .rows import BadRow, Message, sample_from_row, text_of
+from .rows import BadRow, Message, sample_from_row
 
 AYA_PER_LANGUAGE = 600
 FLORES_PER_LANGUAGE = 100
 ALPACA_ROWS = 10_000
 _FLORES_SOURCES = {("eng", "Latn"): "English", ("cmn", "Hans"): "Chinese"}
-_MAX_BAD_SHOWN = 3
 
 Messages = tuple[Message, ...]
+Chats = list[tuple[str, Messages]]  # the language and the messages of each row
 Item = TypeVar("Item")
 
 
-@dataclass
+@dataclass(frozen=True)
 class SourceRows:
     """What one source gave."""
 
     source: str  # its name
-    rows: list[tuple[str, Messages]] = field(default_factory=list)  # the language and the messages of each row
+    rows: Chats
     n_bad: int = 0  # rows of it that cannot be used
-    bad: list[str] = field(default_factory=list)  # what is wrong with the first of them
+    bad: Sequence[str] = ()  # what is wrong with the first of them
 
     @property
     def n_languages(self) -> int:
@@ -59,59 +60,30 @@ class _Reservoir(Generic[Item]):
             self.items[place] = item
 
 
-class _Reader:
-    """The rows of a source, each turned into something by a function that raises `BadRow` where it cannot."""
-
-    def __init__(self, name: str, split: str, into: SourceRows) -> None:
-        self._files = open_files(name, split)
-        self._into = into
-
-    def __call__(self, convert: Callable[[Mapping[str, Any]], Item]) -> Iterator[Item]:
-        for file in self._files:
-            for found in file.scan():
-                try:
-                    if isinstance(found.row, BadRow):
-                        raise found.row
-                    if not isinstance(found.row, Mapping):
-                        raise BadRow("is not an object with named columns")
-                    item = convert(found.row)
-                except BadRow as reason:
-                    self._into.n_bad += 1
-                    if len(self._into.bad) < _MAX_BAD_SHOWN:
-                        self._into.bad.append(f"{found.where}: {reason}")
-                else:
-                    yield item
-
-
-def _text(row: Mapping[str, Any], column: str) -> str:
-    if column not in row:
-        raise BadRow(f"has no `{column}`")
-    return text_of(row[column], f"`{column}`")
-
-
-def _messages(row: Mapping[str, Any]) -> Messages:
+def _messages(row: Row) -> Messages:
     messages = sample_from_row(row).messages
     if not messages:
         raise BadRow("is plain text, expected a prompt and a reply")
     return messages
 
 
-def _aya(name: str, rng: random.Random, into: SourceRows) -> None:
+def _aya(rows: Rows, rng: random.Random) -> Chats:
     """Human-written prompts and replies in 65 languages."""
     samples: dict[str, _Reservoir[Messages]] = defaultdict(lambda: _Reservoir(AYA_PER_LANGUAGE, rng))
-    for language, messages in _Reader(name, "train", into)(lambda row: (_text(row, "language"), _messages(row))):
+    for language, messages in rows.read(lambda row, _: (text(row, "language"), _messages(row))):
         samples[language].add(messages)
-    into.rows = [(language, messages) for language in sorted(samples) for messages in samples[language].items]
+    return [(language, messages) for language in sorted(samples) for messages in samples[language].items]
 
 
-def _flores(name: str, rng: random.Random, into: SourceRows) -> None:
+def _flores(rows: Rows, rng: random.Random) -> Chats:
     """Sentences in more than 200 languages, to be translated from English and from Chinese."""
     texts: dict[tuple[str, str, str], dict[str, str]] = defaultdict(dict)
-    for variety, number, text in _Reader(name, "dev", into)(_flores_row):
-        texts[variety][number] = text
+    for variety, number, sentence in rows.read(_flores_row):
+        texts[variety][number] = sentence
     sources = {_FLORES_SOURCES[v[:2]]: texts[v] for v in sorted(texts) if v[:2] in _FLORES_SOURCES}
     if len(sources) < len(_FLORES_SOURCES):
-        raise GateError(f"{name}: lacks sentences in eng_Latn or cmn_Hans, expected FLORES+ with all languages")
+        raise GateError(f"{rows.name}: lacks sentences in eng_Latn or cmn_Hans, expected FLORES+ with all languages")
+    found: Chats = []
     for variety, target in flores_names(texts).items():
         own = texts[variety]
         possible = [
@@ -122,38 +94,36 @@ def _flores(name: str, rng: random.Random, into: SourceRows) -> None:
         ]
         for source, number in rng.sample(possible, min(FLORES_PER_LANGUAGE, len(possible))):
             prompt = f"Translate the following {source} text into {target}.\n\n{sources[source][number]}"
-            into.rows.append((target, (Message("user", prompt), Message("assistant", own[number]))))
+            found.append((target, (Message("user", prompt), Message("assistant", own[number]))))
+    return found
 
 
-def _flores_row(row: Mapping[str, Any]) -> tuple[tuple[str, str, str], str, str]:
+def _flores_row(row: Row, _number: int) -> tuple[tuple[str, str, str], str, str]:
     """The variety of a sentence (language, script, glottocode), its number and its text."""
     if "id" not in row:
         raise BadRow("has no `id`")
-    variety = (_text(row, "iso_639_3"), _text(row, "iso_15924"), str(row.get("glottocode") or ""))
-    return variety, str(row["id"]), _text(row, "text")
+    variety = (text(row, "iso_639_3"), text(row, "iso_15924"), str(row.get("glottocode", "")))
+    return variety, str(row["id"]), text(row, "text")
 
 
-def _reasoning(name: str, rng: random.Random, into: SourceRows) -> None:
+def _reasoning(rows: Rows, _rng: random.Random) -> Chats:
     """Problems with a reasoning and an answer, in 38 languages; all of them."""
-    del rng
-    into.rows = list(
-        _Reader(name, "train", into)(
-            lambda row: (
-                _text(row, "language"),
-                (Message("user", _text(row, "translated_prompt")), Message("assistant", _text(row, "response"))),
-            )
-        )
-    )
+
+    def convert(row: Row, _number: int) -> tuple[str, Messages]:
+        language, asked, answered = (text(row, name) for name in ("language", "translated_prompt", "response"))
+        return language, (Message("user", asked), Message("assistant", answered))
+
+    return list(rows.read(convert))
 
 
-def _alpaca(language: str) -> Callable[[str, random.Random, SourceRows], None]:
+def _alpaca(language: str) -> Callable[[Rows, random.Random], Chats]:
     """Instructions and replies in one language."""
 
-    def read(name: str, rng: random.Random, into: SourceRows) -> None:
+    def read(rows: Rows, rng: random.Random) -> Chats:
         sample: _Reservoir[Messages] = _Reservoir(ALPACA_ROWS, rng)
-        for messages in _Reader(name, "train", into)(_messages):
+        for messages in rows.read(lambda row, _: _messages(row)):
             sample.add(messages)
-        into.rows = [(language, messages) for messages in sample.items]
+        return [(language, messages) for messages in sample.items]
 
     return read
 
@@ -164,8 +134,8 @@ class Source:
 
     hub: str  # where it is on Hugging Face's hub
     about: str  # what is taken of it
-    # reads it from a name, with a random generator, into a `SourceRows`
-    read: Callable[[str, random.Random, SourceRows], None]
+    read: Callable[[Rows, random.Random], Chats]
+    split: str = "train"
 
 
 # The one that needs permission comes first: a refusal shall not wait for the others.
@@ -174,6 +144,7 @@ SOURCES = {
         "hf:openlanguagedata/flores_plus",
         f"FLORES+ dev, {FLORES_PER_LANGUAGE} translations a language from English and Chinese; accept its terms first",
         _flores,
+        "dev",
     ),
     "aya": Source("hf:CohereLabs/aya_dataset", f"Aya, {AYA_PER_LANGUAGE} rows a language", _aya),
     "reasoning": Source(
@@ -186,12 +157,11 @@ SOURCES = {
 
 def read_source(source: str, name: str, seed: int) -> SourceRows:
     """Read one of `SOURCES` from its `hub`, or a copy of the same layout; see `files.open_files`."""
-    found = SourceRows(source)
-    SOURCES[source].read(name, random.Random(f"{seed} {source}"), found)
-    if not found.rows:
-        reason = f"{found.bad[0]}; none of {found.n_bad} rows can be used" if found.bad else f"{name}: holds no rows"
-        raise GateError(reason)
-    return found
+    wanted = SOURCES[source]
+    rows = Rows(name, open_files(name, wanted.split))
+    found = wanted.read(rows, random.Random(f"{seed} {source}"))
+    rows.check(len(found), f"rows with the columns of {wanted.hub}")
+    return SourceRows(source, found, rows.n_bad, rows.bad)
 
 
 def write_mix(path: Path, parts: Sequence[SourceRows], seed: int) -> int:

@@ -1,13 +1,13 @@
-"""Rows of a benchmark's files: read one by one, the unusable ones counted and left out."""
+"""Rows of files, by their columns: read one by one, the unusable ones counted and left out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from ..data.files import Found
-from ..data.rows import BadRow, text_of
 from ..errors import GateError
+from .files import Found
+from .rows import BadRow, text_of
 
 Row = Mapping[str, Any]
 Item = TypeVar("Item")
@@ -16,7 +16,7 @@ _MAX_BAD_SHOWN = 5
 
 
 class RowSource(Protocol):
-    """A file that is read once; `data.files.RowFile` is one."""
+    """A file that is read once; `files.RowFile` is one."""
 
     def scan(self) -> Iterator[Found]:
         """All rows, in order."""
@@ -26,6 +26,7 @@ class Rows:
     """The rows of some files.
 
     Attributes:
+        name: What to call them.
         n_bad: Rows that could not be used, of those read so far.
         bad: What is wrong with the first of them: "FILE:LINE: reason".
     """
@@ -33,7 +34,7 @@ class Rows:
     def __init__(self, name: str, files: Sequence[RowSource]) -> None:
         self.n_bad = 0
         self.bad: list[str] = []
-        self._name = name
+        self.name = name
         self._files = files
 
     def read(self, convert: Callable[[Row, int], Item | None]) -> Iterator[Item]:
@@ -61,7 +62,7 @@ class Rows:
             return
         if self.bad:
             raise GateError(f"{self.bad[0]}; none of {self.n_bad} rows can be used, expected {wanted}")
-        raise GateError(f"{self._name}: holds none, expected {wanted}")
+        raise GateError(f"{self.name}: holds none, expected {wanted}")
 
 
 def _columns(row: object) -> Row:
