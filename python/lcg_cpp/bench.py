@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .files import PathLike
@@ -57,10 +57,6 @@ class BenchResult:
     gated: Side  # with the gate, evaluated where its answer can matter
     gated_forced: Side  # with the gate evaluated at every step
     gate_us: float  # time of one evaluation of the MLP, in microseconds
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for `--json`."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

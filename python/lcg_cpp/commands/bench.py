@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 
 from ..bench import BenchOptions, BenchResult, Side, run_bench
 from ..gate.options import GateOptions
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     with quiet_engine():
         result = run_bench(args.model, args.lcg, bench_options, lambda line: print(line, file=terminal, flush=True))
     if args.json:
-        print_json(result.to_json())
+        print_json(asdict(result))
     else:
         _print_result(result)
     return 0

@@ -72,7 +72,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _open_file(path: Path) -> Checkpoint:
     require_regular(path)
-    require_regular(path)
     return SafetensorsFile(path) if path.suffix in SAFETENSORS_SUFFIXES else _Pickled(path)
 
 

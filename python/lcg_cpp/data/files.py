@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from ..errors import GateError
+from ..errors import GateError, first_line
 from ..files import require_regular
 from .rows import BadRow
 
@@ -221,8 +221,7 @@ def _parse(data: bytes) -> object:
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg.lower()} at column {error.colno}"
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return first_line(error)
 
 
 def _skip_spaces(text: str, at: int) -> int:

@@ -87,12 +87,11 @@ def as_dict(detection: Detection, found: Score) -> dict[str, Any]:
     gate = detection.options.gate_options
     names = ("persistence", "confidence", "confidence_temperature", "first_token")
     rules = {name: getattr(gate, name) for name in names}
-    sampling = detection.options.sampling
     told: dict[str, Any] = _defined(
         {
             "model": detection.base.path,
             "gate": detection.gate.path,
-            "sampling": {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p")},
+            "sampling": dataclasses.asdict(detection.options.sampling),
             "rules": {"threshold": detection.rules.threshold, **rules},
             "seed": detection.options.seed,
             "texts": detection.n_texts,

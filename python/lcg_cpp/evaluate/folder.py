@@ -17,6 +17,9 @@ from .methods import Method
 REPLIES, SUMMARY, SETTINGS, PAGE = "replies.jsonl", "summary.json", "settings.json", "report.html"
 _FIELDS = ("method", "seed", "id", "prompt", "reply", "tokens", "events")  # of a reply, without which it is none
 
+# of a gate's, those that change replies
+_OPTIONS = ("strength", "threshold", "persistence", "confidence", "confidence_temperature", "first_token", "mode")
+
 Json = dict[str, Any]
 
 
@@ -34,15 +37,8 @@ def method_settings(method: Method) -> Json:
     if method.options is not None:
         options = method.options
         settings["gate"] = None if method.gate is None else {"file": method.gate, "sha256": _sha256(method.gate)}
-        settings["options"] = {
-            "strength": "inf" if math.isinf(options.strength) else options.strength,
-            "threshold": options.threshold,
-            "persistence": options.persistence,
-            "confidence": options.confidence,
-            "confidence_temperature": options.confidence_temperature,
-            "first_token": options.first_token,
-            "mode": options.mode,
-        }
+        settings["options"] = {name: getattr(options, name) for name in _OPTIONS}
+        settings["options"]["strength"] = "inf" if math.isinf(options.strength) else options.strength
     return settings
 
 
