@@ -147,6 +147,11 @@ def test_a_prompt_as_long_as_the_context_is_refused(llm: GatedLlama) -> None:
         said(llm, "the of " * 200)
 
 
+def test_a_prompt_without_tokens_is_refused(llm: GatedLlama) -> None:
+    with pytest.raises(GateError, match="the prompt has no tokens, expected some text"):
+        next(follow(llm, Reply(PromptTokens([], ()), llm.vocab)))
+
+
 def test_it_can_be_stopped_after_any_token(llm: GatedLlama) -> None:
     whole, _ = said(llm, "the name", max_tokens=8, seed=1)
     asked = iter([False, False, True])

@@ -98,6 +98,8 @@ def context_size(llm: GatedLlama) -> int:
 
 def room(llm: GatedLlama, prompt: PromptTokens) -> int:
     """How many tokens a reply can have."""
+    if len(prompt.tokens) == 0:
+        raise GateError("the prompt has no tokens, expected some text; look at what the chat template makes of it")
     n_ctx = context_size(llm)
     if len(prompt.tokens) >= n_ctx:
         raise GateError(
