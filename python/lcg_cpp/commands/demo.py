@@ -16,13 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..benchmarks import Prompt
+    from ..measure.judge import Reply
     from ..run.llama import GatedLlama
 
 OPTIONS = {"default": GateOptions(), "paper": PAPER_OPTIONS}
 METRICS = ("cj_percent", "latin_percent", "switches_kept_percent", "exact_match_percent", "tokens_per_second")
 PLAIN, GATED = "plain", "gated"
-
-Reply = dict[str, Any]  # an object of replies.jsonl
 
 
 class DemoResult(TypedDict):

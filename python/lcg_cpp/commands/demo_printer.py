@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
@@ -14,7 +14,7 @@ from ..gate.families import text_families
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
-    from .demo import DemoResult, Reply
+    from ..measure.judge import Reply
 
 _WRONG, _REMOVED, _CHOSEN = "bold white on red", "red strike", "green"
 _ROWS = {
@@ -66,7 +66,7 @@ class Printer:
             style = "" if piece else style  # a character that is not complete yet
         return marked[1:] if marked.plain.startswith(" ") else marked
 
-    def result(self, result: DemoResult) -> None:
+    def result(self, result: Mapping[str, Any]) -> None:
         """Print the closing table."""
         title = f"{result['prompts']} prompts, temperature 0.7, top-p 0.8, top-k 20"
         table = Table("", "plain", "gated", title=title)
