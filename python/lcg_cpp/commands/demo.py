@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from ..benchmarks import Prompt
-    from ..measure.judge import Reply
+    from ..measure.answer import Reply
     from ..run.llama import GatedLlama
 
 OPTIONS = {"default": GateOptions(), "paper": PAPER_OPTIONS}

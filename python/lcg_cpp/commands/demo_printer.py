@@ -14,7 +14,7 @@ from ..gate.families import text_families
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
-    from ..measure.judge import Reply
+    from ..measure.answer import Reply
 
 _WRONG, _REMOVED, _CHOSEN = "bold white on red", "red strike", "green"
 _ROWS = {
