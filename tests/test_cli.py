@@ -374,7 +374,7 @@ def test_convert_of_a_pickle_without_torch_names_the_extra(tiny_model_path: Path
         "convert", path, "--base", tiny_model_path, "-o", tmp_path / "x.gguf", env={"PYTHONPATH": python_path}
     )
     assert message.startswith(f"{path}: ")
-    assert "pip install lcg-cpp[train]" in message
+    assert 'pip install "lcg-cpp[train]"' in message
 
 
 # ---- run ----

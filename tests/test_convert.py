@@ -9,6 +9,7 @@ import pickle
 import struct
 import sys
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -758,10 +759,20 @@ def test_tensors_that_are_no_dense_floats_are_refused(tmp_path: Path, torch: Any
         read_gate_weights(path, N_EMBD)
 
 
+def test_pytorchs_warnings_of_a_pickle_are_not_told(tmp_path: Path, torch: Any) -> None:
+    path = tmp_path / "c.pt"
+    path.write_bytes(pickle.dumps({"epoch": 1}, protocol=4))  # PyTorch warns of protocols that it does not write
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(GateError):
+            read_gate_weights(path, N_EMBD)
+    assert [str(warning.message) for warning in told] == []
+
+
 def test_pickles_ask_for_pytorch_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "c.pt").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(GateError, match=r"reading it needs PyTorch, install it with: pip install lcg-cpp\[train\]"):
+    with pytest.raises(GateError, match=r'reading it needs `torch`: pip install "lcg-cpp\[train\]"'):
         read_gate_weights(tmp_path / "c.pt", N_EMBD)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -119,7 +120,9 @@ class _Pickled:
         torch = _import_torch(path)
         try:
             # only zip archives can be mapped; older files are read whole, by the same restricted loader
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of other pickle protocols; what fails is told below
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
         except Exception as error:  # a damaged pickle can raise anything, and a truncated archive is EINVAL to PyTorch
             if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno != errno.EINVAL):
                 raise
@@ -170,7 +173,7 @@ def _import_torch(path: Path) -> Any:
     try:
         import torch  # noqa: PLC0415 (an extra that most conversions do without)
     except ImportError as error:
-        raise GateError(f"{path}: reading it needs PyTorch, install it with: pip install lcg-cpp[train]") from error
+        raise GateError(f'{path}: reading it needs `torch`: pip install "lcg-cpp[train]"') from error
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if found < _MIN_TORCH:
         raise GateError(
