@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from lcg_cpp.gate.families import family_set  # noqa: E402
 from lcg_cpp.gate.labels import family_labels  # noqa: E402
 from lcg_cpp.gate.spec import CONFIDENCE  # noqa: E402
 from lcg_cpp.gate.walk import Walk  # noqa: E402
-from lcg_cpp.train import report  # noqa: E402
+from lcg_cpp.train import lessons, report  # noqa: E402
 from lcg_cpp.train.collect import Collected, collect  # noqa: E402
 from lcg_cpp.train.likely import Likely  # noqa: E402
 from lcg_cpp.train.options import TrainOptions  # noqa: E402
@@ -160,7 +159,7 @@ def test_states_lose_nothing_but_half_of_the_bits(
 def test_a_gate_is_fitted_without_the_models_weights(
     tmp_path: Path, tiny_model_path: Path, states: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["lcg_cpp.train.train"], "load_teacher", None)
+    monkeypatch.setattr(lessons, "load_teacher", None)
     assert train(tiny_model_path, [], tmp_path / "g.gguf", OPTIONS, states=states).finished
     Gate.load(tmp_path / "g.gguf")
 
@@ -241,6 +240,11 @@ def test_what_states_do_not_hold_is_refused(
 ) -> None:
     with pytest.raises(GateError, match=said):
         train(tiny_model_path, [], tmp_path / "g.gguf", dataclasses.replace(OPTIONS, **setting), states=states)
+
+
+def test_data_and_states_together_are_refused(tmp_path: Path, tiny_model_path: Path, data: str, states: Path) -> None:
+    with pytest.raises(GateError, match="`data` and `states` are both given, expected one of them"):
+        train(tiny_model_path, [data], tmp_path / "g.gguf", OPTIONS, states=states)
 
 
 def test_states_of_other_data_are_not_mixed(tmp_path: Path, tiny_model_path: Path, data: str, states: Path) -> None:

@@ -6,18 +6,17 @@ Hugging Face checkpoint and the gate becomes a checkpoint too. All else is the s
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..convert.gate_checkpoint import write_gate_checkpoint
 from ..data import open_dataset
-from ..engine.load import Engine, HfEngine, load_teacher
+from ..engine.load import Engine, HfEngine
 from ..errors import GateError
 from ..files import PathLike
 from ..gate.gate_file import write_gate
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from ..data import Dataset
     from .learner import Weights
     from .run import Run
-    from .source import Lessons
     from .trainer import Trainer
 
 
@@ -115,6 +113,7 @@ def train(
     """
     require_extra(hf=isinstance(engine, HfEngine))
     from .learner import Ranks, set_threads  # noqa: PLC0415 (torch)
+    from .lessons import kept_lessons, live_lessons  # noqa: PLC0415 (safetensors)
     from .report import write_report  # noqa: PLC0415
     from .saved_run import CheckpointKeeper  # noqa: PLC0415
     from .trainer import Trainer  # noqa: PLC0415
@@ -122,17 +121,17 @@ def train(
     options, engine = options or TrainOptions(), engine or Engine()
     if engine.n_threads > 0:
         set_threads(engine.n_threads)
-    if bool(data) == (states is not None):
-        raise GateError(
-            "`data` is empty, expected the names of datasets" if not data else "`data` and `states` exclude"
-        )
+    if not data and states is None:
+        raise GateError("`data` is empty, expected the names of datasets")
+    if data and states is not None:
+        raise GateError("`data` and `states` are both given, expected one of them")
     _check_output(Path(output), model, data, resume)
     datasets = [open_dataset(source) for source in data]
     tell_bad_rows(datasets, on_notice)
     lessons_of = (
-        _live_lessons(model, datasets, options, engine, should_stop)
+        live_lessons(model, datasets, options, engine, should_stop)
         if states is None
-        else _kept_lessons(model, Path(states), options, should_stop, on_notice)
+        else kept_lessons(model, Path(states), options, should_stop, on_notice)
     )
     with Ranks() as ranks, lessons_of as lessons:
         datasets = list(lessons.datasets)
@@ -163,62 +162,6 @@ def train(
         except OSError as error:  # the gate is there, and that is what took hours
             on_notice(f"no report could be written ({error.strerror})")
     return result
-
-
-@contextlib.contextmanager
-def _live_lessons(
-    model: PathLike,
-    datasets: Sequence[Dataset],
-    options: TrainOptions,
-    engine: Engine | HfEngine,
-    should_stop: Callable[[], bool],
-) -> Iterator[Lessons]:
-    """Lessons from the model itself."""
-    from .source import Lessons, LiveSource  # noqa: PLC0415 (keeps help fast)
-
-    with load_teacher(model, options.n_ctx, engine) as (teacher, matrix):
-        yield Lessons(
-            teacher.base,
-            datasets,
-            matrix.norms,
-            matrix.softcap,
-            lambda texts, labeller, rules: LiveSource(teacher, texts, labeller, rules, should_stop),
-        )
-
-
-@contextlib.contextmanager
-def _kept_lessons(
-    model: PathLike,
-    folder: Path,
-    options: TrainOptions,
-    should_stop: Callable[[], bool],
-    on_notice: Callable[[str], None],
-) -> Iterator[Lessons]:
-    """Lessons from states that were kept; of the model only the vocabulary is read."""
-    from ..engine.model import read_base_model  # noqa: PLC0415
-    from .likely import check_label_options  # noqa: PLC0415
-    from .source import Lessons  # noqa: PLC0415
-    from .states import KeptSource, StatesFolder  # noqa: PLC0415
-
-    states = StatesFolder.open(folder)
-    facts = states.facts
-    base = read_base_model(model)
-    states.check_base(base)
-    check_label_options(options)
-    if options.n_ctx > facts.n_ctx:
-        raise GateError(f"`n_ctx` is {options.n_ctx}, expected at most {facts.n_ctx}: {folder} holds texts cut there")
-    if states.missing():
-        on_notice(
-            f"{folder}: {len(states.missing())} of {len(facts.shards)} files are missing; the gate learns from the rest"
-        )
-    base = dataclasses.replace(base, n_embd=facts.n_embd, name=facts.model, file_type=facts.file_type)
-    yield Lessons(
-        base,
-        facts.datasets,
-        states.norms,
-        facts.softcap,
-        lambda texts, labeller, rules: KeptSource(states, labeller, rules, should_stop),
-    )
 
 
 def tell_bad_rows(datasets: Sequence[Dataset], on_notice: Callable[[str], None]) -> None:
