@@ -95,6 +95,15 @@ def test_a_missing_key_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             opener(path)
 
 
+def test_a_width_that_is_no_number_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        gguf.GGUFWriter, "add_embedding_length", lambda self, _: self.add_string("llama.embedding_length", "wide")
+    )
+    path = tmp_path / "wide.gguf"
+    tiny_model.write_model(path)
+    assert read_base_model(path).n_embd == 0
+
+
 @pytest.mark.parametrize("kind", ["bert", "t5"])
 def test_models_that_generate_nothing_end_no_process(tmp_path: Path, gate16: Path, kind: str) -> None:
     path = tmp_path / f"{kind}.gguf"

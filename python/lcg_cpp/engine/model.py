@@ -117,6 +117,6 @@ def read_base_model(path: PathLike) -> BaseModel:
         require_vocabulary(model)
         metadata = model.metadata()
         n_embd = metadata.get(f"{metadata.get('general.architecture', '')}.embedding_length", "0")
-        return describe_model(model, int(n_embd))
+        return describe_model(model, int(n_embd) if n_embd.isdigit() else 0)
     finally:
         model.close()
