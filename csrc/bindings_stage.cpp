@@ -1,6 +1,8 @@
 // Python's view of what runs inside a sampling chain: the stage, and the tap of the hidden states.
 #include "bindings.h"
 
+#include "pin.h"
+
 #include <algorithm>
 
 using namespace lcg;
@@ -16,10 +18,44 @@ gate_rules make_rules(
     return {threshold, persistence, confidence, first_token, confidence_temperature};
 }
 
-stage_options make_options(
-    const std::string & mode, const gate_rules & rules, float strength, size_t n_events, bool eager) {
+stage_options make_options(const std::string & mode, const gate_rules & rules, float strength, size_t n_events,
+    bool eager, const std::shared_ptr<pin> & pinned) {
     const gate_mode m = mode == "mask" ? gate_mode::mask : mode == "observe" ? gate_mode::observe : gate_mode::off;
-    return {m, rules, strength, n_events, eager};
+    return {m, rules, strength, n_events, eager, pinned};
+}
+
+std::shared_ptr<letter_table> make_letters(const array_t<uint8_t> & family, uint8_t neutral, const std::string & bytes,
+    const array_t<int64_t> & offset, const array_t<uint8_t> & free) {
+    const auto n_vocab = static_cast<size_t>(free.size());
+    check_shape(family, n_code_points, "family");
+    check_shape(offset, n_vocab + 1, "offset");
+    check_shape(free, n_vocab, "free");
+    const int64_t * o = offset.data();
+    if (!std::is_sorted(o, o + n_vocab + 1) || o[0] != 0 || static_cast<size_t>(o[n_vocab]) != bytes.size()) {
+        throw gate_error("`offset` does not divide `bytes`, expected a part for each token");
+    }
+    auto table = std::make_shared<letter_table>();
+    table->family.assign(family.data(), family.data() + family.size());
+    table->neutral = neutral;
+    table->bytes   = bytes;
+    table->offset.assign(o, o + n_vocab + 1);
+    table->free.assign(free.data(), free.data() + n_vocab);
+    for (const uint8_t f : table->family) {
+        if (f >= max_families && f != unassigned) {
+            throw gate_error("`family` holds " + std::to_string(f) + ", expected at most " +
+                             std::to_string(max_families - 1) + ", or " + std::to_string(unassigned));
+        }
+    }
+    return table;
+}
+
+std::shared_ptr<pin> make_pin(const std::shared_ptr<letter_table> & table, const std::vector<size_t> & denied,
+    const std::vector<uint32_t> & kept) {
+    family_set families;
+    for (const size_t f : denied) {
+        families.set(f);
+    }
+    return std::make_shared<pin>(table, families, kept);
 }
 
 chain_facts make_facts(float temperature, int32_t top_k, const std::string & end, bool direct, uintptr_t mirostat) {
@@ -30,7 +66,7 @@ chain_facts make_facts(float temperature, int32_t top_k, const std::string & end
 // The Python object keeps the gate for the checks of apply_row; the state inside keeps it for everything else.
 struct python_stage : stage {
     std::shared_ptr<const gate> model;
-    python_stage(const std::shared_ptr<gate> & g, const stage_options & options) : stage(g, options), model(g) {}
+    python_stage(std::shared_ptr<const gate> g, const stage_options & options) : stage(g, options), model(g) {}
 };
 
 int32_t sample(python_stage & self, uintptr_t chain, uintptr_t context, int32_t row, tap & tap) {
@@ -40,9 +76,9 @@ int32_t sample(python_stage & self, uintptr_t chain, uintptr_t context, int32_t 
     if (logits == nullptr) {
         throw gate_error(joined("llama.cpp has no logits for row ", row, ": evaluate tokens first"));
     }
-    const float * hidden = tap.row_of(ctx, logits, self.model->config.n_vocab);
-    return self.sample(
-        pointer<llama_sampler>(chain), logits, tap.n_embd() == self.model->config.n_embd ? hidden : nullptr);
+    const gate &  gate   = *self.model;
+    const float * hidden = gate.weights ? tap.row_of(ctx, logits, gate.config.n_vocab) : nullptr;
+    return self.sample(pointer<llama_sampler>(chain), logits, tap.n_embd() == gate.config.n_embd ? hidden : nullptr);
 }
 
 py::tuple apply_row(python_stage & self, uintptr_t chain, const array_t<float> & logits,
@@ -74,7 +110,7 @@ py::dict stats_dict(const python_stage & self) {
     const stage_stats s = self.stats();
     return py::dict("steps"_a = s.steps, "gate_runs"_a = s.gate_runs, "interventions"_a = s.interventions,
         "not_confident"_a = s.not_confident, "without_hidden"_a = s.without_hidden, "removed_mass"_a = s.removed_mass,
-        "gate_seconds"_a = s.gate_seconds);
+        "gate_seconds"_a = s.gate_seconds, "pin_yields"_a = s.pin_yields);
 }
 
 py::list shares(const std::vector<token_data> & tokens) {
@@ -144,14 +180,37 @@ void bind_stage(py::module_ & m) {
             py::arg("first_token"), py::arg("confidence_temperature"));
     py::class_<stage_options>(m, "StageOptions")
         .def(py::init(&make_options), py::arg("mode"), py::arg("rules"), py::arg("strength"), py::arg("n_events"),
-            py::arg("eager"));
+            py::arg("eager"), py::arg("pinned") = nullptr);
+    py::class_<letter_table, std::shared_ptr<letter_table>>(m, "LetterTable")
+        .def(py::init(&make_letters), py::arg("family"), py::arg("neutral"), py::arg("bytes"), py::arg("offset"),
+            py::arg("free"));
+    py::class_<pin, std::shared_ptr<pin>>(m, "Pin")
+        .def(py::init(&make_pin), py::arg("table"), py::arg("denied"), py::arg("kept"))
+        .def("away", [](const pin & self, const std::vector<int32_t> & tokens) {
+            open_character       open;
+            std::vector<uint8_t> scratch;
+            for (const int32_t token : tokens) {
+                open = self.after(open, token);
+            }
+            return array_t<bool>(
+                static_cast<py::ssize_t>(self.n_vocab()), reinterpret_cast<const bool *>(self.away(open, scratch)));
+        });
     py::class_<chain_facts>(m, "ChainFacts")
         .def(py::init(&make_facts), py::arg("temperature"), py::arg("top_k"), py::arg("end"), py::arg("direct"),
             py::arg("mirostat") = 0);
 
     py::class_<python_stage>(m, "Stage")
-        .def(py::init<const std::shared_ptr<gate> &, const stage_options &>(), py::arg("gate").none(false),
-            py::arg("options"))
+        .def(py::init([](const std::shared_ptr<gate> & g, const stage_options & options) {
+            return std::make_unique<python_stage>(g, options);
+        }),
+            py::arg("gate").none(false), py::arg("options"))
+        .def_static(
+            "without_gate",
+            [](size_t n_vocab, const stage_options & options) {
+                require_host();
+                return std::make_unique<python_stage>(no_gate(n_vocab), options);
+            },
+            py::arg("n_vocab"), py::arg("options"))
         .def("set_options", &python_stage::set_options)
         .def("begin_reply", &python_stage::begin_reply, py::arg("facts"), py::arg("continued") = false)
         .def("make_samplers", &make_samplers)

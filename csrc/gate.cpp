@@ -187,6 +187,12 @@ std::shared_ptr<const gate> load_on(const gate_file & file, ggml_backend_device 
 
 } // namespace
 
+std::shared_ptr<const gate> no_gate(size_t n_vocab) {
+    auto result            = std::make_shared<gate>();
+    result->config.n_vocab = static_cast<uint32_t>(n_vocab);
+    return result;
+}
+
 std::shared_ptr<const gate> load_gate(const gate_file & file, const std::string & device) {
     if (device != "cpu" && device != "gpu" && device != "auto") {
         throw gate_error(joined("`device` is \"", device, "\", expected \"cpu\", \"gpu\" or \"auto\""));

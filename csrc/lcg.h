@@ -77,7 +77,8 @@ gate_file parse_gate_file(const uint8_t * data, size_t size, const std::string &
 
 struct device_weights; // the tensors on a ggml backend
 
-// Immutable and shared: any number of evaluators and contexts use one gate.
+// Immutable and shared: any number of evaluators and contexts use one gate. Without weights it has no families and
+// never acts.
 struct gate {
     gate_config                           config;
     family_set                            maskable;
@@ -88,6 +89,8 @@ struct gate {
 
 // device: "cpu", "gpu" or "auto" (a GPU that supports the gate's operations, or else the CPU).
 std::shared_ptr<const gate> load_gate(const gate_file & file, const std::string & device);
+// What stands in a chain that has only a pin.
+std::shared_ptr<const gate> no_gate(size_t n_vocab);
 
 // A compute graph for a fixed number of columns. Not shared between threads.
 class evaluator {
@@ -238,12 +241,15 @@ class tap {
 enum class gate_mode { mask, observe, off };
 enum class chain_end { draw, greedy, mirostat };
 
+class pin; // pin.h
+
 struct stage_options {
-    gate_mode  mode = gate_mode::mask;
-    gate_rules rules;
-    float      strength = 0.0f; // +inf: mask
-    size_t     n_events = 0;
-    bool       eager    = false; // run the MLP at every step
+    gate_mode                  mode = gate_mode::mask;
+    gate_rules                 rules;
+    float                      strength = 0.0f; // +inf: mask
+    size_t                     n_events = 0;
+    bool                       eager    = false; // run the MLP at every step
+    std::shared_ptr<const pin> pinned;           // null: every script may come
 };
 
 // What the stages must know of the chain they stand in.
@@ -261,6 +267,7 @@ struct stage_stats {
     uint64_t interventions  = 0;
     uint64_t not_confident  = 0; // bans that the confidence rule stopped
     uint64_t without_hidden = 0; // steps on which the gate was wanted and no hidden state was there
+    uint64_t pin_yields     = 0; // steps on which the pin left no token, so it was not applied
     double   removed_mass   = 0; // probability removed, summed over interventions
     double   gate_seconds   = 0; // spent in the MLP
 };

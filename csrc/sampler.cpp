@@ -65,6 +65,7 @@ shared_state clone_state(const stage::state & source) {
     copy->last           = source.last;
     copy->reply          = source.reply;
     copy->position       = source.position;
+    copy->open           = source.open;
     return copy;
 }
 

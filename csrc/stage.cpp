@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 
 namespace lcg {
 
@@ -15,7 +16,10 @@ constexpr size_t max_event_tokens = 20; // removed, and left
 } // namespace
 
 stage::state::state(std::shared_ptr<const gate> gate, const stage_options & stage_options)
-    : model(std::move(gate)), options(stage_options), mlp(model, 1), z(model->config.families.size()) {
+    : model(std::move(gate)), options(stage_options), z(model->config.families.size()) {
+    if (model->weights) {
+        mlp.emplace(model, 1);
+    }
     for (const confidence_set & set : model->config.confidence) {
         n_confident = std::max<size_t>(n_confident, set.top_k);
     }
@@ -37,13 +41,74 @@ void stage::state::forget() {
     last     = no_family;
     position = 0;
     pending  = false;
+    open     = {};
+}
+
+// ---- pin ----
+
+const uint8_t * stage::state::pinned_away() {
+    if (options.pinned == nullptr || options.mode != gate_mode::mask) {
+        return nullptr;
+    }
+    return options.pinned->away(open, away);
+}
+
+float stage::state::lowered(float logit) const {
+    const float least = logit == -INFINITY ? logit : std::numeric_limits<float>::lowest();
+    return options.strength == INFINITY ? -INFINITY : std::max(logit - options.strength, least);
+}
+
+// The row that is left of one; the row itself if nothing is.
+const float * stage::state::without_pinned(const float * logits, const uint8_t * pinned) {
+    const size_t n = model->config.n_vocab;
+    copied_row.resize(n);
+    bool is_empty = true;
+    if (options.strength == INFINITY) {
+        int left = 0;
+        for (size_t i = 0; i < n; i++) { // written for the compiler to vectorize
+            const float logit = pinned[i] != 0 ? -INFINITY : logits[i];
+            left |= logit != -INFINITY;
+            copied_row[i] = logit;
+        }
+        is_empty = left == 0;
+    } else {
+        for (size_t i = 0; i < n; i++) {
+            copied_row[i] = pinned[i] != 0 ? lowered(logits[i]) : logits[i];
+        }
+        is_empty = false;
+    }
+    return is_empty ? logits : copied_row.data();
+}
+
+void stage::state::remove_pinned(token_data_array * tokens) {
+    const uint8_t * pinned = pinned_away();
+    if (pinned == nullptr) {
+        return;
+    }
+    token_data * const end = tokens->data + tokens->size;
+    if (options.strength < INFINITY) {
+        for (token_data * token = tokens->data; token < end; token++) {
+            token->logit = pinned[token->id] != 0 ? lowered(token->logit) : token->logit;
+        }
+        tokens->sorted = false;
+        return;
+    }
+    if (std::none_of(tokens->data, end,
+            [pinned](const token_data & token) { return pinned[token.id] == 0 && token.logit != -INFINITY; })) {
+        const std::lock_guard<std::mutex> guard(lock);
+        stats.pin_yields++;
+        return;
+    }
+    const token_data * left =
+        std::remove_if(tokens->data, end, [pinned](const token_data & token) { return pinned[token.id] != 0; });
+    tokens->size = static_cast<size_t>(left - tokens->data);
 }
 
 // ---- shortlist ----
 
 size_t stage::state::n_wanted() const {
     const size_t n_top_k = facts.top_k > 0 ? static_cast<size_t>(facts.top_k) + 1 : 0; // one more shows a tie
-    return std::max(n_confident, n_top_k);
+    return std::max({n_confident, n_top_k, size_t{1}});
 }
 
 bool stage::state::top_k_is_unique() const {
@@ -56,10 +121,40 @@ bool stage::state::top_k_is_unique() const {
     return true;
 }
 
+bool stage::state::build_direct(const float * logits) {
+    row   = logits;
+    n_row = model->config.n_vocab;
+    best.clear();
+    if (!facts.direct || (facts.top_k <= 0 && facts.end != chain_end::greedy)) {
+        return false;
+    }
+    const uint8_t * pinned = pinned_away();
+    if (pinned != nullptr) {
+        row = without_pinned(logits, pinned);
+        if (row == logits) {
+            return false; // nothing is left, or the row is not valid: the whole array shows which
+        }
+    }
+    if (!select_top(row, n_row, n_wanted(), top)) {
+        return false;
+    }
+    for (const uint32_t i : top) {
+        if (pinned == nullptr || pinned[i] == 0 || row[i] != -INFINITY) {
+            best.push_back({static_cast<int32_t>(i), row[i], 0.0f});
+        }
+    }
+    if (facts.end != chain_end::greedy && !top_k_is_unique()) {
+        return false;
+    }
+    array = best;
+    return true;
+}
+
 void stage::state::on_shortlist(token_data_array * tokens) {
     if (direct) {
         return;
     }
+    remove_pinned(tokens);
     best.clear();
     if (!acts()) {
         return;
@@ -104,7 +199,7 @@ token_data_array stage::state::survivors(token_data_array * tokens) {
 
 void stage::state::evaluate() {
     const auto start = std::chrono::steady_clock::now();
-    mlp.run(hidden, z.data());
+    mlp->run(hidden, z.data());
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
 
     const std::lock_guard<std::mutex> guard(lock);
@@ -225,6 +320,9 @@ void stage::state::on_accept(int32_t token) {
         events[(n_events - 1) % events.size()].chosen = token;
         pending                                       = false;
     }
+    if (options.pinned != nullptr) {
+        open = options.pinned->after(open, token);
+    }
     if (token < 0 || static_cast<size_t>(token) >= model->token_family.size()) {
         return;
     }
@@ -262,21 +360,9 @@ token_data_array stage::apply(llama_sampler * chain, const float * logits, const
     state &      s       = *state_;
     const size_t n_vocab = s.model->config.n_vocab;
     s.hidden             = hidden;
-    s.row                = logits;
-    s.n_row              = n_vocab;
-    s.best.clear();
     s.error.clear();
-    s.direct = direct && s.facts.direct && (s.facts.top_k > 0 || s.facts.end == chain_end::greedy) &&
-               select_top(logits, n_vocab, s.n_wanted(), s.top);
-    if (s.direct) {
-        for (const uint32_t i : s.top) {
-            s.best.push_back({static_cast<int32_t>(i), logits[i], 0.0f});
-        }
-        s.direct = s.facts.end == chain_end::greedy || s.top_k_is_unique();
-    }
-    if (s.direct) {
-        s.array = s.best;
-    } else {
+    s.direct = direct && s.build_direct(logits);
+    if (!s.direct) {
         s.array.resize(n_vocab);
         for (size_t i = 0; i < n_vocab; i++) {
             s.array[i] = {static_cast<int32_t>(i), logits[i], 0.0f};

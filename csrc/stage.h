@@ -1,9 +1,10 @@
 // The state that the two stages of a sampling chain share.
 #pragma once
 
-#include "lcg.h"
+#include "pin.h"
 
 #include <mutex>
+#include <optional>
 
 namespace lcg {
 
@@ -19,13 +20,15 @@ struct stage::state {
     std::shared_ptr<const gate> model;
     stage_options               options;
     chain_facts                 facts;
-    evaluator                   mlp;
+    std::optional<evaluator>    mlp;             // none without weights
     size_t                      n_confident = 0; // the largest k of the confidence sets
 
     // history of the reply
     int      last     = no_family;
     uint64_t reply    = 0;
     uint64_t position = 0;
+
+    open_character open; // what the newest token left of a character
 
     // this step
     const float *           row    = nullptr; // the logits of all candidates, by index
@@ -37,6 +40,7 @@ struct stage::state {
 
     // scratch, kept from step to step
     std::vector<float>      z, copied_row;
+    std::vector<uint8_t>    away;
     std::vector<token_data> array, kept;
 
     // results; the lock guards them against readers in other threads
@@ -49,12 +53,18 @@ struct stage::state {
 
     std::shared_ptr<state> clone_for_gate; // between the clones of a chain's two stages
 
-    bool   acts() const { return options.mode != gate_mode::off && may_act(options.rules, last); }
+    bool acts() const { return mlp && options.mode != gate_mode::off && may_act(options.rules, last); }
+    // Finds the best candidates of a row and builds the array from them; false if the array must be built whole.
+    bool   build_direct(const float * logits);
     size_t n_wanted() const;        // tokens to look for
     bool   top_k_is_unique() const; // llama.cpp's own, unstable top-k would keep the same tokens in the same order
     void   make_ring();
 
   private:
+    const uint8_t *  pinned_away(); // [n_vocab], null: no pin acts
+    const float *    without_pinned(const float * logits, const uint8_t * pinned);
+    void             remove_pinned(token_data_array * tokens);
+    float            lowered(float logit) const;
     token_data_array survivors(token_data_array * tokens);
     void             evaluate();
     void             judge(token_data_array * tokens, const token_data_array & s, const family_set & present);

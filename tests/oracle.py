@@ -8,6 +8,7 @@ kept in `margin`, so that a test can leave out what rounding decides.
 from __future__ import annotations
 
 import math
+import unicodedata
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -321,6 +322,65 @@ def finish(candidates: dict[int, float], chain: Chain) -> tuple[dict[int, float]
     return {i: x / chain.temp for i, x in left.items()}, None, margin
 
 
+def pinned_away(
+    tokens: list[bytes], free: list[bool], opened: bytes, denied: set[str], neutral: set[str]
+) -> npt.NDArray[np.bool_]:
+    """Which tokens a pin takes away, by writing out every character that pieces can become.
+
+    Args:
+        tokens: The bytes of each token.
+        free: Tokens that are no text.
+        opened: The bytes of an unfinished character before the token.
+        denied: All characters that must not come out.
+        neutral: All characters that are no letters; what is in neither set is an allowed letter or not assigned.
+    """
+    return np.array([_is_pinned(t, f, opened, denied, neutral) for t, f in zip(tokens, free)])
+
+
+_ENCODED = {chr(c).encode(): chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF}
+_BECOMES: dict[bytes, list[str]] = {}
+for _bytes, _character in _ENCODED.items():
+    for _n in range(1, len(_bytes)):
+        _BECOMES.setdefault(_bytes[:_n], []).append(_character)
+
+
+def _is_pinned(token: bytes, free: bool, opened: bytes, denied: set[str], neutral: set[str]) -> bool:
+    if free:
+        return bool(opened)
+    data = opened + token
+    while data:
+        whole = next((n for n in (1, 2, 3, 4) if data[:n] in _ENCODED), None)
+        if whole is None:
+            break
+        if _ENCODED[data[:whole]] in denied:
+            return True
+        data = data[whole:]
+    if not data:
+        return False
+    if data not in _BECOMES:
+        return True  # not UTF-8
+    n_denied = sum(c in denied for c in _BECOMES[data])
+    n_neutral = sum(c in neutral for c in _BECOMES[data])
+    n_letters = sum(c not in denied and c not in neutral and is_assigned(c) for c in _BECOMES[data])
+    if len(data) == 1 and data[0] >= 0xF0:
+        return n_neutral + n_letters == 0
+    return n_letters == 0 and n_neutral <= n_denied
+
+
+def is_assigned(character: str) -> bool:
+    """Whether Unicode gives a code point a meaning that is not private."""
+    return unicodedata.category(character) not in ("Cn", "Co", "Cs")
+
+
+def pin(row: npt.ArrayLike, away: npt.NDArray[np.bool_], strength: float) -> dict[int, float]:
+    """Token id -> logit of C without what is pinned away, or with it where nothing else is left."""
+    candidates = {i: float(x) for i, x in enumerate(np.asarray(row, np.float64))}
+    if not math.isinf(strength):
+        return {i: x - (strength if away[i] else 0.0) for i, x in candidates.items()}
+    left = {i: x for i, x in candidates.items() if not away[i]}
+    return left if any(x > -math.inf for x in left.values()) else candidates
+
+
 def step(
     row: npt.ArrayLike,
     chain: Chain,
@@ -329,6 +389,7 @@ def step(
     z: npt.ArrayLike | None = None,
     last: int | None = None,
     switches: Switches = Switches(),
+    away: npt.NDArray[np.bool_] | None = None,
 ) -> Step:
     """One sampling step from a row of logits to the candidates of the random choice; without `rules` the plain chain.
 
@@ -339,9 +400,9 @@ def step(
         z: (n_families,) the gate's output for this step.
         last: Family of the last generated token that is not neutral.
         switches: Options.
+        away: (n_vocab,) which tokens are pinned away.
     """
-    logits = np.asarray(row, np.float64)
-    candidates = {i: float(x) for i, x in enumerate(logits)}
+    candidates = pin(row, away if away is not None else np.zeros(len(np.asarray(row)), bool), switches.strength)
     survivors, margin = truncate(candidates, chain)
     outcome = None
     left = survivors
@@ -349,8 +410,8 @@ def step(
         temperature = chain.temp if chain.temp > 0.0 else 1.0
         outcome = decide(
             rules,
-            np.arange(len(logits)),
-            logits,
+            list(candidates),
+            list(candidates.values()),
             list(survivors),
             z,
             last=last,

@@ -15,6 +15,7 @@ from ..engine.connect import connect_core
 from ..errors import GateError
 from ..files import PYTORCH_SUFFIXES, PathLike, require_regular
 from .options import Device, GateOptions
+from .pin import Pins
 from .results import REASONS, Decision
 from .rule_set import FamilySet
 
@@ -169,7 +170,8 @@ class Gate:
             z: float32 (n_families,), the gate's output at this step.
             last: Family index of the most recent generated language token, None at the start of a reply.
             temperature: The request's temperature, above 0 (1 for greedy).
-            options: Rules, threshold and strength; `mode`, `n_events` and `eager` have no meaning here.
+            options: Rules, threshold and strength; `mode`, `n_events`, `eager`, `allow` and `deny` have no
+                meaning here: what is pinned away is not in C.
 
         Raises:
             GateError: An argument does not fit the gate or the others.
@@ -216,16 +218,11 @@ class Gate:
                 f" {only}, however it is quantized"
             )
 
-    def new_stage(self, options: GateOptions) -> _core.Stage:
-        """State for one sampling chain at a time."""
-        return _core.Stage(self._core, self.core_stage_options(options))
+    def new_stage(self, options: GateOptions, pins: Pins | None = None) -> _core.Stage:
+        """State for one sampling chain at a time.
 
-    def core_stage_options(self, options: GateOptions) -> _core.StageOptions:
-        """`options` as the core takes them."""
-        return _core.StageOptions(
-            mode=options.mode,
-            rules=options.core_rules(self.threshold),
-            strength=options.strength,
-            n_events=options.n_events,
-            eager=options.eager,
-        )
+        Args:
+            options: How the gate acts.
+            pins: Makes the pin; None if there is none.
+        """
+        return _core.Stage(self._core, options.core_stage_options(self.threshold, pins))

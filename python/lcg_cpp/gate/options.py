@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import GateError
+from .pin import Pins, check_scripts, denied_families
 
 Mode = Literal["mask", "observe", "off"]
 Device = Literal["cpu", "gpu", "auto"]
@@ -27,6 +28,12 @@ class GateOptions:
         mode: `mask` removes what the gate bans; `observe` computes and records the same decisions and leaves every
             token exactly as stock llama.cpp would sample it; `off` does nothing.
         strength: Logits subtracted from banned families. Infinity removes them.
+        allow: The only scripts whose letters may come out, whatever the gate thinks and without a gate too; empty
+            allows all. Names are families of the rule set `scripts` (`latin`, `hangul` …) or groups of them: `chinese`
+            and `han` (every Han family), `simplified`, `traditional`, `japanese`, `korean`, `cj`, `lowres`. What is no
+            letter always stays, and so do control and added tokens; `choices` keeps the letters of multiple choice (`A`
+            to `G`) where Latin is not allowed. Acts in mode `mask` only, with `strength`.
+        deny: Scripts whose letters must not come out, also where `allow` names them.
         threshold: Probability from which a family counts as predicted; None takes the gate file's.
         persistence: The gate acts only after a language token was generated, and that token's family stays allowed.
         confidence: The gate acts only where the model itself finds a predicted family plausible.
@@ -42,6 +49,8 @@ class GateOptions:
 
     mode: Mode = "mask"
     strength: float = math.inf
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
     threshold: float | None = None
     persistence: bool = True
     confidence: bool = True
@@ -60,8 +69,15 @@ class GateOptions:
             raise GateError(f"`threshold` is {self.threshold}, expected a probability between 0 and 1")
         if not 0 <= self.confidence_temperature <= _MAX_FLOAT32:
             raise GateError(f"`confidence_temperature` is {self.confidence_temperature}, expected a number from 0")
+        for field in ("allow", "deny"):
+            object.__setattr__(self, field, check_scripts(field, getattr(self, field)))
         if type(self.n_events) is not int or not 0 <= self.n_events <= MAX_EVENTS:
             raise GateError(f"`n_events` is {self.n_events}, expected 0 to {MAX_EVENTS}")
+
+    @property
+    def has_pin(self) -> bool:
+        """Whether some letters must not come out, so that the options act without a gate."""
+        return bool(denied_families(self.allow, self.deny))
 
     def core_rules(self, threshold: float) -> _core.Rules:
         """The rules as the core takes them, with a gate's threshold where none is named."""
@@ -71,6 +87,22 @@ class GateOptions:
             confidence=self.confidence,
             first_token=self.first_token,
             confidence_temperature=self.confidence_temperature,
+        )
+
+    def core_stage_options(self, threshold: float, pins: Pins | None = None) -> _core.StageOptions:
+        """Everything as the core takes it.
+
+        Args:
+            threshold: The gate's.
+            pins: Makes the pin; None if there is none.
+        """
+        return _core.StageOptions(
+            mode=self.mode,
+            rules=self.core_rules(threshold),
+            strength=self.strength,
+            n_events=self.n_events,
+            eager=self.eager,
+            pinned=pins.pin(self.allow, self.deny) if pins is not None else None,
         )
 
 

@@ -25,6 +25,8 @@ class GateStats:
         without_hidden: Steps on which the gate was wanted but no hidden state was there to read.
         removed_mass: Probability of the removed tokens, summed over the interventions.
         gate_seconds: Time spent in the MLP.
+        pin_yields: Steps on which a grammar or a bias had left only letters that are pinned away, so that the pin did not
+            act.
     """
 
     steps: int = 0
@@ -34,6 +36,7 @@ class GateStats:
     without_hidden: int = 0
     removed_mass: float = 0.0
     gate_seconds: float = 0.0
+    pin_yields: int = 0
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ..errors import GateError, first_line
 from ..files import PathLike, require_regular
 from ..gate.gate import Gate
 from ..gate.options import Device, GateOptions
+from ..gate.pin import Pins
 from ..gate.results import GateEvent, GateStats
 from .text import WholeTokenizer
 
@@ -57,7 +58,8 @@ class GatedLlama(Llama):
 
         Args:
             model_path: The base model, a GGUF file.
-            gate: A gate file trained for this model, or a loaded gate to share. None: plain `Llama`.
+            gate: A gate file trained for this model, or a loaded gate to share. None: plain `Llama`, but for the scripts
+                that `gate_options` pins (`allow`, `deny`).
             gate_options: How the gate acts, see `GateOptions`.
             gate_device: Where a gate file's MLP runs: `cpu`, `gpu` or `auto`. A loaded gate stays where it is.
             llama_arguments: Every keyword argument of `llama_cpp.Llama`.
@@ -146,8 +148,10 @@ class GatedLlama(Llama):
         if not isinstance(options, GateOptions):
             raise GateError(f"`gate_options` is {options!r}, expected GateOptions")
         self._gate_options = options
-        if self._gate is not None and self._stage is not None:
-            self._stage.set_options(self._gate.core_stage_options(options))
+        if self._stage is not None:
+            self._stage.set_options(options.core_stage_options(self._threshold, self._pins(options)))
+        elif options.has_pin and hasattr(self, "_tokenizer"):  # the model is loaded
+            self._stage = self._new_stage()
 
     @property
     def gate_stats(self) -> GateStats:
@@ -194,8 +198,27 @@ class GatedLlama(Llama):
         """
         if gate is not None:
             self._check_gate(gate)
-        self._stage = gate.new_stage(self._gate_options) if gate is not None else None
         self._gate = gate
+        self._stage = self._new_stage()
+
+    def _new_stage(self) -> _core.Stage | None:
+        options, pins = self._gate_options, self._pins(self._gate_options)
+        if self._gate is not None:
+            return self._gate.new_stage(options, pins)
+        if pins is None:
+            return None
+        return _core.Stage.without_gate(self.vocab.n_vocab, options.core_stage_options(self._threshold, pins))
+
+    @property
+    def _threshold(self) -> float:
+        return self._gate.threshold if self._gate is not None else 0.5
+
+    def _pins(self, options: GateOptions) -> Pins | None:
+        return self._all_pins if options.has_pin else None
+
+    @functools.cached_property
+    def _all_pins(self) -> Pins:
+        return Pins(self.vocab)
 
     def _check_gate(self, gate: Gate) -> None:
         """Compare what the gate was made for with the model that is loaded."""
@@ -251,7 +274,8 @@ class GatedLlama(Llama):
         if len(tokens) > 0:
             self._in_reply = self._sampled is not None and tokens[0] == self._sampled
             self._sampled = None
-        self._tap.active = self._stage_of_reply() is not None and self._gate_options.mode != "off"
+        has_gate = self._gate is not None and self._stage_of_reply() is not None
+        self._tap.active = has_gate and self._gate_options.mode != "off"
         try:
             super().eval(tokens)
         except BaseException:
