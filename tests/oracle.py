@@ -8,8 +8,8 @@ kept in `margin`, so that a test can leave out what rounding decides.
 from __future__ import annotations
 
 import math
-import unicodedata
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -322,54 +322,62 @@ def finish(candidates: dict[int, float], chain: Chain) -> tuple[dict[int, float]
     return {i: x / chain.temp for i, x in left.items()}, None, margin
 
 
-def pinned_away(
-    tokens: list[bytes], free: list[bool], opened: bytes, denied: set[str], neutral: set[str]
-) -> npt.NDArray[np.bool_]:
+@dataclass(frozen=True, eq=False)
+class Letters:
+    """All assigned characters: letters that must not come out, letters that may, and what is no letter."""
+
+    denied: frozenset[str]
+    allowed: frozenset[str]
+    neutral: frozenset[str]
+
+
+def pinned_away(tokens: list[bytes], free: list[bool], opened: bytes, letters: Letters) -> npt.NDArray[np.bool_]:
     """Which tokens a pin takes away, by writing out every character that pieces can become.
 
     Args:
         tokens: The bytes of each token.
         free: Tokens that are no text.
         opened: The bytes of an unfinished character before the token.
-        denied: All characters that must not come out.
-        neutral: All characters that are no letters; what is in neither set is an allowed letter or not assigned.
+        letters: The characters.
     """
-    return np.array([_is_pinned(t, f, opened, denied, neutral) for t, f in zip(tokens, free)])
+    return np.array([_is_pinned(token, f, opened, letters) for token, f in zip(tokens, free)])
 
 
-_ENCODED = {chr(c).encode(): chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF}
-_BECOMES: dict[bytes, list[str]] = {}
-for _bytes, _character in _ENCODED.items():
-    for _n in range(1, len(_bytes)):
-        _BECOMES.setdefault(_bytes[:_n], []).append(_character)
+@cache
+def characters_of_bytes() -> tuple[dict[bytes, str], dict[bytes, list[str]]]:
+    """Every character by its bytes, and by each start of them."""
+    whole = {chr(c).encode(): chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF}
+    becomes: dict[bytes, list[str]] = {}
+    for data, character in whole.items():
+        for n in range(1, len(data)):
+            becomes.setdefault(data[:n], []).append(character)
+    return whole, becomes
 
 
-def _is_pinned(token: bytes, free: bool, opened: bytes, denied: set[str], neutral: set[str]) -> bool:
+def _is_pinned(token: bytes, free: bool, opened: bytes, letters: Letters) -> bool:
     if free:
         return bool(opened)
+    characters = characters_of_bytes()[0]
     data = opened + token
     while data:
-        whole = next((n for n in (1, 2, 3, 4) if data[:n] in _ENCODED), None)
+        whole = next((n for n in (1, 2, 3, 4) if data[:n] in characters), None)
         if whole is None:
-            break
-        if _ENCODED[data[:whole]] in denied:
+            return not _may_open(data, letters)
+        if characters[data[:whole]] in letters.denied:
             return True
         data = data[whole:]
-    if not data:
-        return False
-    if data not in _BECOMES:
-        return True  # not UTF-8
-    n_denied = sum(c in denied for c in _BECOMES[data])
-    n_neutral = sum(c in neutral for c in _BECOMES[data])
-    n_letters = sum(c not in denied and c not in neutral and is_assigned(c) for c in _BECOMES[data])
+    return False
+
+
+@cache
+def _may_open(data: bytes, letters: Letters) -> bool:
+    becomes = characters_of_bytes()[1].get(data, [])  # empty: not UTF-8
+    n_denied, n_allowed, n_neutral = (
+        len(group.intersection(becomes)) for group in (letters.denied, letters.allowed, letters.neutral)
+    )
     if len(data) == 1 and data[0] >= 0xF0:
-        return n_neutral + n_letters == 0
-    return n_letters == 0 and n_neutral <= n_denied
-
-
-def is_assigned(character: str) -> bool:
-    """Whether Unicode gives a code point a meaning that is not private."""
-    return unicodedata.category(character) not in ("Cn", "Co", "Cs")
+        return n_neutral + n_allowed > 0
+    return n_allowed > 0 or n_neutral > n_denied
 
 
 def pin(row: npt.ArrayLike, away: npt.NDArray[np.bool_], strength: float) -> dict[int, float]:

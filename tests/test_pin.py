@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +42,23 @@ MakeGate = Callable[..., Gate]
 SCRIPTS = family_set("scripts")
 
 
-def characters(denied: set[str]) -> tuple[set[str], set[str]]:
-    """All characters of some families, and all that are no letters."""
-    found, neutral = set(), set()
-    for c in map(chr, (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000))):
-        family = text_families(c, SCRIPTS)
-        if family & denied:
-            found.add(c)
-        elif not family and oracle.is_assigned(c):
-            neutral.add(c)
-    return found, neutral
+@cache
+def families_of_characters() -> dict[str, set[str]]:
+    some = map(chr, (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000)))
+    return {c: text_families(c, SCRIPTS) for c in some}
+
+
+@cache
+def letters_of(allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()) -> oracle.Letters:
+    """All characters, as a pin sees them."""
+    denied, families = denied_families(allow, deny), families_of_characters()
+    return oracle.Letters(
+        denied=frozenset(c for c, found in families.items() if found & denied),
+        allowed=frozenset(c for c, found in families.items() if found and not found & denied),
+        neutral=frozenset(
+            c for c, found in families.items() if not found and unicodedata.category(c) not in ("Cn", "Co", "Cs")
+        ),
+    )
 
 
 def vocabulary(tokens: list[bytes], n_control: int = 0) -> Vocab:
@@ -108,33 +117,36 @@ CASES: tuple[dict[str, tuple[str, ...]], ...] = (
 
 
 @pytest.mark.parametrize("names", CASES, ids=str)
-def test_every_fragment_of_one_to_three_bytes_is_judged_by_what_it_can_become(names: dict[str, tuple[str, ...]]) -> None:
+def test_every_fragment_of_one_to_three_bytes_is_judged_by_what_it_can_become(
+    names: dict[str, tuple[str, ...]],
+) -> None:
     # every start of a character, every byte, and stretches of bytes around the borders of what is UTF-8
-    starts = sorted({chr(c).encode()[:n] for c in range(0x80, 0x110000) if not 0xD800 <= c < 0xE000 for n in (1, 2, 3)})
-    starts = [start for start in starts if len(chr(0x10000).encode()) > len(start)]
+    starts = sorted(oracle.characters_of_bytes()[1])
     leads = (0x41, 0x80, 0xBF, 0xC0, 0xC1, 0xC2, 0xE0, 0xE3, 0xED, 0xEE, 0xF0, 0xF4, 0xF5, 0xFF)
     odd = [bytes(b) for n in (2, 3) for b in itertools.product(leads, repeat=n)]
-    words = [t.encode() for t in ("中A", "中", "가", "가나", "A가", "и", "ー", "だ", " 12", "。", "µ", "中国", "這", "이다👍")]
-    tails = [word + piece for word in (b"A", "가".encode()) for piece in (b"\xe4", b"\xe4\xb8", b"\xea\xb0", b"\xf0\x9f")]
+    words = [
+        t.encode()
+        for t in ("中A", "中", "가", "가나", "A가", "и", "ー", "だ", " 12", "。", "µ", "中国", "這", "이다👍")
+    ]
+    tails = [
+        word + piece for word in (b"A", "가".encode()) for piece in (b"\xe4", b"\xe4\xb8", b"\xea\xb0", b"\xf0\x9f")
+    ]
     tokens = [b"<end>", *(bytes([b]) for b in range(256)), *starts, *odd, *words, *tails]
-    denied = denied_families(names.get("allow", ()), names.get("deny", ()))
     table = Pins(vocabulary(tokens, 1)).pin(names.get("allow", ()), names.get("deny", ()))
     assert table is not None
-    denied_characters, neutral = characters(set(denied))
+    letters = letters_of(**names)
     free = [i == 0 for i in range(len(tokens))]
-    expected = oracle.pinned_away(tokens, free, b"", denied_characters, neutral)
+    expected = oracle.pinned_away(tokens, free, b"", letters)
     np.testing.assert_array_equal(table.away([]), expected)
     assert 0 < expected.sum() < len(tokens)
 
     rng = np.random.default_rng(3)
     openings = [start for start in starts if not expected[tokens.index(start)]]
-    for opened in (openings[i] for i in rng.choice(len(openings), 12, replace=False)):
+    for opened in (openings[i] for i in rng.choice(len(openings), min(8, len(openings)), replace=False)):
         away = table.away([tokens.index(opened)])
         continuing = [i for i, t in enumerate(tokens) if i < 257 or 0x80 <= t[0] < 0xC0]
         some = [*continuing, *rng.choice(len(tokens), 300).tolist()]
-        wanted = oracle.pinned_away(
-            [tokens[i] for i in some], [free[i] for i in some], opened, denied_characters, neutral
-        )
+        wanted = oracle.pinned_away([tokens[i] for i in some], [free[i] for i in some], opened, letters)
         np.testing.assert_array_equal(away[some], wanted)
         assert not wanted.all(), opened  # what has been begun can be finished
 
@@ -150,13 +162,13 @@ def test_what_is_open_follows_the_bytes_of_every_token() -> None:
 
     nothing_open = [end, two, latin]
     assert left() == nothing_open
-    assert left(two) == [last, last_and_lead]
+    assert left(two) == [last, last_and_lead, middle]
     assert left(two, last) == nothing_open
-    assert left(two, last_and_lead) == [two_last, middle]
-    assert left(two, last_and_lead, middle) == [last, last_and_lead]
+    assert left(two, last_and_lead) == [last, two_last, middle]
+    assert left(two, last_and_lead, middle) == [last, last_and_lead, middle]
     for broken in (end, latin, bad):  # a step on which the pin yielded
         assert left(two, broken) == nothing_open
-    assert left(two, two) == [last, last_and_lead]
+    assert left(two, two) == [last, last_and_lead, middle]
 
 
 # --- one row at a time ------------------------------------------------------------------------------------------------
@@ -181,10 +193,13 @@ def run(stage: _core.Stage, row: npt.NDArray[np.float32], chain: oracle.Chain, z
 WORDS = ("A", "the", "中", "国", "さ", "가", "나다", "и", "12", "!", " ", "ع", "ש", "ไ", "👍")
 
 
+OPENERS = (b"\xe4", b"\xe4\xb8", b"\xea", b"\xea\xb0", b"\xf0\x9f")
+
+
 def random_vocabulary(rng: np.random.Generator, n_vocab: int) -> list[bytes]:
     """Words, and pieces of them."""
-    tokens = []
-    for _ in range(n_vocab):
+    tokens = [b"the", b"12", "가".encode(), *OPENERS]
+    for _ in range(n_vocab - len(tokens)):
         word = str(rng.choice(WORDS)).encode()
         if rng.random() < 0.4:
             begin, end = sorted(rng.integers(0, len(word) + 1, 2).tolist())
@@ -203,7 +218,7 @@ def test_every_path_equals_the_oracle(make_gate: MakeGate, with_gate: bool) -> N
     tokens = random_vocabulary(rng, n_vocab)
     vocab = vocabulary(tokens, 3)
     pins, free = Pins(vocab), [i < 3 for i in range(n_vocab)]
-    letters = [characters(set(denied_families(c.get("allow", ()), c.get("deny", ())))) for c in CASES]
+    letters = [letters_of(**case) for case in CASES]
     for number in range(2500):
         case = int(rng.integers(len(CASES)))
         row, chain, switches = random_row(rng, n_vocab), random_chain(rng, n_vocab), random_switches(rng)
@@ -211,14 +226,15 @@ def test_every_path_equals_the_oracle(make_gate: MakeGate, with_gate: bool) -> N
         last = LOWRES if with_gate else None
         history = history_of(rules, last, rng) if with_gate else ()
         opened = b""
-        openers = [i for i, t in enumerate(tokens) if t in (b"\xe4", b"\xe4\xb8", b"\xea", b"\xea\xb0", b"\xf0\x9f")]
         if not with_gate and rng.random() < 0.3:
-            history = (int(rng.choice(openers)),)
-            opened = tokens[history[0]] if history[0] >= 3 else b""
+            opened = OPENERS[rng.integers(len(OPENERS))]
+            history = (tokens.index(opened),)
         elif with_gate:
             history = tuple(i for i in history if i < 3 or not any(b >= 0x80 for b in tokens[i]))
             last = oracle.last_family(rules, list(history))
-        away = oracle.pinned_away(tokens, free, opened, *letters[case])
+        away = oracle.pinned_away(tokens, free, opened, letters[case])
+        if rng.random() < 0.03:
+            row[~away] = -np.inf
         expected = oracle.step(
             row, chain, rules=rules if with_gate else None, z=z, last=last, switches=switches, away=away
         )

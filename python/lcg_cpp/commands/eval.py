@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,8 @@ _SELDOM = ("empty_percent", "truncated_percent")  # shown where there are any
 
 _EPILOG = f"""\
 LIST holds methods, separated by commas: {", ".join(METHODS)};
-  NAME=GATE.gguf for another gate; options follow a +: early=lcg+first_token=off, hot=none+temperature=1.2, …;
+  NAME=GATE.gguf for another gate; options follow a +: early=lcg+first_token=off, hot=none+temperature=1.2,
+  pin=none+allow=latin/hangul, …;
   all: every built-in one. The default is none, and lcg if --lcg names a gate.
 
 Start the same command again to continue an evaluation that was stopped, or to add methods, seeds and prompts. Replies
@@ -79,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("sampling (defaults are those of the paper)")
     for option, name in options.SAMPLING.items():
         options.add(sampling, option, getattr(default, name))
+    options.add_pin(parser.add_argument_group("pin (of every method, with a gate or without)"))
     model = parser.add_argument_group("model")
     options.add(model, "--ctx-size", help="tokens of context (default: fitted to the prompts)")
     for option in ("--threads", "--n-gpu-layers", "--batch-size", "--lcg-device"):
@@ -132,9 +135,12 @@ def run(args: argparse.Namespace) -> int:
 def _methods(args: argparse.Namespace) -> tuple[Method, ...]:
     text = args.methods or ("none" if args.lcg is None else "none,lcg")
     try:
-        return parse_methods(text, args.lcg)
+        methods = parse_methods(text, args.lcg)
     except GateError as error:
         raise UsageError(f"--methods: {error}") from error
+    pin = {"allow": args.allow_scripts, "deny": args.deny_scripts}
+    given = {field: scripts for field, scripts in pin.items() if scripts is not None}
+    return tuple(dataclasses.replace(method, **given) for method in methods)
 
 
 def _gates(args: argparse.Namespace, methods: Sequence[Method]) -> dict[str, Gate]:

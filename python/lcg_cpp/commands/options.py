@@ -47,6 +47,19 @@ def _number(kind: Callable[[str], Any], low: float, high: float, expected: str) 
     return parse
 
 
+def _scripts(field: str) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        from ..errors import GateError  # noqa: PLC0415 (only when a command runs)
+        from ..gate.pin import check_scripts  # noqa: PLC0415
+
+        try:
+            return check_scripts(field, tuple(name.strip() for name in text.split(",")))
+        except GateError as error:
+            raise argparse.ArgumentTypeError(str(error).partition("` ")[2]) from error
+
+    return parse
+
+
 def _layers(text: str) -> int:
     return -1 if text == "all" else whole(-1)(text)
 
@@ -108,6 +121,16 @@ _VOCABULARY: dict[str, dict[str, Any]] = {
         "flags": ("-ngl",),
         "type": _layers,
         "help": "layers to keep on the GPU; -1 or all keeps every one (default: 0)",
+    },
+    "--allow-scripts": {
+        "metavar": "LIST",
+        "type": _scripts("allow"),
+        "help": "no letters but those of these scripts may come out (latin,hangul,…; chinese, japanese, korean, cj)",
+    },
+    "--deny-scripts": {
+        "metavar": "LIST",
+        "type": _scripts("deny"),
+        "help": "no letters of these scripts may come out (`lcg-cpp families --rules scripts` lists names)",
     },
     "--json": {"action": "store_true", "help": "print one JSON object and nothing else"},
 }
@@ -242,6 +265,13 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
         help="lower the logits of banned tokens by X; the default, inf, removes them",
     )
     add_rules(group)
+    add_pin(group)
+
+
+def add_pin(group: argparse._ActionsContainer) -> None:
+    """Add the scripts whose letters may come out."""
+    add(group, "--allow-scripts")
+    add(group, "--deny-scripts")
 
 
 def add_rules(group: argparse._ActionsContainer) -> None:
@@ -286,6 +316,8 @@ def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
         return GateOptions(
             persistence=not args.no_lcg_persistence,
             confidence=not args.no_lcg_confidence,
+            allow=vars(args).get("allow_scripts") or (),
+            deny=vars(args).get("deny_scripts") or (),
             **{name: value for name, value in given.items() if value is not None},
             **changes,
         )

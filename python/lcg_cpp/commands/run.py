@@ -53,8 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    if args.lcg is None and not args.no_lcg:
-        raise UsageError("--lcg is missing: give the gate file made for this model, or --no-lcg to run without a gate")
+    has_pin = args.allow_scripts is not None or args.deny_scripts is not None
+    if args.lcg is None and not args.no_lcg and not has_pin:
+        raise UsageError(
+            "--lcg is missing: give the gate file made for this model, or --no-lcg to run without a gate, or pin scripts"
+            " with --allow-scripts or --deny-scripts"
+        )
     if args.system is not None and not args.chat:
         raise UsageError("--system needs --chat: without a chat template there is no system message")
     if args.n_predict == 0:
@@ -64,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         sources = [source for source in (args.model, args.lcg, args.file) if source is not None]
         check_output(args.trace, "--trace", sources, "the model, the gate or the prompt")
     prompt = _read_prompt(args)
-    gate = None if args.no_lcg else load_gate(args.lcg, "--lcg", args.lcg_device)
+    gate = None if args.no_lcg or args.lcg is None else load_gate(args.lcg, "--lcg", args.lcg_device)
     gate_options = options.gate_options(args, n_events=1)  # each is collected as it happens
     llm = load_model(args.model, gate, gate_options, options.llama_arguments(args))
     if args.chat and not has_template(llm):
@@ -147,6 +151,7 @@ def _summary(args: argparse.Namespace, llm: GatedLlama, reply: Reply, seed: int)
             "not_confident": stats.not_confident,
             "removed_mass": stats.removed_mass,
             "gate_seconds": stats.gate_seconds,
+            "pin_yields": stats.pin_yields,
         },
         "events": [_event_to_json(llm.vocab, event) for event in reply.events],
     }

@@ -34,6 +34,7 @@ def write_json(path: Path, value: Json) -> None:
 def method_settings(method: Method) -> Json:
     """What the replies of a method depend on; a gate is known by its bytes, wherever it lies."""
     settings: Json = {"temperature": method.temperature, "ban": method.ban, "warning": method.warning}
+    settings.update({field: list(names) for field in ("allow", "deny") if (names := getattr(method, field))})
     if method.options is not None:
         options = method.options
         settings["gate"] = None if method.gate is None else {"file": method.gate, "sha256": _sha256(method.gate)}

@@ -54,6 +54,8 @@ class Method:
     temperature: float | None = None  # 0 is greedy; None is the evaluation's
     ban: bool = False  # whether the tokens of all maskable families are forbidden throughout
     warning: bool = False  # whether `WARNING` stands in front of the prompt
+    allow: tuple[str, ...] = ()  # the only scripts that may come out, as in `GateOptions`; also without a gate
+    deny: tuple[str, ...] = ()  # scripts that must not come out
 
     def __post_init__(self) -> None:
         if self.gate is not None and self.options is None:
@@ -62,6 +64,10 @@ class Method:
             raise GateError(f"method `{self.name}` bans all maskable families, a gate has nothing left to do")
         if self.temperature is not None and not self.temperature >= 0:
             raise GateError(f"method `{self.name}`: `temperature` is {self.temperature}, expected at least 0")
+        try:
+            GateOptions(allow=self.allow, deny=self.deny)
+        except GateError as error:
+            raise GateError(f"method `{self.name}`: {error}") from error
 
 
 def builtin_methods(gate: str | None) -> dict[str, Method]:
@@ -88,6 +94,10 @@ METHODS = tuple(builtin_methods(""))
 # ---- methods as text ----
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split("/"))
+
+
 def _switch(text: str) -> bool:
     if text not in ("on", "off"):
         raise ValueError
@@ -103,7 +113,10 @@ _CHANGES: dict[str, tuple[Callable[[str], Any], str]] = {
     "confidence_temperature": (float, "a number from 0"),
     "first_token": (_switch, "on or off"),
     "temperature": (float, "a number from 0"),
+    "allow": (_names, "scripts with / in between"),
+    "deny": (_names, "scripts with / in between"),
 }
+_OF_METHOD = ("temperature", "allow", "deny")  # those that need no gate
 _METHOD = re.compile(rf"(?P<base>.*?)(?P<changes>(?:\+(?:{'|'.join(_CHANGES)})=[^+]*)*)", re.DOTALL)
 _NAME = re.compile(r"\w[\w.-]*")
 
@@ -162,8 +175,8 @@ def _changed(method: Method, option: str, value: str) -> Method:
         setting = read(value)
     except ValueError as error:
         raise GateError(f"method `{method.name}`: `{option}` is {value!r}, expected {expected}") from error
-    if option == "temperature":
-        return dataclasses.replace(method, temperature=setting)
+    if option in _OF_METHOD:
+        return dataclasses.replace(method, **{option: setting})
     if method.options is None:
         raise GateError(f"method `{method.name}` has no gate, `{option}` has no meaning")
     try:

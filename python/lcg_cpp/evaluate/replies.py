@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..errors import GateError
 from ..gate.gate import Gate
+from ..gate.options import GateOptions
 from ..run.llama import GatedLlama
 from ..run.prompt import PromptTokens, chat_prompt, completion_prompt, has_template
 from ..run.reply import Reply, follow, room
@@ -119,10 +120,13 @@ class Replier:
         return reply_record(reply, self._gates[method.name].token_families, self._llm.vocab)
 
     def _switch_to(self, method: Method) -> None:
+        options = method.options if method.options is not None else GateOptions()
         self._llm.set_gate(None)
-        if method.options is not None:
-            self._llm.gate_options = dataclasses.replace(method.options, n_events=1)  # collected as they come
-            self._llm.set_gate(self._gates[method.name])  # a stage of its own: no counters from before
+        self._llm.gate_options = dataclasses.replace(  # events are collected as they come
+            options, n_events=1, allow=method.allow, deny=method.deny
+        )
+        # a stage of its own: no counters from before
+        self._llm.set_gate(self._gates[method.name] if method.options is not None else None)
 
 
 class _StaticBan:

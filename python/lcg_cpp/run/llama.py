@@ -58,8 +58,8 @@ class GatedLlama(Llama):
 
         Args:
             model_path: The base model, a GGUF file.
-            gate: A gate file trained for this model, or a loaded gate to share. None: plain `Llama`, but for the scripts
-                that `gate_options` pins (`allow`, `deny`).
+            gate: A gate file trained for this model, or a loaded gate to share. None: plain `Llama`, but for
+                the scripts that `gate_options` pins (`allow`, `deny`).
             gate_options: How the gate acts, see `GateOptions`.
             gate_device: Where a gate file's MLP runs: `cpu`, `gpu` or `auto`. A loaded gate stays where it is.
             llama_arguments: Every keyword argument of `llama_cpp.Llama`.
