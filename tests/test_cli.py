@@ -170,6 +170,27 @@ def test_help_of_first_token_states_the_default() -> None:
     )
 
 
+def test_scripts_are_pinned_without_a_gate(tiny_model_path: Path) -> None:
+    from lcg_cpp.gate.families import family_set, text_families
+
+    plain = ("run", "-m", tiny_model_path, "-p", "the", "-n", "40", "--seed", "1", "--temp", "1")
+    found = output_json(*plain, "--allow-scripts", "hangul, thai", "--deny-scripts", "korean")
+    assert found["gate"] is None
+    assert found["stats"]["pin_yields"] == 0
+    text = re.sub(r"<[^>]*>|\[unused\d\]", "", found["reply"])  # control and added tokens always stay
+    assert text_families(text, family_set("scripts")) == {"thai"}
+    assert len(text_families(output_json(*plain, "--no-lcg")["reply"], family_set("scripts"))) > 2
+
+
+def test_scripts_that_do_not_exist_are_refused(tiny_model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from lcg_cpp.cli import main
+
+    for command in ("run", "eval"):
+        with pytest.raises(SystemExit):
+            main([command, "-m", str(tiny_model_path), "--deny-scripts", "latin,tai"])
+        assert "argument --deny-scripts: names 'tai', expected thai" in capsys.readouterr().err
+
+
 # ---- families ----
 
 

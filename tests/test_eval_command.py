@@ -19,6 +19,7 @@ from lcg_cpp.cli import main
 from lcg_cpp.commands import eval as command
 from lcg_cpp.demo import GATES, MODEL
 from lcg_cpp.evaluate.evaluate import Evaluation, Progress, evaluate
+from lcg_cpp.gate.families import text_families
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 DEMO = ("eval", "-m", str(MODEL), "-d", "demo", "-t", "1")
@@ -72,6 +73,25 @@ def test_the_gate_removes_confusion_and_keeps_switches_and_a_ban_does_not(finish
     assert value("lcg", "switches_kept_percent") >= 0.98 * value("none", "switches_kept_percent")
     assert value("ban", "switches_kept_percent") == 0
     assert value("ban", "intervention_percent") == 0 < value("lcg", "intervention_percent")
+
+
+def test_scripts_are_pinned_for_every_method(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    pin = ("--deny-scripts", "chinese,japanese")
+    assert (
+        main([*DEMO, *GATE, "--limit", "12", "--methods", "none,lcg,x=none+deny=latin", *pin, "-o", str(folder)]) == 0
+    )
+    found = replies(folder)
+    assert len(found) == 36
+    letters = {name: set[str]() for name in ("none", "lcg", "x")}
+    for reply in found:
+        letters[reply["method"]] |= text_families(reply["reply"])
+    assert "cj" not in letters["none"] | letters["lcg"]
+    assert letters["x"] >= {"cj"}
+    assert "latin" not in letters["x"]
+    settings = json.loads((folder / "settings.json").read_text("utf-8"))["methods"]
+    assert settings["none"]["deny"] == ["chinese", "japanese"]
+    assert main([*DEMO, *GATE, "--limit", "12", "--methods", "none", "-o", str(folder)]) != 0
 
 
 def test_starting_it_again_generates_nothing_and_tells_the_same(

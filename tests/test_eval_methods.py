@@ -55,6 +55,8 @@ def test_methods_stand_in_the_order_they_are_named() -> None:
             Method("lcg+threshold=0.3+temperature=1.5", GateOptions(threshold=0.3), "g.gguf", temperature=1.5),
         ),
         ("hot=none+temperature=1.2", Method("hot", temperature=1.2)),
+        ("pin=none+deny=cj/thai", Method("pin", deny=("cj", "thai"))),
+        ("lcg+allow=latin", Method("lcg+allow=latin", GateOptions(), "g.gguf", allow=("latin",))),
         ("hard=lcg-soft+strength=inf", Method("hard", GateOptions(strength=math.inf), "g.gguf")),
         (
             "bare=o.gguf+persistence=off+confidence=off",
@@ -79,6 +81,7 @@ def test_gates_names_and_options(text: str, expected: Method) -> None:
         ("a=lcg+confidence=no", "method `a`: `confidence` is 'no', expected on or off"),
         ("none+threshold=0.3", "method `none+threshold=0.3` has no gate, `threshold` has no meaning"),
         ("a=none+temperature=-1", "method `a`: `temperature` is -1.0, expected at least 0"),
+        ("a=none+allow=latim", "method `a`: `allow` names 'latim', expected latin"),
         ("a=none+temperature=nan", "method `a`: `temperature` is nan, expected at least 0"),
     ],
 )

@@ -347,6 +347,8 @@ def test_default_options_are_the_methods_but_for_first_token_and_a_least_tempera
     assert dataclasses.asdict(GateOptions()) == {
         "mode": "mask",
         "strength": math.inf,
+        "allow": (),
+        "deny": (),
         "threshold": None,
         "persistence": True,
         "confidence": True,

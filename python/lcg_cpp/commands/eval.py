@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("sampling (defaults are those of the paper)")
     for option, name in options.SAMPLING.items():
         options.add(sampling, option, getattr(default, name))
-    options.add_pin(parser.add_argument_group("pin (of every method, with a gate or without)"))
+    options.add_pin(parser.add_argument_group("pin (of every method that has none of its own)"))
     model = parser.add_argument_group("model")
     options.add(model, "--ctx-size", help="tokens of context (default: fitted to the prompts)")
     for option in ("--threads", "--n-gpu-layers", "--batch-size", "--lcg-device"):
@@ -138,9 +138,10 @@ def _methods(args: argparse.Namespace) -> tuple[Method, ...]:
         methods = parse_methods(text, args.lcg)
     except GateError as error:
         raise UsageError(f"--methods: {error}") from error
-    pin = {"allow": args.allow_scripts, "deny": args.deny_scripts}
-    given = {field: scripts for field, scripts in pin.items() if scripts is not None}
-    return tuple(dataclasses.replace(method, **given) for method in methods)
+    allow, deny = args.allow_scripts or (), args.deny_scripts or ()
+    return tuple(
+        dataclasses.replace(method, allow=method.allow or allow, deny=method.deny or deny) for method in methods
+    )
 
 
 def _gates(args: argparse.Namespace, methods: Sequence[Method]) -> dict[str, Gate]:

@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     has_pin = args.allow_scripts is not None or args.deny_scripts is not None
     if args.lcg is None and not args.no_lcg and not has_pin:
         raise UsageError(
-            "--lcg is missing: give the gate file made for this model, or --no-lcg to run without a gate, or pin scripts"
-            " with --allow-scripts or --deny-scripts"
+            "--lcg is missing: give the gate file made for this model, or --no-lcg to run without a gate, or"
+            " --allow-scripts or --deny-scripts to pin scripts"
         )
     if args.system is not None and not args.chat:
         raise UsageError("--system needs --chat: without a chat template there is no system message")

@@ -25,8 +25,7 @@ class GateStats:
         without_hidden: Steps on which the gate was wanted but no hidden state was there to read.
         removed_mass: Probability of the removed tokens, summed over the interventions.
         gate_seconds: Time spent in the MLP.
-        pin_yields: Steps on which a grammar or a bias had left only letters that are pinned away, so that the pin did not
-            act.
+        pin_yields: Steps on which a grammar or a bias had left only what is pinned away, so that the pin did not act.
     """
 
     steps: int = 0
