@@ -50,10 +50,10 @@ def check_scripts(field: str, names: object) -> tuple[str, ...]:
     """
     if isinstance(names, str) or not isinstance(names, (tuple, list)):
         raise GateError(f"`{field}` is {names!r}, expected a tuple of scripts")
-    known = (*_FAMILIES.names, *GROUPS, *((CHOICES,) if field == "allow" else ()))
+    known = sorted({*_FAMILIES.names, *GROUPS, *((CHOICES,) if field == "allow" else ())})
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name).lower(), known) or sorted(set(known))
+            near = difflib.get_close_matches(str(name).lower(), known) or known
             raise GateError(f"`{field}` names {name!r}, expected {', '.join(near)}")
         if field == "deny" and name == _NEUTRAL:
             raise GateError(f"`deny` names {name!r}, expected a script: digits, signs and control tokens always stay")
