@@ -283,9 +283,9 @@ struct gate_event {
     int32_t                 chosen = -1;
 };
 
-class stage;
+class stage_pair;
 
-// What a stage does, as addresses for a llama_sampler_i.
+// What one stage does, as addresses for a llama_sampler_i.
 struct stage_callbacks {
     void * name;
     void * accept;
@@ -298,10 +298,10 @@ stage_callbacks shortlist_callbacks();
 stage_callbacks gate_callbacks();
 
 // State that the two stages of one chain share; it outlives the chains that are built around it.
-class stage {
+class stage_pair {
   public:
-    stage(std::shared_ptr<const gate> gate, const stage_options & options);
-    ~stage();
+    stage_pair(std::shared_ptr<const gate> gate, const stage_options & options);
+    ~stage_pair();
 
     void set_options(const stage_options & options);
     void begin_reply(const chain_facts & facts, bool continued);

@@ -218,7 +218,7 @@ def test_libraries_without_the_functions_are_refused(
 
 
 MISUSE = {
-    "a stage without a gate": "_core.Stage(None, gate.core_stage_options(GateOptions()))",
+    "a stage without a gate": "_core.StagePair(None, GateOptions().core_stage_options(0.5))",
     "predict without a gate": "_core.Gate.predict(None, [[1, 2, 3, 4]])",
     "too few logits": "stage.apply_row(1, np.zeros(4, np.float32), None, False)",
     "logits of two dimensions": "stage.apply_row(1, np.zeros((5, 1), np.float32), None, False)",
@@ -242,7 +242,7 @@ import numpy as np
 from lcg_cpp import Gate, GateOptions, _core
 data = pathlib.Path(sys.argv[1]).read_bytes()
 gate = Gate.load(sys.argv[1])
-stage = gate.new_stage(GateOptions())
+stage = gate.new_stages(GateOptions())
 try:
     {MISUSE[name]}
 except (ValueError, TypeError):
@@ -279,7 +279,7 @@ def test_a_gate_dies_with_the_interpreter_in_any_order(tmp_path: Path) -> None:
 import builtins, sys
 from lcg_cpp import Gate, GateOptions
 builtins.gate = gate = Gate.load(sys.argv[1])
-builtins.stage = gate.new_stage(GateOptions())
+builtins.stage = gate.new_stages(GateOptions())
 gate.cycle = [gate, builtins.stage]
 """
     result = subprocess.run(

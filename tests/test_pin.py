@@ -174,13 +174,15 @@ def test_what_is_open_follows_the_bytes_of_every_token() -> None:
 # --- one row at a time ------------------------------------------------------------------------------------------------
 
 
-def pinned_stage(gate: Gate | None, options: GateOptions, pins: Pins | None, n_vocab: int) -> _core.Stage:
+def pinned_stage(gate: Gate | None, options: GateOptions, pins: Pins | None, n_vocab: int) -> _core.StagePair:
     if gate is not None:
-        return gate.new_stage(options, pins)
-    return _core.Stage.without_gate(n_vocab, options.core_stage_options(0.5, pins))
+        return gate.new_stages(options, pins)
+    return _core.StagePair.without_gate(n_vocab, options.core_stage_options(0.5, pins))
 
 
-def run(stage: _core.Stage, row: npt.NDArray[np.float32], chain: oracle.Chain, z, history, direct, **others) -> Result:  # type: ignore[no-untyped-def]
+def run(
+    stage: _core.StagePair, row: npt.NDArray[np.float32], chain: oracle.Chain, z, history, direct, **others
+) -> Result:
     sampler = stock_chain(len(row), chain, **others)
     built = insert_stages(sampler, stage, temperature=chain.temp, top_k=chain.top_k)
     stage.begin_reply(built.facts)

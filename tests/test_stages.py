@@ -102,7 +102,7 @@ def run(
     **others: Any,
 ) -> Result:
     """Runs the chain with the stages in it, put there as GatedLlama puts them, after accepting a history."""
-    stage = gate.new_stage(options)
+    stage = gate.new_stages(options)
     sampler = stock_chain(len(row), chain, **others)
     built = insert_stages(sampler, stage, temperature=chain.temp, top_k=chain.top_k)
     stage.begin_reply(built.facts)
@@ -491,7 +491,7 @@ def test_symbols_in_between_do_not_end_the_history(make_gate: MakeGate) -> None:
 def test_new_reply_forgets_and_continued_reply_does_not(make_gate: MakeGate) -> None:
     rules, row = tens_row({0: 5.0, 30: 4.0})
     gate = make_gate(rules)
-    stage = gate.new_stage(GateOptions(first_token=False))
+    stage = gate.new_stages(GateOptions(first_token=False))
 
     def best(continued: bool, *accepted: int) -> int:
         sampler = stock_chain(40, Chain())
@@ -511,7 +511,7 @@ def test_new_reply_forgets_and_continued_reply_does_not(make_gate: MakeGate) -> 
 def test_reset_of_the_chain_forgets_the_history(make_gate: MakeGate) -> None:
     rules, row = tens_row({0: 5.0, 30: 4.0})
     gate = make_gate(rules)
-    stage = gate.new_stage(GateOptions(first_token=False))
+    stage = gate.new_stages(GateOptions(first_token=False))
     sampler = stock_chain(40, Chain(temp=0.0))
     built = insert_stages(sampler, stage, temperature=0.0, top_k=40)
     stage.begin_reply(built.facts)
@@ -526,7 +526,7 @@ def test_reset_of_the_chain_forgets_the_history(make_gate: MakeGate) -> None:
 def test_clone_of_a_chain_has_its_own_history(make_gate: MakeGate) -> None:
     rules, row = tens_row({0: 5.0, 30: 4.0})
     gate = make_gate(rules)
-    stage = gate.new_stage(GateOptions(first_token=False))
+    stage = gate.new_stages(GateOptions(first_token=False))
     sampler = stock_chain(40, Chain(temp=0.0))
     built = insert_stages(sampler, stage, temperature=0.0, top_k=40)
     stage.begin_reply(built.facts)
@@ -542,7 +542,7 @@ def test_hidden_state_is_gone_after_its_step(make_gate: MakeGate) -> None:
     # somebody else applies the chain: the stages must not read what the last step left behind
     rules, row = tens_row({0: 5.0, 30: 4.0})
     gate = make_gate(rules)
-    stage = gate.new_stage(GateOptions(first_token=False))
+    stage = gate.new_stages(GateOptions(first_token=False))
     sampler = stock_chain(40, Chain(temp=0.0))
     built = insert_stages(sampler, stage, temperature=0.0, top_k=40)
     stage.begin_reply(built.facts)
@@ -558,7 +558,7 @@ def test_hidden_state_is_gone_after_its_step(make_gate: MakeGate) -> None:
 def test_clone_of_a_chain_works_after_the_original_is_gone(make_gate: MakeGate) -> None:
     rules, row = tens_row({0: 5.0, 30: 4.0})
     gate = make_gate(rules)
-    stage = gate.new_stage(GateOptions(first_token=False))
+    stage = gate.new_stages(GateOptions(first_token=False))
     sampler = stock_chain(40, Chain(temp=0.0))
     built = insert_stages(sampler, stage, temperature=0.0, top_k=40)
     stage.begin_reply(built.facts)
@@ -577,7 +577,7 @@ def test_chain_still_knows_which_of_its_samplers_is_a_python_callback(make_gate:
     # llama_cpp takes callbacks out of a chain by index before it frees the chain; stages before them shift them
     rules, row = tens_row({0: 5.0, 30: 4.0})
     gate = make_gate(rules)
-    stage = gate.new_stage(GateOptions())
+    stage = gate.new_stages(GateOptions())
     calls = []
     sampler = internals.LlamaSampler()
     sampler.add_top_k(40)
@@ -614,7 +614,7 @@ def test_penalties_and_processors_come_before_the_gate(make_gate: MakeGate) -> N
 def test_disabled_penalties_allow_the_direct_path_and_active_ones_forbid_it(make_gate: MakeGate) -> None:
     rules, row = tens_row({0: 5.0, 30: 4.0})
     gate = make_gate(rules)
-    stage = gate.new_stage(GateOptions())
+    stage = gate.new_stages(GateOptions())
     chain = Chain(top_k=5, top_p=1.0, min_p=0.0, temp=1.0)
     # with penalties in the chain the row must be filled into the array, whatever the caller asks for
     for others in (

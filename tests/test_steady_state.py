@@ -27,7 +27,8 @@ def test_sampling_allocates_nothing_per_token(tmp_path: Path) -> None:
             "pin.cpp",
             "policy.cpp",
             "sampler.cpp",
-            "stage.cpp",
+            "stage_pair.cpp",
+            "step.cpp",
         )
     ]
     subprocess.run([compiler, "-std=c++17", "-O1", "-o", program, *sources], check=True)

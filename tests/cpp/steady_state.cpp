@@ -131,9 +131,9 @@ struct result {
 };
 
 result run(const std::shared_ptr<const gate> & model, const stage_options & options, const chain_facts & facts) {
-    stage s(model, options);
+    stage_pair s(model, options);
     for (sampler_object & sampler : samplers) {
-        sampler.ctx = new std::shared_ptr<stage::state>(s.shared());
+        sampler.ctx = new std::shared_ptr<stage_pair::state>(s.shared());
     }
     std::mt19937                    random(1);
     std::normal_distribution<float> normal(0.0f, 3.0f);
@@ -155,7 +155,7 @@ result run(const std::shared_ptr<const gate> & model, const stage_options & opti
     }
     const result r = {n_allocations - before, s.stats()};
     for (sampler_object & sampler : samplers) {
-        delete static_cast<std::shared_ptr<stage::state> *>(sampler.ctx);
+        delete static_cast<std::shared_ptr<stage_pair::state> *>(sampler.ctx);
     }
     return r;
 }

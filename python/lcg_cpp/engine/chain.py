@@ -28,7 +28,7 @@ class Chain:
     """A sampling chain with the two stages in it."""
 
     sampler: internals.LlamaSampler  # llama_cpp's wrapper, which owns the chain
-    stage: _core.Stage  # the state of the two stages
+    stages: _core.StagePair  # the state of the two stages
     address: int  # the chain, as the core takes it
     facts: _core.ChainFacts  # what the stages know of it
 
@@ -37,7 +37,7 @@ def _address(pointer: Any) -> int:
     return ctypes.cast(pointer, ctypes.c_void_p).value or 0
 
 
-def insert_stages(sampler: internals.LlamaSampler, stage: _core.Stage, *, temperature: float, top_k: int) -> Chain:
+def insert_stages(sampler: internals.LlamaSampler, stages: _core.StagePair, *, temperature: float, top_k: int) -> Chain:
     """Take a finished chain of llama_cpp apart and put the shortlist and the gate in; `sampler` keeps owning all parts.
 
     The shortlist goes before the first sampler that truncates or chooses, the gate after top-p. The request's
@@ -49,7 +49,7 @@ def insert_stages(sampler: internals.LlamaSampler, stage: _core.Stage, *, temper
     names = [_sampler_name(part) for part in parts]
     first = next(i for i, name in enumerate(names) if name.lstrip("?") in ("top-k", *_CHOOSERS))
     after_top_p = next((i + 1 for i, name in enumerate(names) if name.lstrip("?") == "top-p"), first)
-    addresses = stage.make_samplers(
+    addresses = stages.make_samplers(
         ctypes.addressof(interfaces.shortlist),
         ctypes.addressof(interfaces.gate),
     )
@@ -66,7 +66,7 @@ def insert_stages(sampler: internals.LlamaSampler, stage: _core.Stage, *, temper
         direct=all(name.startswith("?") for name in names[:first]),
         mirostat=_address(parts[-1]) if end == "mirostat" else 0,
     )
-    return Chain(sampler, stage, _address(chain), facts)
+    return Chain(sampler, stages, _address(chain), facts)
 
 
 def _renumber_custom_samplers(sampler: internals.LlamaSampler, parts: list[Any], order: list[Any]) -> None:

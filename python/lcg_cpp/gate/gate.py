@@ -218,11 +218,11 @@ class Gate:
                 f" {only}, however it is quantized"
             )
 
-    def new_stage(self, options: GateOptions, pins: Pins | None = None) -> _core.Stage:
+    def new_stages(self, options: GateOptions, pins: Pins | None = None) -> _core.StagePair:
         """State for one sampling chain at a time.
 
         Args:
             options: How the gate acts.
             pins: Makes the pin; None if there is none.
         """
-        return _core.Stage(self._core, options.core_stage_options(self.threshold, pins))
+        return _core.StagePair(self._core, options.core_stage_options(self.threshold, pins))

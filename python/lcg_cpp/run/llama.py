@@ -72,7 +72,7 @@ class GatedLlama(Llama):
         """
         self._stack = contextlib.ExitStack()  # Llama.close() wants it, also where loading the gate fails
         self._gate: Gate | None = None
-        self._stage: _core.Stage | None = None
+        self._stages: _core.StagePair | None = None
         self.gate_options = gate_options if gate_options is not None else GateOptions()
         self._chain: Chain | None = None
         self._sampled: int | None = None  # the newest sampled token, until it is evaluated
@@ -148,25 +148,25 @@ class GatedLlama(Llama):
         if not isinstance(options, GateOptions):
             raise GateError(f"`gate_options` is {options!r}, expected GateOptions")
         self._gate_options = options
-        if self._stage is not None:
-            self._stage.set_options(options.core_stage_options(self._threshold, self._pins(options)))
+        if self._stages is not None:
+            self._stages.set_options(options.core_stage_options(self._threshold, self._pins(options)))
         elif options.has_pin and hasattr(self, "_tokenizer"):  # the model is loaded
-            self._stage = self._new_stage()
+            self._stages = self._new_stages()
 
     @property
     def gate_stats(self) -> GateStats:
         """Counters over all replies since the gate was set or the counters were reset."""
-        return GateStats(**self._stage.stats()) if self._stage is not None else GateStats()
+        return GateStats(**self._stages.stats()) if self._stages is not None else GateStats()
 
     @property
     def n_interventions(self) -> int:
         """`gate_stats.interventions`, for those who ask after every token."""
-        return self._stage.stats()["interventions"] if self._stage is not None else 0
+        return self._stages.stats()["interventions"] if self._stages is not None else 0
 
     @property
     def gate_events(self) -> list[GateEvent]:
         """The latest interventions, oldest first, at most `gate_options.n_events`."""
-        if self._gate is None or self._stage is None:
+        if self._gate is None or self._stages is None:
             return []
         gate = self._gate
         return [
@@ -182,13 +182,13 @@ class GatedLlama(Llama):
                 left=tuple(event["left"]),
                 chosen=event["chosen"],
             )
-            for event in self._stage.events()
+            for event in self._stages.events()
         ]
 
     def reset_gate_stats(self) -> None:
         """Set the counters to zero and forget the events."""
-        if self._stage is not None:
-            self._stage.reset_stats()
+        if self._stages is not None:
+            self._stages.reset_stats()
 
     def set_gate(self, gate: Gate | None) -> None:
         """Replace the gate, or take it away with None; holds from the next reply on.
@@ -199,15 +199,15 @@ class GatedLlama(Llama):
         if gate is not None:
             self._check_gate(gate)
         self._gate = gate
-        self._stage = self._new_stage()
+        self._stages = self._new_stages()
 
-    def _new_stage(self) -> _core.Stage | None:
+    def _new_stages(self) -> _core.StagePair | None:
         options, pins = self._gate_options, self._pins(self._gate_options)
         if self._gate is not None:
-            return self._gate.new_stage(options, pins)
+            return self._gate.new_stages(options, pins)
         if pins is None:
             return None
-        return _core.Stage.without_gate(self.vocab.n_vocab, options.core_stage_options(self._threshold, pins))
+        return _core.StagePair.without_gate(self.vocab.n_vocab, options.core_stage_options(self._threshold, pins))
 
     @property
     def _threshold(self) -> float:
@@ -244,25 +244,25 @@ class GatedLlama(Llama):
 
     def _init_sampler(self, *args: Any, **kwargs: Any) -> internals.LlamaSampler:
         sampler = super()._init_sampler(*args, **kwargs)
-        if self._stage is None:
+        if self._stages is None:
             return sampler
         request = inspect.signature(Llama._init_sampler).bind(self, *args, **kwargs)
         request.apply_defaults()
         self._chain = insert_stages(
-            sampler, self._stage, temperature=request.arguments["temp"], top_k=request.arguments["top_k"]
+            sampler, self._stages, temperature=request.arguments["temp"], top_k=request.arguments["top_k"]
         )
         continued = self._low_level and self._in_reply
-        self._stage.begin_reply(self._chain.facts, continued)
+        self._stages.begin_reply(self._chain.facts, continued)
         if not self._low_level:
             self._sampled = None
         return sampler
 
-    def _stage_of_reply(self) -> _core.Stage | None:
-        """The stage that the next token is sampled through; `set_gate` does not change it within a reply."""
+    def _stages_of_reply(self) -> _core.StagePair | None:
+        """The stages that the next token is sampled through; `set_gate` does not change them within a reply."""
         if self._sampler is None:  # sample() without generate(): a chain for each token
-            return self._stage
+            return self._stages
         chain = self._chain
-        return chain.stage if chain is not None and chain.sampler is self._sampler else None
+        return chain.stages if chain is not None and chain.sampler is self._sampler else None
 
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens as `Llama.eval` does; the tap keeps the hidden states that the gate may ask for.
@@ -274,7 +274,7 @@ class GatedLlama(Llama):
         if len(tokens) > 0:
             self._in_reply = self._sampled is not None and tokens[0] == self._sampled
             self._sampled = None
-        has_gate = self._gate is not None and self._stage_of_reply() is not None
+        has_gate = self._gate is not None and self._stages_of_reply() is not None
         self._tap.active = has_gate and self._gate_options.mode != "off"
         try:
             super().eval(tokens)
@@ -293,13 +293,13 @@ class GatedLlama(Llama):
         Raises:
             GateError: Nothing was evaluated, the model is closed, or the chain left no token to choose.
         """
-        if self._stage_of_reply() is None:
+        if self._stages_of_reply() is None:
             return super().sample(*args, **{**kwargs, "idx": idx})
         if self._sampler is None:
             self._make_one_token_chain(*args, **kwargs)
         chain = cast(Chain, self._chain)
         row = -1 if idx is None else idx - self.n_tokens
-        token = chain.stage.sample(chain.address, self._ctx.ctx or 0, row, self._tap)
+        token = chain.stages.sample(chain.address, self._ctx.ctx or 0, row, self._tap)
         self._sampled = token
         return token
 

@@ -8,7 +8,7 @@
 
 namespace lcg {
 
-struct stage::state {
+struct stage_pair::state {
     state(std::shared_ptr<const gate> gate, const stage_options & stage_options);
 
     // what the callbacks of llama_sampler_i do

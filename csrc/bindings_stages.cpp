@@ -1,4 +1,4 @@
-// Python's view of what runs inside a sampling chain: the stage, and the tap of the hidden states.
+// Python's view of what runs inside a sampling chain: the two stages, and the tap of the hidden states.
 #include "bindings.h"
 
 #include "pin.h"
@@ -64,12 +64,12 @@ chain_facts make_facts(float temperature, int32_t top_k, const std::string & end
 }
 
 // The Python object keeps the gate for the checks of apply_row; the state inside keeps it for everything else.
-struct python_stage : stage {
+struct python_stages : stage_pair {
     std::shared_ptr<const gate> model;
-    python_stage(std::shared_ptr<const gate> g, const stage_options & options) : stage(g, options), model(g) {}
+    python_stages(std::shared_ptr<const gate> g, const stage_options & options) : stage_pair(g, options), model(g) {}
 };
 
-int32_t sample(python_stage & self, uintptr_t chain, uintptr_t context, int32_t row, tap & tap) {
+int32_t sample(python_stages & self, uintptr_t chain, uintptr_t context, int32_t row, tap & tap) {
     const py::gil_scoped_release release;
     auto *                       ctx    = pointer<llama_context>(context);
     const float *                logits = host.llama_get_logits_ith(ctx, row);
@@ -81,7 +81,7 @@ int32_t sample(python_stage & self, uintptr_t chain, uintptr_t context, int32_t 
     return self.sample(pointer<llama_sampler>(chain), logits, tap.n_embd() == gate.config.n_embd ? hidden : nullptr);
 }
 
-py::tuple apply_row(python_stage & self, uintptr_t chain, const array_t<float> & logits,
+py::tuple apply_row(python_stages & self, uintptr_t chain, const array_t<float> & logits,
     const std::optional<array_t<float>> & hidden, bool direct) {
     check_shape(logits, self.model->config.n_vocab, "logits");
     if (hidden) {
@@ -97,15 +97,15 @@ py::tuple apply_row(python_stage & self, uintptr_t chain, const array_t<float> &
     return split_tokens(tokens.data, tokens.size);
 }
 
-py::tuple make_samplers(const python_stage & self, uintptr_t shortlist_iface, uintptr_t gate_iface) {
+py::tuple make_samplers(const python_stages & self, uintptr_t shortlist_iface, uintptr_t gate_iface) {
     const auto make = [&](uintptr_t iface) {
-        auto * state = new std::shared_ptr<stage::state>(self.shared());
+        auto * state = new std::shared_ptr<stage_pair::state>(self.shared());
         return reinterpret_cast<uintptr_t>(host.llama_sampler_init(pointer<llama_sampler_i>(iface), state));
     };
     return py::make_tuple(make(shortlist_iface), make(gate_iface));
 }
 
-py::dict stats_dict(const python_stage & self) {
+py::dict stats_dict(const python_stages & self) {
     using namespace py::literals;
     const stage_stats s = self.stats();
     return py::dict("steps"_a = s.steps, "gate_runs"_a = s.gate_runs, "interventions"_a = s.interventions,
@@ -121,7 +121,7 @@ py::list shares(const std::vector<token_data> & tokens) {
     return list;
 }
 
-py::list event_list(const python_stage & self) {
+py::list event_list(const python_stages & self) {
     using namespace py::literals;
     py::list list;
     for (const gate_event & event : self.events()) {
@@ -199,24 +199,24 @@ void bind_stage(py::module_ & m) {
         .def(py::init(&make_facts), py::arg("temperature"), py::arg("top_k"), py::arg("end"), py::arg("direct"),
             py::arg("mirostat") = 0);
 
-    py::class_<python_stage>(m, "Stage")
+    py::class_<python_stages>(m, "StagePair")
         .def(py::init([](const std::shared_ptr<gate> & g, const stage_options & options) {
-            return std::make_unique<python_stage>(g, options);
+            return std::make_unique<python_stages>(g, options);
         }),
             py::arg("gate").none(false), py::arg("options"))
         .def_static(
             "without_gate",
             [](size_t n_vocab, const stage_options & options) {
                 require_host();
-                return std::make_unique<python_stage>(no_gate(n_vocab), options);
+                return std::make_unique<python_stages>(no_gate(n_vocab), options);
             },
             py::arg("n_vocab"), py::arg("options"))
-        .def("set_options", &python_stage::set_options)
-        .def("begin_reply", &python_stage::begin_reply, py::arg("facts"), py::arg("continued") = false)
+        .def("set_options", &python_stages::set_options)
+        .def("begin_reply", &python_stages::begin_reply, py::arg("facts"), py::arg("continued") = false)
         .def("make_samplers", &make_samplers)
         .def("sample", &sample)
         .def("apply_row", &apply_row)
         .def("stats", &stats_dict)
         .def("events", &event_list)
-        .def("reset_stats", &python_stage::reset_stats);
+        .def("reset_stats", &python_stages::reset_stats);
 }

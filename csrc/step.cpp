@@ -2,7 +2,7 @@
 //
 // Everything is lazy and exact: the MLP runs only if its answer could matter, H is computed only if the answer bans a
 // family that is present (paper, section 3.3; policy.cpp holds the rules).
-#include "stage.h"
+#include "stage_pair.h"
 
 #include <algorithm>
 #include <chrono>
@@ -15,7 +15,7 @@ namespace {
 constexpr size_t max_event_tokens = 20; // removed, and left
 } // namespace
 
-stage::state::state(std::shared_ptr<const gate> gate, const stage_options & stage_options)
+stage_pair::state::state(std::shared_ptr<const gate> gate, const stage_options & stage_options)
     : model(std::move(gate)), options(stage_options), z(model->config.families.size()) {
     if (model->weights) {
         mlp.emplace(model, 1);
@@ -26,7 +26,7 @@ stage::state::state(std::shared_ptr<const gate> gate, const stage_options & stag
     make_ring();
 }
 
-void stage::state::make_ring() {
+void stage_pair::state::make_ring() {
     events.resize(options.n_events);
     for (gate_event & event : events) {
         event.z.reserve(z.size());
@@ -37,7 +37,7 @@ void stage::state::make_ring() {
     pending  = false;
 }
 
-void stage::state::forget() {
+void stage_pair::state::forget() {
     last     = no_family;
     position = 0;
     pending  = false;
@@ -46,20 +46,20 @@ void stage::state::forget() {
 
 // ---- pin ----
 
-const uint8_t * stage::state::pinned_away() {
+const uint8_t * stage_pair::state::pinned_away() {
     if (options.pinned == nullptr || options.mode != gate_mode::mask) {
         return nullptr;
     }
     return options.pinned->away(open, away);
 }
 
-float stage::state::lowered(float logit) const {
+float stage_pair::state::lowered(float logit) const {
     const float least = logit == -INFINITY ? logit : std::numeric_limits<float>::lowest();
     return options.strength == INFINITY ? -INFINITY : std::max(logit - options.strength, least);
 }
 
 // The row that is left of one; the row itself if nothing is.
-const float * stage::state::without_pinned(const float * logits, const uint8_t * pinned) {
+const float * stage_pair::state::without_pinned(const float * logits, const uint8_t * pinned) {
     const size_t n = model->config.n_vocab;
     copied_row.resize(n);
     bool is_empty = true;
@@ -80,7 +80,7 @@ const float * stage::state::without_pinned(const float * logits, const uint8_t *
     return is_empty ? logits : copied_row.data();
 }
 
-void stage::state::remove_pinned(token_data_array * tokens) {
+void stage_pair::state::remove_pinned(token_data_array * tokens) {
     const uint8_t * pinned = pinned_away();
     if (pinned == nullptr) {
         return;
@@ -106,12 +106,12 @@ void stage::state::remove_pinned(token_data_array * tokens) {
 
 // ---- shortlist ----
 
-size_t stage::state::n_wanted() const {
+size_t stage_pair::state::n_wanted() const {
     const size_t n_top_k = facts.top_k > 0 ? static_cast<size_t>(facts.top_k) + 1 : 0; // one more shows a tie
     return std::max({n_confident, n_top_k, size_t{1}});
 }
 
-bool stage::state::top_k_is_unique() const {
+bool stage_pair::state::top_k_is_unique() const {
     const size_t n = std::min(best.size(), static_cast<size_t>(facts.top_k) + 1);
     for (size_t i = 1; i < n; i++) {
         if (best[i].logit == best[i - 1].logit) {
@@ -121,7 +121,7 @@ bool stage::state::top_k_is_unique() const {
     return true;
 }
 
-bool stage::state::build_direct(const float * logits) {
+bool stage_pair::state::build_direct(const float * logits) {
     row   = logits;
     n_row = model->config.n_vocab;
     best.clear();
@@ -150,7 +150,7 @@ bool stage::state::build_direct(const float * logits) {
     return true;
 }
 
-void stage::state::on_shortlist(token_data_array * tokens) {
+void stage_pair::state::on_shortlist(token_data_array * tokens) {
     if (direct) {
         return;
     }
@@ -180,7 +180,7 @@ void stage::state::on_shortlist(token_data_array * tokens) {
 
 // ---- gate ----
 
-token_data_array stage::state::survivors(token_data_array * tokens) {
+token_data_array stage_pair::state::survivors(token_data_array * tokens) {
     token_data_array s = *tokens;
     if (facts.end == chain_end::greedy) {
         const auto less = [](const token_data & a, const token_data & b) { return a.logit < b.logit; };
@@ -197,7 +197,7 @@ token_data_array stage::state::survivors(token_data_array * tokens) {
     return s;
 }
 
-void stage::state::evaluate() {
+void stage_pair::state::evaluate() {
     const auto start = std::chrono::steady_clock::now();
     mlp->run(hidden, z.data());
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
@@ -207,7 +207,7 @@ void stage::state::evaluate() {
     stats.gate_seconds += time.count();
 }
 
-void stage::state::on_gate(token_data_array * tokens) {
+void stage_pair::state::on_gate(token_data_array * tokens) {
     if (!acts() || best.empty() || tokens->size == 0) {
         return;
     }
@@ -229,7 +229,7 @@ void stage::state::on_gate(token_data_array * tokens) {
     }
 }
 
-void stage::state::judge(token_data_array * tokens, const token_data_array & s, const family_set & present) {
+void stage_pair::state::judge(token_data_array * tokens, const token_data_array & s, const family_set & present) {
     const uint8_t *  family      = model->token_family.data();
     const float      temperature = std::max(facts.temperature, options.rules.confidence_temperature);
     const family_set predicted   = predicted_families(z.data(), z.size(), options.rules.threshold);
@@ -260,7 +260,7 @@ void stage::state::judge(token_data_array * tokens, const token_data_array & s, 
     }
 }
 
-gate_event * stage::state::new_event(const family_set & predicted, const family_set & banned) {
+gate_event * stage_pair::state::new_event(const family_set & predicted, const family_set & banned) {
     if (events.empty()) {
         return nullptr;
     }
@@ -279,7 +279,7 @@ gate_event * stage::state::new_event(const family_set & predicted, const family_
     return &event;
 }
 
-void stage::state::record(
+void stage_pair::state::record(
     const token_data_array & s, const family_set & predicted, const family_set & banned, double sum) {
     const auto by_probability = [](const token_data & a, const token_data & b) {
         return a.p != b.p ? a.p > b.p : a.id < b.id;
@@ -312,7 +312,7 @@ void stage::state::record(
     }
 }
 
-void stage::state::on_accept(int32_t token) {
+void stage_pair::state::on_accept(int32_t token) {
     const std::lock_guard<std::mutex> guard(lock);
     stats.steps++;
     position++;
@@ -330,85 +330,6 @@ void stage::state::on_accept(int32_t token) {
     if (family != model->config.neutral) {
         last = family;
     }
-}
-
-// ---- stage ----
-
-stage::stage(std::shared_ptr<const gate> gate, const stage_options & options)
-    : state_(std::make_shared<state>(std::move(gate), options)) {}
-
-stage::~stage() = default;
-
-void stage::set_options(const stage_options & options) {
-    const std::lock_guard<std::mutex> guard(state_->lock);
-    const bool                        new_ring = options.n_events != state_->options.n_events;
-    state_->options                            = options;
-    if (new_ring) {
-        state_->make_ring();
-    }
-}
-
-void stage::begin_reply(const chain_facts & facts, bool continued) {
-    state_->facts = facts;
-    if (!continued) {
-        state_->forget();
-        state_->reply++;
-    }
-}
-
-token_data_array stage::apply(llama_sampler * chain, const float * logits, const float * hidden, bool direct) {
-    state &      s       = *state_;
-    const size_t n_vocab = s.model->config.n_vocab;
-    s.hidden             = hidden;
-    s.error.clear();
-    s.direct = direct && s.build_direct(logits);
-    if (!s.direct) {
-        s.array.resize(n_vocab);
-        for (size_t i = 0; i < n_vocab; i++) {
-            s.array[i] = {static_cast<int32_t>(i), logits[i], 0.0f};
-        }
-    }
-    token_data_array tokens = {s.array.data(), s.array.size(), -1, s.direct};
-    host.llama_sampler_apply(chain, reinterpret_cast<llama_token_data_array *>(&tokens));
-    s.hidden = nullptr;
-    s.direct = false;
-    if (!s.error.empty()) {
-        throw gate_error(s.error);
-    }
-    return tokens;
-}
-
-int32_t stage::sample(llama_sampler * chain, const float * logits, const float * hidden) {
-    const token_data_array tokens = apply(chain, logits, hidden, true);
-    if (tokens.selected < 0 || static_cast<size_t>(tokens.selected) >= tokens.size) {
-        throw gate_error("the sampling chain chose no token out of " + std::to_string(tokens.size) + " candidates");
-    }
-    const int32_t token = tokens.data[tokens.selected].id;
-    host.llama_sampler_accept(chain, token);
-    return token;
-}
-
-stage_stats stage::stats() const {
-    const std::lock_guard<std::mutex> guard(state_->lock);
-    return state_->stats;
-}
-
-std::vector<gate_event> stage::events() const {
-    const std::lock_guard<std::mutex> guard(state_->lock);
-    const auto &                      ring  = state_->events;
-    const size_t                      count = std::min(ring.size(), state_->n_events);
-    std::vector<gate_event>           events;
-    for (size_t i = state_->n_events - count; i < state_->n_events; i++) {
-        events.push_back(ring[i % ring.size()]);
-    }
-    return events;
-}
-
-void stage::reset_stats() {
-    const std::lock_guard<std::mutex> guard(state_->lock);
-    state_->stats    = {};
-    state_->n_events = 0;
-    state_->pending  = false;
 }
 
 } // namespace lcg

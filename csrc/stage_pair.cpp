@@ -1,0 +1,85 @@
+// The two stages as the bindings drive them: options, a reply's beginning, one step through the chain, what to report.
+#include "stage_pair.h"
+
+#include <algorithm>
+
+namespace lcg {
+
+stage_pair::stage_pair(std::shared_ptr<const gate> gate, const stage_options & options)
+    : state_(std::make_shared<state>(std::move(gate), options)) {}
+
+stage_pair::~stage_pair() = default;
+
+void stage_pair::set_options(const stage_options & options) {
+    const std::lock_guard<std::mutex> guard(state_->lock);
+    const bool                        new_ring = options.n_events != state_->options.n_events;
+    state_->options                            = options;
+    if (new_ring) {
+        state_->make_ring();
+    }
+}
+
+void stage_pair::begin_reply(const chain_facts & facts, bool continued) {
+    state_->facts = facts;
+    if (!continued) {
+        state_->forget();
+        state_->reply++;
+    }
+}
+
+token_data_array stage_pair::apply(llama_sampler * chain, const float * logits, const float * hidden, bool direct) {
+    state &      s       = *state_;
+    const size_t n_vocab = s.model->config.n_vocab;
+    s.hidden             = hidden;
+    s.error.clear();
+    s.direct = direct && s.build_direct(logits);
+    if (!s.direct) {
+        s.array.resize(n_vocab);
+        for (size_t i = 0; i < n_vocab; i++) {
+            s.array[i] = {static_cast<int32_t>(i), logits[i], 0.0f};
+        }
+    }
+    token_data_array tokens = {s.array.data(), s.array.size(), -1, s.direct};
+    host.llama_sampler_apply(chain, reinterpret_cast<llama_token_data_array *>(&tokens));
+    s.hidden = nullptr;
+    s.direct = false;
+    if (!s.error.empty()) {
+        throw gate_error(s.error);
+    }
+    return tokens;
+}
+
+int32_t stage_pair::sample(llama_sampler * chain, const float * logits, const float * hidden) {
+    const token_data_array tokens = apply(chain, logits, hidden, true);
+    if (tokens.selected < 0 || static_cast<size_t>(tokens.selected) >= tokens.size) {
+        throw gate_error("the sampling chain chose no token out of " + std::to_string(tokens.size) + " candidates");
+    }
+    const int32_t token = tokens.data[tokens.selected].id;
+    host.llama_sampler_accept(chain, token);
+    return token;
+}
+
+stage_stats stage_pair::stats() const {
+    const std::lock_guard<std::mutex> guard(state_->lock);
+    return state_->stats;
+}
+
+std::vector<gate_event> stage_pair::events() const {
+    const std::lock_guard<std::mutex> guard(state_->lock);
+    const auto &                      ring  = state_->events;
+    const size_t                      count = std::min(ring.size(), state_->n_events);
+    std::vector<gate_event>           events;
+    for (size_t i = state_->n_events - count; i < state_->n_events; i++) {
+        events.push_back(ring[i % ring.size()]);
+    }
+    return events;
+}
+
+void stage_pair::reset_stats() {
+    const std::lock_guard<std::mutex> guard(state_->lock);
+    state_->stats    = {};
+    state_->n_events = 0;
+    state_->pending  = false;
+}
+
+} // namespace lcg
