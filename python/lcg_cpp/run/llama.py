@@ -274,8 +274,8 @@ class GatedLlama(Llama):
         if len(tokens) > 0:
             self._in_reply = self._sampled is not None and tokens[0] == self._sampled
             self._sampled = None
-        has_gate = self._gate is not None and self._stages_of_reply() is not None
-        self._tap.active = has_gate and self._gate_options.mode != "off"
+        stages = self._stages_of_reply()
+        self._tap.active = stages is not None and stages.has_gate and self._gate_options.mode != "off"
         try:
             super().eval(tokens)
         except BaseException:
