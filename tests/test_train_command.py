@@ -128,7 +128,7 @@ def test_help_does_not_load_pytorch() -> None:
         (["--rpc", "nowhere"], "RPC server 'nowhere': expected host:port"),
         (["-o", "none/g.gguf"], "-o/--output: none/g.gguf: there is no folder none, expected a file to write"),
         (["-o", "."], "-o/--output: .: is a folder, expected a file to write"),
-        (["--resume"], "lcg-tiny-F16.checkpoint.safetensors: does not exist, there is nothing to resume"),
+        (["--resume"], "lcg-tiny-F16.unfinished.safetensors: does not exist, there is nothing to resume"),
         (["-d", "none.jsonl"], "none.jsonl: no such file or directory"),
         (["-d", "notes.txt"], "notes.txt: does not exist, expected a .jsonl"),
     ],
@@ -452,14 +452,14 @@ def test_interrupt_leaves_a_gate_to_go_on_from(
     assert signal.getsignal(signal.SIGINT) is handler
     # once more without --resume
     said = refusal(capsys, *small, "-o", "g.gguf")
-    assert said == "g.checkpoint.safetensors: an unfinished run; --resume goes on with it, delete it to begin anew"
+    assert said == "g.unfinished.safetensors: an unfinished run; --resume goes on with it, delete it to begin anew"
     # with other settings
     said = refusal(capsys, *small, "-o", "g.gguf", "--resume", "--seed", "3")
-    assert said == "g.checkpoint.safetensors: was written by a run with `seed` 0, this one has 3"
+    assert said == "g.unfinished.safetensors: was written by a run with `seed` 0, this one has 3"
     # to the end
     assert main([*small, "-o", "g.gguf", "--resume"]) == 0
     assert Path("g.gguf").read_bytes() == Path("whole.gguf").read_bytes()
-    assert not Path("g.checkpoint.safetensors").exists()
+    assert not Path("g.unfinished.safetensors").exists()
 
 
 @pytest.mark.usefixtures("no_report")
@@ -490,5 +490,5 @@ def test_interrupt_from_outside(small: tuple[str, ...], tmp_path: Path) -> None:
     assert json.loads(out)["finished"] is False
     assert b"Traceback" not in err
     Gate.load(gate)
-    assert gate.with_suffix(".checkpoint.safetensors").exists()
+    assert gate.with_suffix(".unfinished.safetensors").exists()
     assert gate.with_suffix(".html").exists()

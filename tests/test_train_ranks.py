@@ -139,7 +139,7 @@ def two(
         for rank in range(2):
             found[rank][name] = json.loads((folder / f"{name}-{rank}.json").read_text())
         if name == "stopped":
-            for suffix in (".gguf", ".checkpoint.safetensors"):
+            for suffix in (".gguf", ".unfinished.safetensors"):
                 shutil.copy(folder / f"parts{suffix}", folder / f"left{suffix}")
     return found, folder
 
@@ -194,7 +194,7 @@ def test_another_number_of_processes_is_refused(
     _, folder = two
     with pytest.raises(GateError) as refused:
         train(tiny_model_path, [data], folder / "left.gguf", OPTIONS, engine=ENGINE, resume=True)
-    checkpoint = folder / "left.checkpoint.safetensors"
+    checkpoint = folder / "left.unfinished.safetensors"
     assert str(refused.value) == f"{checkpoint}: was written by a run with `processes` 2, this one has 1"
     Gate.load(folder / "left.gguf")
 

@@ -189,7 +189,7 @@ class Learner:
         """Whether training has not diverged."""
         return all(math.isfinite(float(weight.detach().sum())) for weight in self._gate.parameters())
 
-    # ---- checkpoints ----
+    # ---- saving and going on ----
 
     def state(self) -> Weights:
         """Everything that another process needs to go on: weights and AdamW's moments."""

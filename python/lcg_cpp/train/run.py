@@ -32,7 +32,7 @@ class Measurement:
 
 @dataclass
 class Run:
-    """How far a training run is; all of it is in a checkpoint.
+    """How far a training run is; all of it is saved.
 
     Attributes:
         epoch: Rounds through the texts that are done.

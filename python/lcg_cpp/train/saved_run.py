@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: one safetensors file beside the gate, replaced whole or not at all."""
+"""A training run, saved to go on with: one safetensors file beside the gate, replaced whole or not at all."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .run import Measurement, Run
 from .trainer import Trainer
 
 _KEY = "lcg_cpp.train"
-_SECONDS = 300.0  # between two checkpoints
+_SECONDS = 300.0  # between two saves
 
 
-class CheckpointKeeper:
-    """Writes the checkpoints of one run.
+class RunKeeper:
+    """Saves one run.
 
     Attributes:
         path: The file.
@@ -44,19 +44,19 @@ class CheckpointKeeper:
         self._saved = time.monotonic()
 
     def load(self) -> None:
-        """Bring the run to where the file was written; see `load_checkpoint`."""
-        load_checkpoint(self.path, self._trainer, self._setting)
+        """Bring the run to where the file was written; see `load_run`."""
+        load_run(self.path, self._trainer, self._setting)
 
     def is_due(self) -> bool:
-        """Whether the newest checkpoint is old, or a run is finished that has none to lose."""
+        """Whether it was saved long ago, or a run is finished that has none to lose."""
         return time.monotonic() - self._saved >= _SECONDS and self._trainer.run.progress < 1.0
 
     def save(self, on_error: Callable[[str], None]) -> None:
         """Write one. A run of hours does not end because a disk is full for a minute: that is only told."""
         try:
-            write_checkpoint(self.path, self._trainer, self._setting)
+            save_run(self.path, self._trainer, self._setting)
         except OSError as error:
-            on_error(f"{self.path}: no checkpoint could be written ({error.strerror}); training goes on")
+            on_error(f"{self.path}: the run could not be saved ({error.strerror}); training goes on")
         self._saved = time.monotonic()
 
     def delete(self) -> None:
@@ -64,7 +64,7 @@ class CheckpointKeeper:
         self.path.unlink(missing_ok=True)
 
 
-def write_checkpoint(path: Path, trainer: Trainer, setting: Mapping[str, Any]) -> None:
+def save_run(path: Path, trainer: Trainer, setting: Mapping[str, Any]) -> None:
     """Write everything that a later process needs to go on.
 
     Args:
@@ -73,22 +73,22 @@ def write_checkpoint(path: Path, trainer: Trainer, setting: Mapping[str, Any]) -
         setting: What must be the same when it goes on: options, model, data.
 
     Raises:
-        OSError: It cannot be written; an earlier checkpoint is still there.
+        OSError: It cannot be written; what was saved before is still there.
     """
     state = {"setting": setting, "run": dataclasses.asdict(trainer.run), "step": trainer.learner.step}
     write_whole(path, save(trainer.learner.state(), {_KEY: json.dumps(state)}))
 
 
-def load_checkpoint(path: Path, trainer: Trainer, setting: Mapping[str, Any]) -> None:
-    """Bring a new run to where a checkpoint was written.
+def load_run(path: Path, trainer: Trainer, setting: Mapping[str, Any]) -> None:
+    """Bring a new run to where it was saved.
 
     Args:
         path: The file.
         trainer: A run that has not begun.
-        setting: See `write_checkpoint`.
+        setting: See `save_run`.
 
     Raises:
-        GateError: The file is no checkpoint, or one of a run with other settings.
+        GateError: The file holds no saved run, or one with other settings.
         OSError: It cannot be read.
     """
     with path.open("rb"):  # safetensors' own error does not name the file
@@ -101,7 +101,7 @@ def load_checkpoint(path: Path, trainer: Trainer, setting: Mapping[str, Any]) ->
         if not difference:
             _restore(trainer, state, tensors)
     except (SafetensorError, AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise GateError(f"{path}: is no checkpoint of this lcg-cpp ({error}); delete it to begin anew") from error
+        raise GateError(f"{path}: holds no run saved by this lcg-cpp ({error}); delete it to begin anew") from error
     if difference:
         raise GateError(f"{path}: was written by a run with {difference}")
 

@@ -1,4 +1,4 @@
-"""Training a gate: from the files a user has to the gate, its checkpoints and its report.
+"""Training a gate: from the files a user has to the gate, the saved run and the report.
 
 Two engines evaluate the base model: llama.cpp reads a GGUF file and the gate becomes a gate file, transformers reads a
 Hugging Face checkpoint and the gate becomes a checkpoint too. All else is the same.
@@ -38,7 +38,7 @@ class Trained:
     Attributes:
         run: Counts, losses and measurements.
         weights: The gate's matrices.
-        finished: False if it was stopped before its end; a checkpoint is then there to go on from.
+        finished: False if it was stopped before its end; the run is then saved to go on from.
         bad_rows: Rows of the data that could not be read.
     """
 
@@ -91,7 +91,7 @@ def train(
         model: The base model, a GGUF file or, with a `HfEngine`, a folder; it is only read.
         data: Names of datasets, see `data.open_dataset`; none with `states`.
         output: The gate to write: a gate file or, with a `HfEngine`, a safetensors file that `convert` takes. Beside it
-            come a report (.html), the training curve (.svg) and, while it runs, a checkpoint.
+            come a report (.html), the training curve (.svg) and, while it runs, the saved run.
         options: Settings that change the gate.
         states: A folder that `collect` filled: the gate is fitted to these states, and of the model, the GGUF file,
             only the vocabulary is read.
@@ -99,8 +99,8 @@ def train(
         outtype: Type of a gate file's matrices, see `write_gate`; safetensors files keep all bits.
         name: Name of the gate.
         license: SPDX expression of its licence.
-        resume: Go on from the checkpoint beside `output`; the gate becomes the one of a run that was never stopped.
-        should_stop: Asked after every evaluation; the gate learned so far is then written, and a checkpoint.
+        resume: Go on from the saved run beside `output`; the gate becomes the one of a run that was never stopped.
+        should_stop: Asked after every evaluation; the gate learned so far is then written, and the run saved.
         on_progress: Called after each group of texts.
         on_notice: Called with what a user should know.
 
@@ -108,14 +108,14 @@ def train(
         What came of it.
 
     Raises:
-        GateError: Data or model cannot be used, an extra is missing, or a checkpoint does not fit.
+        GateError: Data or model cannot be used, an extra is missing, or a saved run does not fit.
         OSError: A file cannot be read or written.
     """
     require_extra(hf=isinstance(engine, HfEngine))
     from .learner import Ranks, set_threads  # noqa: PLC0415 (torch)
     from .lessons import kept_lessons, live_lessons  # noqa: PLC0415 (safetensors)
     from .report import write_report  # noqa: PLC0415
-    from .saved_run import CheckpointKeeper  # noqa: PLC0415
+    from .saved_run import RunKeeper  # noqa: PLC0415
     from .trainer import Trainer  # noqa: PLC0415
 
     options, engine = options or TrainOptions(), engine or Engine()
@@ -136,7 +136,7 @@ def train(
     with Ranks() as ranks, lessons_of as lessons:
         datasets = list(lessons.datasets)
         trainer = Trainer(lessons, options, ranks, engine.n_threads)
-        keeper = CheckpointKeeper(checkpoint_path(output), trainer, run_setting(trainer, datasets, ranks.size))
+        keeper = RunKeeper(saved_run_path(output), trainer, run_setting(trainer, datasets, ranks.size))
         if resume:
             keeper.load()
         for _ in trainer.groups():
@@ -249,9 +249,9 @@ def run_setting(trainer: Trainer, datasets: Sequence[Dataset], n_ranks: int) -> 
     }
 
 
-def checkpoint_path(output: str | os.PathLike[str]) -> Path:
-    """Where the checkpoints of a run that writes `output` are."""
-    return Path(output).with_suffix(".checkpoint.safetensors")
+def saved_run_path(output: str | os.PathLike[str]) -> Path:
+    """Where a run that writes `output` is saved."""
+    return Path(output).with_suffix(".unfinished.safetensors")
 
 
 def _check_output(output: Path, model: PathLike, data: Sequence[str], resume: bool) -> None:
@@ -266,8 +266,8 @@ def _check_output(output: Path, model: PathLike, data: Sequence[str], resume: bo
         raise GateError(f"{output}: is the model or the data, expected another file to write")
     if not os.access(output.parent, os.W_OK):
         raise GateError(f"{output}: its folder cannot be written to")
-    checkpoint = checkpoint_path(output)
-    if resume and not checkpoint.exists():
-        raise GateError(f"{checkpoint}: does not exist, there is nothing to resume")
-    if not resume and checkpoint.exists():
-        raise GateError(f"{checkpoint}: an unfinished run; --resume goes on with it, delete it to begin anew")
+    saved = saved_run_path(output)
+    if resume and not saved.exists():
+        raise GateError(f"{saved}: does not exist, there is nothing to resume")
+    if not resume and saved.exists():
+        raise GateError(f"{saved}: an unfinished run; --resume goes on with it, delete it to begin anew")
