@@ -10,7 +10,7 @@ from secrets import SystemRandom
 
 import numpy as np
 
-from ..data import Encoder, open_dataset
+from ..data import Encoder
 from ..engine.load import Engine, HfEngine, Model, load_teacher
 from ..errors import GateError
 from ..files import PathLike
@@ -21,7 +21,7 @@ from .likely import Likely
 from .options import TrainOptions
 from .run import Texts
 from .states import LIKELY, Arrays, Facts, StatesFolder, write_shard
-from .train import public_name, require_extra, tell_bad_rows
+from .train import open_datasets, public_name, require_extra
 
 
 @dataclass
@@ -65,10 +65,7 @@ def collect(
     """
     require_extra(hf=isinstance(engine, HfEngine))
     options, engine = options or TrainOptions(), engine or Engine()
-    datasets = [open_dataset(source) for source in data]
-    if not datasets:
-        raise GateError("`data` is empty, expected the names of datasets")
-    tell_bad_rows(datasets, on_notice)
+    datasets = open_datasets(data, on_notice)
     with load_teacher(model, options.n_ctx, engine) as (teacher, matrix):
         base = teacher.base
         facts = Facts(

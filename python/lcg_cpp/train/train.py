@@ -121,13 +121,10 @@ def train(
     options, engine = options or TrainOptions(), engine or Engine()
     if engine.n_threads > 0:
         set_threads(engine.n_threads)
-    if not data and states is None:
-        raise GateError("`data` is empty, expected the names of datasets")
     if data and states is not None:
         raise GateError("`data` and `states` are both given, expected one of them")
     _check_output(Path(output), model, data, resume)
-    datasets = [open_dataset(source) for source in data]
-    tell_bad_rows(datasets, on_notice)
+    datasets = open_datasets(data, on_notice) if states is None else []
     lessons_of = (
         live_lessons(model, datasets, options, engine, should_stop)
         if states is None
@@ -164,13 +161,17 @@ def train(
     return result
 
 
-def tell_bad_rows(datasets: Sequence[Dataset], on_notice: Callable[[str], None]) -> None:
-    """Tell which rows of the data cannot be used, and why."""
+def open_datasets(data: Sequence[str], on_notice: Callable[[str], None]) -> list[Dataset]:
+    """Open datasets, and tell which of their rows cannot be used, and why."""
+    if not data:
+        raise GateError("`data` is empty, expected the names of datasets")
+    datasets = [open_dataset(source) for source in data]
     for dataset in datasets:
         for reason in dataset.bad:
             on_notice(f"{reason}; the row is left out")
         if dataset.n_bad > len(dataset.bad):
             on_notice(f"{dataset.name}: {dataset.n_bad - len(dataset.bad):,} more rows are left out")
+    return datasets
 
 
 def _write(output: PathLike, spec: GateSpec, weights: Weights, engine: Engine | HfEngine, outtype: str) -> None:
