@@ -1,7 +1,7 @@
 // What the files that know Python share.
 #pragma once
 
-#include "lcg.h"
+#include "core.h"
 #include "text.h"
 
 #include <pybind11/numpy.h>

@@ -1,5 +1,5 @@
 // The MLP z = W2 · relu(W1 · h + b1) + b2 on a ggml backend. z = W2 · h + b2 if the gate is linear.
-#include "lcg.h"
+#include "core.h"
 #include "text.h"
 
 #include <algorithm>

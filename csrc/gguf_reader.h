@@ -2,7 +2,7 @@
 // checked against the bytes that are left; every error names the field, the value found and the value wanted.
 #pragma once
 
-#include "lcg.h"
+#include "core.h"
 #include "text.h"
 
 #include <cstring>

@@ -2,7 +2,7 @@
 // characters (pin.cpp).
 #pragma once
 
-#include "lcg.h"
+#include "core.h"
 
 namespace lcg {
 

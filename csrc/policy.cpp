@@ -1,6 +1,6 @@
 // The decoding rules as pure functions. Notation of the paper: C candidates, S survivors of the user's truncation,
 // H what the model itself is confident about, P families the gate predicts, A allowed, B banned.
-#include "lcg.h"
+#include "core.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 // Work on rows of logits.
 #pragma once
 
-#include "lcg.h"
+#include "core.h"
 
 namespace lcg {
 

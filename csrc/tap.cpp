@@ -1,6 +1,6 @@
 // The tap: copies hidden states out of llama.cpp's graphs while they are computed, and finds the one of a given row of
 // logits. llama.cpp names the state after the final norm `result_norm`; its rows are those of the logits.
-#include "lcg.h"
+#include "core.h"
 
 #include <algorithm>
 #include <cstring>

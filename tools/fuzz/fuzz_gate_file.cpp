@@ -6,7 +6,7 @@
 //       tools/fuzz/fuzz_gate_file.cpp csrc/gate_file.cpp csrc/gguf_reader.cpp -o fuzz_gate_file
 //   python tools/fuzz/seeds.py corpus
 //   ./fuzz_gate_file -max_len=16384 -rss_limit_mb=512 -malloc_limit_mb=64 -timeout=5 corpus
-#include "lcg.h"
+#include "core.h"
 
 #include <cstdlib>
 
