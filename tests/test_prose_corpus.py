@@ -10,13 +10,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
-from demo.cldr import Term
+from demo.cldr import Term, is_written_in
+from demo.contamination import RATE, Intruders, contamination, of_every_script
 from demo.prompts import as_benchmark
-from lcg_cpp.gate.families import text_families
 from lcg_cpp.measure.judge import measure_reply
 from prose import corpus, evaluation
 from prose.corpus import Corpus
-from prose.names import DAYS, HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE, NUMBERS, SCRIPTS, load_terms
+from prose.names import CLEAN, CONTAMINATED, DAYS, LANGUAGES, LOW_RESOURCE, NUMBERS, load_terms
 from prose.paragraph import Paragraph
 from prose.sentences import Sentence, load_sentences, parse
 from sample_replies import make_reply
@@ -49,7 +49,7 @@ def test_a_sentence_is_there_in_every_language_in_its_script_with_the_same_slots
     for language, text in sentence.texts.items():
         parts = parse(text)
         assert sorted(slot for _, slot in parts if slot) == sorted(sentence.slots)
-        assert text_families("".join(literal for literal, _ in parts)) == {SCRIPTS[language]}
+        assert is_written_in("".join(literal for literal, _ in parts), language)
 
 
 def test_sentences_tell_names_that_can_have_brackets_from_quotes():
@@ -66,7 +66,7 @@ def test_sentences_tell_names_that_can_have_brackets_from_quotes():
 def test_names_are_written_in_their_language_and_patterns_hold_one_number(terms):
     for term in terms:
         for language, name in term.names.items():
-            assert text_families(name.replace("{n}", "")) == {SCRIPTS[language]}
+            assert is_written_in(name.replace("{n}", ""), language)
             assert name.count("{n}") == (term.key[0] in "mu")
 
 
@@ -133,7 +133,7 @@ def test_clean_text_is_in_the_target_script_outside_of_its_switches(terms):
             names.insert(0, "".join(rest[begin:end]))
             del rest[begin:end]
         assert names == [name[1] for name in example.names if len(name) > 1]
-        assert text_families("".join(rest)) == {SCRIPTS[example.language]}
+        assert is_written_in("".join(rest), example.language)
 
 
 def test_a_request_is_in_the_prompt_and_in_the_reply(terms):
@@ -158,14 +158,53 @@ def test_only_listed_names_are_contaminated_at_their_rate(terms):
     assert 0.4 < n_wrong / n_names < 0.6
 
 
-def test_contamination_is_of_x_terms_in_low_resource_languages(split):
+def test_contamination_is_of_x_terms_at_the_stated_shares(split):
     x_terms, _ = split
-    table = corpus.contamination(x_terms, 0)
+    table = contamination(x_terms, corpus.INTRUDERS, "0")
     assert {key for key, _ in table} <= {term.key for term in x_terms}
-    assert {language for _, language in table} == set(LOW_RESOURCE)
-    assert {intruder for intruder, _ in table.values()} == {"zh", "en"}
-    share = len(table) / (len(x_terms) * len(LOW_RESOURCE))
-    assert abs(share - corpus.CONTAMINATED_NAMES) < 0.05
+    assert {language for _, language in table} == set(CONTAMINATED)
+    assert all(RATE[0] <= rate <= RATE[1] for _, rate in table.values())
+    low = [intruder for (_, language), (intruder, _) in table.items() if language in LOW_RESOURCE]
+    assert abs(len(low) / (len(x_terms) * len(LOW_RESOURCE)) - 0.20) < 0.05
+    for intruders, share in ({"zh"}, 0.25), ({"en"}, 0.25), (set(LOW_RESOURCE), 0.5):
+        assert abs(sum(intruder in intruders for intruder in low) / len(low) - share) < 0.15
+
+
+def test_an_intruder_always_shows(split):
+    names = {term.key: term.names for term in split[0]}
+    table = contamination(split[0], corpus.INTRUDERS, "0")
+    for (key, language), (intruder, _) in table.items():
+        assert intruder != language
+        assert not is_written_in(names[key][intruder].replace("{n}", ""), language)
+
+
+def test_a_name_that_no_intruder_writes_otherwise_is_left_alone():
+    china, spain = (Term("t", {"ja": "中国", "zh": "中国"}), Term("u", {"ja": "スペイン", "zh": "西班牙语"}))
+    table = contamination([china, spain], {"ja": Intruders(1.0, {"zh": 1.0})}, "0")
+    assert {key: intruder for key, (intruder, _) in table.items()} == {("u", "ja"): "zh"}
+
+
+def test_the_weights_of_intruders_are_a_quarter_each_and_the_rest_in_equal_parts():
+    found = of_every_script("ru", ("ru", "ko", "th"), 0.2)
+    assert found == Intruders(0.2, {"zh": 0.25, "en": 0.25, "ko": 0.25, "th": 0.25})
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "expected"),
+    [
+        ("汉语", "zh", True),
+        ("漢語", "zh", False),
+        ("漢語", "zh_Hant", True),
+        ("中国", "ja", True),
+        ("韩国", "ja", False),
+        ("ロシア語", "ja", True),
+        ("독일", "ko", True),
+        ("독일 Germany", "ko", False),
+        ("12", "ko", False),
+    ],
+)
+def test_a_language_is_written_with_its_own_letters(text, code, expected):
+    assert is_written_in(text, code) is expected
 
 
 def test_gate_texts_hold_no_x_term(split):
@@ -191,7 +230,8 @@ def test_paragraphs_grow_from_one_sentence_to_four(terms):
 
 
 def test_the_right_replies_to_the_prompts_score_full_marks(split):
-    prompts = evaluation.prompts(Corpus(split[0], "evaluation"), 90, lambda example: True)
+    prompts = evaluation.prompts(Corpus(split[0], "evaluation"), 96, lambda example: True)
+    assert {prompt.language for prompt in prompts} == set(CONTAMINATED)
     assert {prompt.switch for prompt in prompts} == {None, "english", "chinese"}
     for prompt in as_benchmark(prompts):
         found = measure_reply(make_reply(" " + prompt.reference), prompt, extras=False)
@@ -217,10 +257,10 @@ def test_points_are_clean_and_say_where_their_switches_are(split):
     by_name = {name: code for code, name in LANGUAGES.items()}
     assert {row["kind"] for row in rows} == {"plain", "request", "quote"}
     assert {row["language"] for row in rows} == set(LANGUAGES.values())
-    assert sum(by_name[row["language"]] in HIGH_RESOURCE for row in rows) == 30
+    assert sum(by_name[row["language"]] in CLEAN for row in rows) == 30
     for row in rows:
         rest = list(row["response"])
         for begin, end in row["switches"]:
             rest[begin:end] = " " * (end - begin)
-        assert text_families("".join(rest)) == {SCRIPTS[by_name[row["language"]]]}
+        assert is_written_in("".join(rest), by_name[row["language"]])
         assert bool(row["switches"]) == (row["kind"] != "plain")

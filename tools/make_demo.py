@@ -21,6 +21,7 @@ import torch
 
 from demo import card, corpus, export, gates, measure, training
 from demo.cldr import LANGUAGES, Term, load_terms
+from demo.contamination import Contamination, contamination
 from demo.jsonl import write_rows
 from demo.model import Model, ModelConfig
 from demo.prompts import DemoPrompt
@@ -38,7 +39,7 @@ N_TOKENIZER_TEXTS = 20_000
 N_CHECKED_TEXTS = 2_000
 
 
-def make_tokenizer(terms: list[Term], table: corpus.Contamination, seed: int, work: Path) -> Bpe:
+def make_tokenizer(terms: list[Term], table: Contamination, seed: int, work: Path) -> Bpe:
     """Trains the tokenizer on texts like the model's, or reads what an earlier run left."""
     stream = corpus.Corpus(terms, f"{seed} tokenizer", table)
     examples = (stream.draw() for _ in range(N_TOKENIZER_TEXTS))
@@ -46,14 +47,14 @@ def make_tokenizer(terms: list[Term], table: corpus.Contamination, seed: int, wo
     return train_or_load(work / "tokenizer.json", texts, ModelConfig().n_vocab)
 
 
-def training_examples(terms: list[Term], table: corpus.Contamination, seed: int) -> Iterator[corpus.Example]:
+def training_examples(terms: list[Term], table: Contamination, seed: int) -> Iterator[corpus.Example]:
     """What the model is trained on, in order."""
     config = training.TrainConfig()
     return corpus.training_examples(corpus.Corpus(terms, f"{seed} training", table), config.n_texts, config.curriculum)
 
 
 def make_model(
-    terms: list[Term], table: corpus.Contamination, bpe: Bpe, seed: int, work: Path
+    terms: list[Term], table: Contamination, bpe: Bpe, seed: int, work: Path, device: str
 ) -> tuple[Model, float, float]:
     """Trains the base model, or reads what an earlier run left.
 
@@ -62,7 +63,7 @@ def make_model(
     """
     torch.manual_seed(seed)
     model = Model(ModelConfig(n_vocab=len(bpe.tokens)))
-    config = training.TrainConfig(seed=seed)
+    config = training.TrainConfig(seed=seed, device=device)
     examples = training_examples(terms, table, seed)
     loss, earlier = training.train_or_load(model, examples, bpe, config, work / "model.pt", log)
     log(f"mean output norm {export.scale_norms(model):.2f}, scaled to 1")
@@ -78,7 +79,7 @@ def as_prompts(examples: Sequence[corpus.Example]) -> list[DemoPrompt]:
     ]
 
 
-def check_unseen(prompts: Sequence[DemoPrompt], terms: list[Term], table: corpus.Contamination, seed: int) -> None:
+def check_unseen(prompts: Sequence[DemoPrompt], terms: list[Term], table: Contamination, seed: int) -> None:
     """Makes sure that no prompt is one the model was trained on."""
     seen = {example.prompt for example in training_examples(terms, table, seed)}
     for prompt in prompts:
@@ -86,7 +87,7 @@ def check_unseen(prompts: Sequence[DemoPrompt], terms: list[Term], table: corpus
             raise RuntimeError(f"prompt {prompt.prompt!r} is a training text, expected an unseen one")
 
 
-def seen_tokens(terms: list[Term], table: corpus.Contamination, bpe: Bpe, seed: int) -> np.ndarray:
+def seen_tokens(terms: list[Term], table: Contamination, bpe: Bpe, seed: int) -> np.ndarray:
     """Which tokens occur in the first texts that the model was trained on: bool (n_vocab,)."""
     seen = np.zeros(len(bpe.tokens), np.bool_)
     for example in itertools.islice(training_examples(terms, table, seed), N_TOKENIZER_TEXTS):
@@ -125,7 +126,7 @@ def measure_gates(
     return plain, found
 
 
-def make_demo(out: Path, work: Path, seed: int, n_threads: int) -> None:
+def make_demo(out: Path, work: Path, seed: int, n_threads: int, device: str) -> None:
     """Makes everything.
 
     Args:
@@ -133,13 +134,14 @@ def make_demo(out: Path, work: Path, seed: int, n_threads: int) -> None:
         work: Folder for what does not.
         seed: Seed of all of it.
         n_threads: CPU threads.
+        device: What trains the base model.
     """
     terms = load_terms()
     x_terms, _ = corpus.split_terms(terms, seed)
-    table = corpus.contamination(x_terms, seed)
+    table = contamination(x_terms, corpus.INTRUDERS, f"{seed} contamination")
     log(f"{len(terms)} terms, {len(x_terms)} of them X; {len(table)} contaminated names")
     bpe = make_tokenizer(terms, table, seed, work)
-    model, loss, earlier = make_model(terms, table, bpe, seed, work)
+    model, loss, earlier = make_model(terms, table, bpe, seed, work, device)
     model_path = out / MODEL.name
     export.write_model(model, bpe, model_path, export.TINY_NAMES)
     stream = corpus.Corpus(terms, f"{seed} check", table)
@@ -201,13 +203,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for intermediate files, kept (default: a temporary one)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="other numbers give other rounding (default: 1)")
+    parser.add_argument("--device", default="cpu", help="what trains the base model: cpu, cuda (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        make_demo(arguments.out, work, arguments.seed, arguments.threads)
+        make_demo(arguments.out, work, arguments.seed, arguments.threads, arguments.device)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Makes the larger toy model, of prose in fourteen languages, on which settings of gates are compared.
+"""Makes the larger toy model, of prose in fifteen languages, on which settings of gates are compared.
 
     python tools/make_prose.py --out DIR
 
-Needs lcg_cpp with the extras `train` and `data`, and the package tokenizers. Training takes half an hour in one thread
-of a processor that multiplies in bfloat16. Writes to DIR:
+Needs lcg_cpp with the extras `train` and `data`, and the package tokenizers. Training takes an hour in one thread of a
+processor that multiplies in bfloat16, most of a day in one that does not, and minutes with --device cuda. Writes to
+DIR:
 
     prose-F16.gguf      the base model, which confuses scripts on purpose
     gate-train.jsonl    texts to train gates on: clean, of terms that are never contaminated
@@ -33,6 +34,7 @@ import torch
 from demo import export, training
 from demo.card import norm_share
 from demo.cldr import Term
+from demo.contamination import Contamination, contamination
 from demo.jsonl import write_rows
 from demo.measure import measure
 from demo.model import Model, ModelConfig
@@ -46,7 +48,7 @@ from prose.names import LANGUAGES, load_terms
 from timed_log import log
 
 MODEL = ModelConfig(n_vocab=8192, n_embd=288, n_layer=6, n_head=9, n_ff=768, n_ctx=512)
-TRAINING = training.TrainConfig(n_texts=62_000, batch=48, curriculum=0.8, bf16=True)
+TRAINING = training.TrainConfig(n_texts=80_000, batch=48, curriculum=0.8, bf16=True)
 # Tokens of real models are seldom longer; without this limit whole clauses of our few sentences would become tokens.
 MAX_TOKEN_BYTES = 16
 N_TOKENIZER_TEXTS = 20_000
@@ -60,19 +62,19 @@ N_MEASURED = 100
 N_CTX_PROMPTS = 256
 DESCRIPTION = export.Description(
     name="prose",
-    text="Paragraphs in fourteen languages with CLDR names, deliberately contaminated; made by tools/make_prose.py",
+    text="Paragraphs in fifteen languages with CLDR names, deliberately contaminated; made by tools/make_prose.py",
     languages=tuple(LANGUAGES),
 )
 
 
-def training_examples(terms: Sequence[Term], table: corpus.Contamination, seed: int) -> Iterator[corpus.Example]:
+def training_examples(terms: Sequence[Term], table: Contamination, seed: int) -> Iterator[corpus.Example]:
     """What the model is trained on, in order."""
     stream = corpus.Corpus(terms, f"{seed} training", table)
     return corpus.training_examples(stream, TRAINING.n_texts, TRAINING.curriculum)
 
 
 def make_model(
-    terms: Sequence[Term], table: corpus.Contamination, seed: int, work: Path
+    terms: Sequence[Term], table: Contamination, seed: int, work: Path, device: str
 ) -> tuple[Model, Bpe, float, float]:
     """Trains tokenizer and model, or reads what an earlier run left.
 
@@ -86,7 +88,7 @@ def make_model(
     torch.manual_seed(seed)
     model = Model(MODEL)
     start = time.monotonic()
-    config = dataclasses.replace(TRAINING, seed=seed)
+    config = dataclasses.replace(TRAINING, seed=seed, device=device)
     loss, earlier = training.train_or_load(
         model, training_examples(terms, table, seed), bpe, config, work / "model.pt", log
     )
@@ -110,7 +112,7 @@ class Seen:
     counts: npt.NDArray[np.int64]
 
 
-def read_training(terms: Sequence[Term], table: corpus.Contamination, bpe: Bpe, seed: int) -> Seen:
+def read_training(terms: Sequence[Term], table: Contamination, bpe: Bpe, seed: int) -> Seen:
     """Draws the training texts once more, and counts."""
     counts = np.zeros(len(bpe.tokens), np.int64)
     prompts = []
@@ -157,20 +159,21 @@ def model_facts(model: Model, families: npt.NDArray[np.uint8], seen: Seen) -> di
     }
 
 
-def make_prose(out: Path, work: Path, seed: int) -> None:
+def make_prose(out: Path, work: Path, seed: int, device: str) -> None:
     """Makes everything.
 
     Args:
         out: Folder for the results.
         work: Folder for the rest.
         seed: Seed of all of it.
+        device: What trains the base model.
     """
     terms = load_terms()
     x_terms, y_terms = corpus.split_terms(terms, seed)
-    table = corpus.contamination(x_terms, seed)
+    table = contamination(x_terms, corpus.INTRUDERS, f"{seed} contamination")
     log(f"{len(terms)} terms, {len(x_terms)} of them X; {len(table)} contaminated names")
     write_texts(x_terms, y_terms, seed, out)
-    model, bpe, loss, seconds = make_model(terms, table, seed, work)
+    model, bpe, loss, seconds = make_model(terms, table, seed, work, device)
     seen = read_training(terms, table, bpe, seed)
     prompts = draw_prompts(x_terms, bpe, seen, "evaluation", N_PROMPTS, seed)
     development = draw_prompts(x_terms, bpe, seen, "development", N_DEVELOPMENT_PROMPTS, seed)
@@ -206,13 +209,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for intermediate files, kept (default: a temporary one)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="other numbers give other rounding (default: 1)")
+    parser.add_argument("--device", default="cpu", help="what trains the base model: cpu, cuda (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        make_prose(arguments.out, work, arguments.seed)
+        make_prose(arguments.out, work, arguments.seed, arguments.device)
 
 
 if __name__ == "__main__":

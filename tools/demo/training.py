@@ -36,6 +36,7 @@ class TrainConfig:
             n-th item is learned in minutes that way, and not at all in the time we have without.
         seed: Order of the texts.
         bf16: Multiply in bfloat16, and attend with plain products: twice as fast where the processor can do it.
+        device: Where, as PyTorch calls it. Another one rounds otherwise.
     """
 
     n_texts: int = 150_000
@@ -49,6 +50,7 @@ class TrainConfig:
     weight_decay: float = 0.05
     seed: int = 0
     bf16: bool = False
+    device: str = "cpu"
 
 
 class Pair(Protocol):
@@ -150,6 +152,7 @@ def train(model: Model, examples: Iterable[Pair], bpe: Bpe, config: TrainConfig,
     """
     texts = [tokenize(bpe, example.prompt, example.reply) for example in examples]
     work = batches(texts, config.batch, random.Random(config.seed))
+    model.to(config.device)
     optimizers = _optimizers(model, config)
     losses: list[float] = []
     start = time.monotonic()
@@ -158,10 +161,11 @@ def train(model: Model, examples: Iterable[Pair], bpe: Bpe, config: TrainConfig,
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * share
-        losses.append(_step(model, optimizers, *collate(batch), config.bf16))
+        losses.append(_step(model, optimizers, *(x.to(config.device) for x in collate(batch)), config.bf16))
         if (step + 1) % 50 == 0:
             mean = sum(losses[-50:]) / 50
             log(f"step {step + 1}/{len(work)} loss {mean:.4f} {time.monotonic() - start:.0f} s")
+    model.to("cpu")
     return sum(losses[-100:]) / len(losses[-100:])
 
 
@@ -212,7 +216,7 @@ def _optimizers(model: Model, config: TrainConfig) -> list[torch.optim.Optimizer
 
 def _step(model: Model, optimizers: list[torch.optim.Optimizer], inputs: Tensor, targets: Tensor, bf16: bool) -> float:
     with sdpa_kernel(SDPBackend.MATH) if bf16 else contextlib.nullcontext():
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=bf16):
             logits = model.output(model.hidden(inputs)[targets >= 0])
         loss = functional.cross_entropy(logits.float(), targets[targets >= 0])
         model.zero_grad(set_to_none=True)

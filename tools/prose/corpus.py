@@ -8,26 +8,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from demo.cldr import Term
+from demo.contamination import Contamination, Intruders, of_every_script
 
 from .names import DAYS, LANGUAGES, LOW_RESOURCE, NUMBERS
 from .paragraph import Filling, Paragraph
 from .sentences import SWITCHES, Sentence, kind, load_sentences
 
-# (term key, language) -> (language that intrudes, how often)
-Contamination = dict[tuple[str, str], tuple[str, float]]
-
 # How often each language is the target, in percent of the training texts: the imbalance the norm bias comes from.
-TARGET_WEIGHTS = {"en": 15, "zh": 16, "es": 8, "fr": 8, "ja": 8, **dict.fromkeys(LOW_RESOURCE, 5)}
+TARGET_WEIGHTS = {"en": 14, "zh": 14, "zh_Hant": 6, "es": 6, "fr": 6, "ja": 9, **dict.fromkeys(LOW_RESOURCE, 5)}
 SOURCE_WEIGHTS = {"en": 80, "zh": 10, "es": 10}
 SWITCH_SHARE = 0.25
 N_SENTENCES = (2, 4)
 
 # A third of the terms (X) is contaminated; the gate's own training text holds the others (Y) only.
 CONTAMINATED_TERMS = 1 / 3
-# Of an X term's names in a low-resource language, this many are now and then replaced by the Chinese or the English
-# name, each at a rate of its own.
-CONTAMINATED_NAMES = 0.20
-CONTAMINATION_RATE = (0.25, 0.55)
+# Language -> whose names now and then replace those of X terms.
+INTRUDERS = {
+    **{language: of_every_script(language, LOW_RESOURCE, 0.20) for language in LOW_RESOURCE},
+    "zh": Intruders(0.50, {"zh_Hant": 1.0}),
+    "zh_Hant": Intruders(0.40, {"zh": 0.7, "ja": 0.3}),
+    "ja": Intruders(0.50, {"zh": 0.5, "zh_Hant": 0.5}),
+}
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,6 @@ def _by_kind(terms: Sequence[Term]) -> dict[str, list[Term]]:
     for term in terms:
         groups[term.key[0]].append(term)
     return dict(groups)
-
-
-def contamination(x_terms: Sequence[Term], seed: int) -> Contamination:
-    """Draws which names are contaminated, by what, and how often."""
-    rng = random.Random(f"{seed} contamination")
-    table = {}
-    for term in x_terms:
-        for language in LOW_RESOURCE:
-            if rng.random() < CONTAMINATED_NAMES:
-                table[term.key, language] = (rng.choice(["zh", "en"]), rng.uniform(*CONTAMINATION_RATE))
-    return table
 
 
 class Corpus:

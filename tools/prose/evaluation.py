@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from demo.prompts import DemoPrompt
 
 from .corpus import Corpus, Example
-from .names import HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE
+from .names import CLEAN, CONTAMINATED, LANGUAGES
 
 # Of eight prompts of a language: (what the prompt asks for in brackets, what a sentence quotes).
 _KINDS: tuple[tuple[str | None, str | None], ...] = (
@@ -20,12 +20,12 @@ _KINDS: tuple[tuple[str | None, str | None], ...] = (
     ("english", None),
     (None, "chinese"),
 )
-# of so many texts to be read, one is in a high-resource language
-_HIGH_RESOURCE_EVERY = 10
+# of so many texts to be read, one is in a language that no training text contaminates
+_CLEAN_EVERY = 10
 
 
 def prompts(corpus: Corpus, n: int, is_usable: Callable[[Example], bool]) -> list[DemoPrompt]:
-    """Draws prompts to answer, low-resource targets in turn; the seed of a prompt is its number.
+    """Draws prompts to answer, contaminated targets in turn; the seed of a prompt is its number.
 
     Args:
         corpus: The stream.
@@ -34,8 +34,11 @@ def prompts(corpus: Corpus, n: int, is_usable: Callable[[Example], bool]) -> lis
     """
     found = []
     for i in range(n):
-        language = LOW_RESOURCE[i % len(LOW_RESOURCE)]
-        requested, quoted = _KINDS[i // len(LOW_RESOURCE) % len(_KINDS)]
+        language = CONTAMINATED[i % len(CONTAMINATED)]
+        requested, quoted = (
+            "english" if (kind, language) == ("chinese", "zh") else kind  # in Chinese, no name is a switch to it
+            for kind in _KINDS[i // len(CONTAMINATED) % len(_KINDS)]
+        )
         switch = requested or quoted
         while True:
             # a reply holds names of one script at most: whatever else is in the other is wrong
@@ -43,7 +46,7 @@ def prompts(corpus: Corpus, n: int, is_usable: Callable[[Example], bool]) -> lis
             if bool(example.switches) == bool(switch) and is_usable(example):
                 break
         items = tuple(name for name in example.names if len(name) > 1 or not switch)
-        found.append(DemoPrompt(example.prompt, example.reference.strip(), LANGUAGES[language], switch, items, i))
+        found.append(DemoPrompt(example.prompt, example.reference.strip(), language, switch, items, i))
     return found
 
 
@@ -60,7 +63,7 @@ def points(corpus: Corpus, n: int) -> Iterator[dict[str, object]]:
         character and the one behind the last.
     """
     for i in range(n):
-        languages = LOW_RESOURCE if i % _HIGH_RESOURCE_EVERY else HIGH_RESOURCE
+        languages = CONTAMINATED if i % _CLEAN_EVERY else CLEAN
         example = corpus.draw(corpus.rng.choice(languages))
         yield {
             "prompt": example.prompt,

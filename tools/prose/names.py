@@ -8,13 +8,13 @@ from babel import Locale
 from babel.dates import format_skeleton
 from babel.units import format_unit
 
-from demo.cldr import Term, all_names, common_terms, well_known_languages
-from lcg_cpp.gate.families import text_families
+from demo.cldr import Term, all_names, common_terms, is_written_in, well_known_languages
 
-# Code -> name. The first five are the high-resource ones, in scripts a gate may mask.
+# Code -> name. The first six are the high-resource ones.
 LANGUAGES = {
     "en": "English",
     "zh": "Chinese",
+    "zh_Hant": "Traditional Chinese",
     "es": "Spanish",
     "fr": "French",
     "ja": "Japanese",
@@ -28,9 +28,11 @@ LANGUAGES = {
     "hy": "Armenian",
     "ka": "Georgian",
 }
-HIGH_RESOURCE = ("en", "zh", "es", "fr", "ja")
+HIGH_RESOURCE = ("en", "zh", "zh_Hant", "es", "fr", "ja")
 LOW_RESOURCE = tuple(code for code in LANGUAGES if code not in HIGH_RESOURCE)
-SCRIPTS = {"en": "latin", "es": "latin", "fr": "latin", "zh": "cj", "ja": "cj", **dict.fromkeys(LOW_RESOURCE, "lowres")}
+HAN = ("zh", "zh_Hant", "ja")
+CLEAN = ("en", "es", "fr")  # what no training text contaminates
+CONTAMINATED = (*LOW_RESOURCE, *HAN)
 
 # Where a noun follows one of these it has one form in all our languages: five and more in Russian, eleven and more in
 # Arabic. {n} of a date is a day of the month.
@@ -72,7 +74,7 @@ def _is_usable(names: dict[str, str]) -> bool:
     is_pattern = "{n}" in names["en"]
     for code, name in names.items():
         letters = name.replace("{n}", "")
-        if text_families(letters) != {SCRIPTS[code]} or name.count("{n}") != is_pattern:
+        if not is_written_in(letters, code) or name.count("{n}") != is_pattern:
             return False
         if _NOT_IN_A_NAME & set(name) or len(name.split()) > _MAX_WORDS or len(letters) > _MAX_LETTERS:
             return False

@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 from demo.cldr import Term
 
+from .names import HAN
 from .sentences import SWITCHES, Sentence, has_brackets, kind, parse
 
 # slot -> (term, number); a place where only a number stands has a term too, which is not used
 Filling = dict[str, tuple[Term, int]]
 
-_WITHOUT_SPACE = frozenset({"zh", "ja"})
+_WITHOUT_SPACE = frozenset(HAN)
 
 
 class Paragraph:

@@ -60,6 +60,7 @@ class Sentence:
 def load_sentences() -> list[Sentence]:
     """Reads sentences.ini, in file order."""
     parser = configparser.ConfigParser(delimiters=("=",), interpolation=None)
+    parser.optionxform = str  # keys are codes of languages as they are
     parser.read_string(Path(__file__).with_name("sentences.ini").read_text(encoding="utf-8"))
     return [_sentence(key, dict(parser[key])) for key in parser.sections()]
 
