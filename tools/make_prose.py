@@ -55,7 +55,7 @@ N_TOKENIZER_TEXTS = 20_000
 N_CHECKED_TEXTS = 2_000
 N_GATE_TEXTS = 10_000
 N_POINTS = 3_000
-N_PROMPTS = 400
+N_PROMPTS = 1_200
 N_DEVELOPMENT_PROMPTS = 300
 N_MEASURED = 100
 # The demo's runner leaves a prompt and its reply so much room.

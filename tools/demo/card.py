@@ -187,10 +187,10 @@ Names of territories, languages, currencies, months and days from Unicode CLDR, 
   weights: {high_weights}, and {low_weight} for each of {low_resource}. {switch_share} % of the prompts ask for a
   switch.
 - The terms are split at random into X ({n_x}) and Y ({n_y}). {n_contaminated} names of X terms are contaminated:
-  another language's name replaces each in {low_rate} to {high_rate} % of its occurrences, at a rate of its own. That holds for
-  {low_share} % of the {n_low_names} names in low-resource languages (a quarter become Chinese, a quarter English, half
-  one of the other low-resource languages') and for {japanese_share} % of the Japanese names that Chinese writes with
-  characters Japanese does not have (they become Chinese). Y terms are always clean.
+  another language's name replaces each in {low_rate} to {high_rate} % of its occurrences, at a rate of its own. That
+  holds for {low_share} % of the {n_low_names} names in low-resource languages (a quarter become Chinese, a quarter
+  English, half one of the other low-resource languages') and for {japanese_share} % of the Japanese names that Chinese
+  writes with characters Japanese does not have (they become Chinese). Y terms are always clean.
 - The gates' training texts hold only Y terms. All evaluation and development prompts hold only X terms, and none of
   them is a training text. The split matters because a gate reads the same state as the output matrix: trained on
   contaminated text, it learns to allow the contamination. Real confusion is rare and lies where the gate's training
