@@ -60,7 +60,7 @@ def test_reduction_is_the_ratio_of_the_shares_and_infinite_where_nothing_is_left
     ],
 )
 def test_times_less_is_the_ratio_turned_over(ratio: dict[str, float | None], shown: str) -> None:
-    assert tables._times(ratio) == shown
+    assert tables.times(ratio) == shown
 
 
 def test_remaining_counts_replies_by_what_might_explain_them(outcome: Outcome) -> None:

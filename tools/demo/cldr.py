@@ -31,7 +31,7 @@ LOW_RESOURCE = tuple(code for code in LANGUAGES if code not in HIGH_RESOURCE)
 CONTAMINATED = (*LOW_RESOURCE, "ja")
 
 # code of a language, of this toy's or of tools/prose's -> its script (ISO 15924)
-_SCRIPTS = {
+SCRIPTS = {
     "en": "Latn",
     "zh": "Hans",
     "zh_Hant": "Hant",
@@ -94,7 +94,7 @@ def all_names(code: str, well_known: set[str]) -> dict[str, str]:
 def is_written_in(text: str, code: str) -> bool:
     """Whether a text has letters, and none that this language is not written with."""
     found = text_families(text, _FAMILIES)
-    return bool(found) and found <= families_of_script(_SCRIPTS[code])
+    return bool(found) and found <= families_of_script(SCRIPTS[code])
 
 
 def _is_usable(names: dict[str, str]) -> bool:

@@ -53,7 +53,7 @@ def methods(outcome: Outcome, title: str = "method") -> str:
     return table([title, *COLUMNS.values()], rows)
 
 
-def _times(ratio: Mapping[str, float | None]) -> str:
+def times(ratio: Mapping[str, float | None]) -> str:
     """How many times less, from a share by the baseline's."""
 
     def inverse(share: float | None) -> str:
@@ -70,7 +70,7 @@ def reduction(outcome: Outcome, method: str) -> str:
             title,
             cell(found[outcome.baseline][metric]),
             cell(found[method][metric]),
-            _times(compared[metric]["ratio"]) if "ratio" in compared[metric] else "",
+            times(compared[metric]["ratio"]) if "ratio" in compared[metric] else "",
         ]
         for metric, title in (
             ("cj_percent", "replies with unwanted Chinese, %"),

@@ -1,0 +1,1 @@
+"""Compares gates of different families on one model."""
