@@ -1,7 +1,8 @@
 """Prompts in many languages: short instructions whose blanks are filled with names from Unicode CLDR.
 
-`instructions.json` holds the instructions. A name stands where it needs no inflection: behind a colon, in quotation
-marks or in a list. CLDR writes a few names with letters of another script (`CFA`); these are left out.
+`instructions.json` holds the instructions, and blanks that are the same in every language: programs, formulas, names of
+products. A name stands where it needs no inflection: behind a colon, in quotation marks or in a list. CLDR writes a few
+names with letters of another script (`CFA`); these are left out.
 """
 
 from __future__ import annotations
@@ -21,22 +22,29 @@ from .languages import cldr_version, locale
 
 _INSTRUCTIONS = Path(__file__).with_name("instructions.json")
 
-# How often each kind of prompt is asked, in percent.
+# How often each kind of prompt is asked, in percent; a language that lacks one asks the others the more.
 _KINDS = {
     # in one language
-    "about": 14,
-    "language": 8,
-    "currency": 6,
-    "words": 12,
-    "free": 20,
+    "about": 9,
+    "language": 5,
+    "currency": 4,
+    "words": 8,
+    "free": 14,
     # translations
-    "from_en": 9,
-    "from_zh": 8,
-    "translate": 8,
+    "from_en": 6,
+    "from_zh": 6,
+    "translate": 6,
     # replies that rightly hold another script
     "say": 5,
-    "program": 5,
+    "program": 3,
     "names": 5,
+    "code": 6,
+    "command": 5,
+    "repair": 4,
+    "table": 4,
+    "formula": 4,
+    "quote": 3,
+    "tech": 3,
 }
 _SOURCES = ("en", "zh")
 _SWITCHES = ("en", "zh", "ja", "ru", "ar", "ko")  # languages that `say` asks for
@@ -86,7 +94,8 @@ class PromptSeries:
         """Make a prompt."""
         rng = random.Random(f"{self._seed} {number}")
         language = self._languages[number % len(self._languages)]
-        kind = rng.choices(list(_KINDS), list(_KINDS.values()))[0]
+        kinds = _kinds(language)
+        kind = rng.choices(list(kinds), list(kinds.values()))[0]
         if kind.startswith("from_"):
             source = _other(kind[len("from_") :], language)
             kind = f"from_{source}"
@@ -99,6 +108,12 @@ class PromptSeries:
         else:
             text = _instruction(language, kind).format(**_blanks(language, rng))
         return Prompt(number, language, kind, text, rng.randrange(2**31))
+
+
+@functools.cache
+def _kinds(language: str) -> dict[str, int]:
+    own = _instructions()["languages"][language]
+    return {kind: weight for kind, weight in _KINDS.items() if kind in own or kind.startswith("from_")}
 
 
 def _instruction(language: str, kind: str) -> str:
@@ -130,6 +145,7 @@ def _blanks(language: str, rng: random.Random) -> dict[str, str]:
     target = rng.choice([code for code in _SWITCHES if code != language])
     return {
         **drawn,
+        **{kind: rng.choice(known) for kind, known in _instructions()["blanks"].items()},
         "word": drawn[rng.choice(("day", "territory"))],
         "words": _list(language, [drawn["day"], drawn["month"], drawn["territory"]]),
         "places": _list(language, rng.sample(names["territory"], _N_NAMES)),

@@ -53,7 +53,7 @@ def is_confused(prompt: Prompt, reply: str) -> bool:
     A gate learns from clean text: taught by its model's own confusion it would allow just that. Latin letters say
     nothing here, replies in every language rightly hold names and code.
     """
-    return prompt.language not in _CJ_LANGUAGES and prompt.kind != "say" and "cj" in text_families(reply)
+    return prompt.language not in _CJ_LANGUAGES and prompt.kind not in ("say", "quote") and "cj" in text_families(reply)
 
 
 class Corpus:
