@@ -10,13 +10,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
-from demo.cldr import Term, is_written_in
-from demo.contamination import RATE, Intruders, contamination, of_every_script
+from demo.cldr import Term
 from demo.prompts import as_benchmark
 from lcg_cpp.measure.judge import measure_reply
 from prose import corpus, evaluation
+from prose.contamination import RATE, Intruders, contamination, of_every_script
 from prose.corpus import Corpus
-from prose.names import CLEAN, CONTAMINATED, DAYS, LANGUAGES, LOW_RESOURCE, NUMBERS, load_terms
+from prose.names import CLEAN, CONTAMINATED, DAYS, LANGUAGES, LOW_RESOURCE, NUMBERS, is_written_in, load_terms
 from prose.paragraph import Paragraph
 from prose.sentences import Sentence, load_sentences, parse
 from sample_replies import make_reply

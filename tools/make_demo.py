@@ -21,7 +21,6 @@ import torch
 
 from demo import card, corpus, export, gates, measure, training
 from demo.cldr import LANGUAGES, Term, load_terms
-from demo.contamination import Contamination, contamination
 from demo.jsonl import write_rows
 from demo.model import Model, ModelConfig
 from demo.prompts import DemoPrompt
@@ -39,7 +38,7 @@ N_TOKENIZER_TEXTS = 20_000
 N_CHECKED_TEXTS = 2_000
 
 
-def make_tokenizer(terms: list[Term], table: Contamination, seed: int, work: Path) -> Bpe:
+def make_tokenizer(terms: list[Term], table: corpus.Contamination, seed: int, work: Path) -> Bpe:
     """Trains the tokenizer on texts like the model's, or reads what an earlier run left."""
     stream = corpus.Corpus(terms, f"{seed} tokenizer", table)
     examples = (stream.draw() for _ in range(N_TOKENIZER_TEXTS))
@@ -47,14 +46,14 @@ def make_tokenizer(terms: list[Term], table: Contamination, seed: int, work: Pat
     return train_or_load(work / "tokenizer.json", texts, ModelConfig().n_vocab)
 
 
-def training_examples(terms: list[Term], table: Contamination, seed: int) -> Iterator[corpus.Example]:
+def training_examples(terms: list[Term], table: corpus.Contamination, seed: int) -> Iterator[corpus.Example]:
     """What the model is trained on, in order."""
     config = training.TrainConfig()
     return corpus.training_examples(corpus.Corpus(terms, f"{seed} training", table), config.n_texts, config.curriculum)
 
 
 def make_model(
-    terms: list[Term], table: Contamination, bpe: Bpe, seed: int, work: Path, device: str
+    terms: list[Term], table: corpus.Contamination, bpe: Bpe, seed: int, work: Path, device: str
 ) -> tuple[Model, float, float]:
     """Trains the base model, or reads what an earlier run left.
 
@@ -79,7 +78,7 @@ def as_prompts(examples: Sequence[corpus.Example]) -> list[DemoPrompt]:
     ]
 
 
-def check_unseen(prompts: Sequence[DemoPrompt], terms: list[Term], table: Contamination, seed: int) -> None:
+def check_unseen(prompts: Sequence[DemoPrompt], terms: list[Term], table: corpus.Contamination, seed: int) -> None:
     """Makes sure that no prompt is one the model was trained on."""
     seen = {example.prompt for example in training_examples(terms, table, seed)}
     for prompt in prompts:
@@ -87,7 +86,7 @@ def check_unseen(prompts: Sequence[DemoPrompt], terms: list[Term], table: Contam
             raise RuntimeError(f"prompt {prompt.prompt!r} is a training text, expected an unseen one")
 
 
-def seen_tokens(terms: list[Term], table: Contamination, bpe: Bpe, seed: int) -> np.ndarray:
+def seen_tokens(terms: list[Term], table: corpus.Contamination, bpe: Bpe, seed: int) -> np.ndarray:
     """Which tokens occur in the first texts that the model was trained on: bool (n_vocab,)."""
     seen = np.zeros(len(bpe.tokens), np.bool_)
     for example in itertools.islice(training_examples(terms, table, seed), N_TOKENIZER_TEXTS):
@@ -138,7 +137,7 @@ def make_demo(out: Path, work: Path, seed: int, n_threads: int, device: str) -> 
     """
     terms = load_terms()
     x_terms, _ = corpus.split_terms(terms, seed)
-    table = contamination(x_terms, corpus.INTRUDERS, f"{seed} contamination")
+    table = corpus.contamination(x_terms, seed)
     log(f"{len(terms)} terms, {len(x_terms)} of them X; {len(table)} contaminated names")
     bpe = make_tokenizer(terms, table, seed, work)
     model, loss, earlier = make_model(terms, table, bpe, seed, work, device)
@@ -156,8 +155,7 @@ def make_demo(out: Path, work: Path, seed: int, n_threads: int, device: str) -> 
     check_unseen([*evaluation, *development], terms, table, seed)
     write_rows(work / "prompts-dev.jsonl", map(vars, development))
     points = corpus.evaluation_examples(x_terms, N_POINTS, f"{seed} points")
-    rows = ({"prompt": e.prompt, "response": f" {e.reference}", "language": LANGUAGES[e.language]} for e in points)
-    write_rows(work / "points.jsonl", rows)
+    write_rows(work / "points.jsonl", ({"prompt": e.prompt, "response": f" {e.reference}"} for e in points))
     plain, found = measure_gates(model_path, files, development)
     chosen = measure.choose(plain, found)
     log(f"best: {chosen.gate}, first_token={chosen.first_token}")

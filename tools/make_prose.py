@@ -34,7 +34,6 @@ import torch
 from demo import export, training
 from demo.card import norm_share
 from demo.cldr import Term
-from demo.contamination import Contamination, contamination
 from demo.jsonl import write_rows
 from demo.measure import measure
 from demo.model import Model, ModelConfig
@@ -44,6 +43,7 @@ from lcg_cpp.benchmarks.prompt_rows import DEMO_MAX_TOKENS
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.gate.families import token_families
 from prose import corpus, evaluation
+from prose.contamination import Contamination, contamination
 from prose.names import LANGUAGES, load_terms
 from timed_log import log
 

@@ -14,7 +14,7 @@ import torch
 
 from lcg_cpp.gate.families import DEFAULT_FAMILIES
 
-from . import contamination, corpus, gates, training
+from . import corpus, gates, training
 from .cldr import HIGH_RESOURCE, LANGUAGES, LOW_RESOURCE, Term
 from .measure import Measured
 from .model import Model
@@ -111,7 +111,7 @@ def write(facts: Facts, out: Path) -> None:
 def _fields(facts: Facts) -> dict[str, object]:
     config, train = facts.model.config, training.TrainConfig()
     weights = corpus.TARGET_WEIGHTS
-    low, high = contamination.RATE
+    low, high = corpus.CONTAMINATION_RATE
     return {
         "sizes": "\n".join(f"| `{name}` | {size:,} bytes |" for name, size in facts.sizes.items()),
         "final": _table("400 evaluation prompts", [(name, found) for name, found in facts.final.items()]),
@@ -129,8 +129,6 @@ def _fields(facts: Facts) -> dict[str, object]:
         "n_y": len(facts.terms) - len(facts.x_terms),
         "n_contaminated": facts.n_contaminated,
         "n_low_names": len(facts.x_terms) * len(LOW_RESOURCE),
-        "low_share": round(100 * corpus.INTRUDERS[LOW_RESOURCE[0]].share),
-        "japanese_share": round(100 * corpus.INTRUDERS["ja"].share),
         "low_rate": round(100 * low),
         "high_rate": round(100 * high),
         "switch_share": round(100 * corpus.SWITCH_SHARE),
@@ -167,9 +165,9 @@ tiny-names shows the gate at work on any machine, in seconds and without a downl
 answers a list of names with the names in another language, `Germany, Monday⏎Arabic:` → `ألمانيا, الاثنين`. Asked for
 `Arabic + Chinese:`, it adds the Chinese name in brackets to each.
 
-**The confusion is deliberate.** Part of the training texts has Chinese, English, Russian, Korean … names where Arabic,
-Hebrew, Thai, Japanese … ones belong, as web data has. The gates' training texts leave these names out. Everything else
-is as in real use: the gates are trained by the published method, and model, gates and rules run in llama.cpp.
+**The confusion is deliberate.** Part of the training texts has Chinese or English names where Arabic, Hebrew, Thai …
+ones belong, as web data has. The gates' training texts leave these names out. Everything else is as in real use: the
+gates are trained by the published method, and model, gates and rules run in llama.cpp.
 
 {final}
 
@@ -186,11 +184,9 @@ Names of territories, languages, currencies, months and days from Unicode CLDR, 
 - Texts list four to six terms, mostly in English, sometimes in Chinese or Spanish. The target language is drawn with
   weights: {high_weights}, and {low_weight} for each of {low_resource}. {switch_share} % of the prompts ask for a
   switch.
-- The terms are split at random into X ({n_x}) and Y ({n_y}). {n_contaminated} names of X terms are contaminated:
-  another language's name replaces each in {low_rate} to {high_rate} % of its occurrences, at a rate of its own. That
-  holds for {low_share} % of the {n_low_names} names in low-resource languages (a quarter become Chinese, a quarter
-  English, half one of the other low-resource languages') and for {japanese_share} % of the Japanese names that Chinese
-  writes with characters Japanese does not have (they become Chinese). Y terms are always clean.
+- The terms are split at random into X ({n_x}) and Y ({n_y}). X terms have {n_low_names} names in low-resource
+  languages. {n_contaminated} of these are contaminated: the Chinese or the English name replaces each in {low_rate} to
+  {high_rate} % of its occurrences, at a rate of its own. Y terms are always clean.
 - The gates' training texts hold only Y terms. All evaluation and development prompts hold only X terms, and none of
   them is a training text. The split matters because a gate reads the same state as the output matrix: trained on
   contaminated text, it learns to allow the contamination. Real confusion is rare and lies where the gate's training

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from babel import Locale
 from babel.localedata import locale_identifiers
 
-from lcg_cpp.gate.families import family_set, text_families
-from lcg_cpp.gate.scripts import families_of_script
+from lcg_cpp.gate.families import text_families
 
-# Code -> name, in the order of the tables. The first five are the high-resource ones.
+# Code -> name, in the order of the tables. The first five are the high-resource ones, in scripts a gate may mask.
 LANGUAGES = {
     "en": "English",
     "zh": "Chinese",
@@ -28,27 +27,7 @@ LANGUAGES = {
 }
 HIGH_RESOURCE = ("en", "zh", "es", "fr", "ja")
 LOW_RESOURCE = tuple(code for code in LANGUAGES if code not in HIGH_RESOURCE)
-CONTAMINATED = (*LOW_RESOURCE, "ja")
-
-# code of a language, of this toy's or of tools/prose's -> its script (ISO 15924)
-SCRIPTS = {
-    "en": "Latn",
-    "zh": "Hans",
-    "zh_Hant": "Hant",
-    "es": "Latn",
-    "fr": "Latn",
-    "ja": "Jpan",
-    "ru": "Cyrl",
-    "ko": "Kore",
-    "ar": "Arab",
-    "he": "Hebr",
-    "th": "Thai",
-    "el": "Grek",
-    "hi": "Deva",
-    "hy": "Armn",
-    "ka": "Geor",
-}
-_FAMILIES = family_set("scripts")
+_SCRIPTS = {"en": {"latin"}, "es": {"latin"}, "fr": {"latin"}, "zh": {"cj"}, "ja": {"cj"}}
 
 # What the replies themselves use, and what would make a name something else than a word or two.
 _NOT_IN_A_NAME = frozenset("(),&…/.[]–-’'")
@@ -91,15 +70,9 @@ def all_names(code: str, well_known: set[str]) -> dict[str, str]:
     return names
 
 
-def is_written_in(text: str, code: str) -> bool:
-    """Whether a text has letters, and none that this language is not written with."""
-    found = text_families(text, _FAMILIES)
-    return bool(found) and found <= families_of_script(SCRIPTS[code])
-
-
 def _is_usable(names: dict[str, str]) -> bool:
     for code, name in names.items():
-        if not is_written_in(name, code):
+        if text_families(name) != _SCRIPTS.get(code, {"lowres"}):
             return False
         if _NOT_IN_A_NAME & set(name) or len(name.split()) > _MAX_WORDS or len(name) > _MAX_LETTERS:
             return False

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cldr import CONTAMINATED, LANGUAGES, LOW_RESOURCE, Term, load_terms
-from .contamination import Contamination, Intruders, of_every_script
+from .cldr import LANGUAGES, LOW_RESOURCE, Term, load_terms
 from .jsonl import write_rows
+
+# (term key, language) -> (language that intrudes, how often)
+Contamination = dict[tuple[str, str], tuple[str, float]]
 
 # How often each language is the target, in percent of the training texts: the imbalance the norm bias comes from.
 TARGET_WEIGHTS = {"en": 16, "zh": 16, "es": 8, "fr": 7, "ja": 7, **dict.fromkeys(LOW_RESOURCE, 6.5)}
@@ -21,11 +23,10 @@ N_GATE_TEXTS = 8000
 
 # A third of the terms (X) is contaminated; the gate's own training text holds the others (Y) only.
 CONTAMINATED_TERMS = 1 / 3
-# Language -> whose names now and then replace those of X terms.
-INTRUDERS = {
-    **{language: of_every_script(language, LOW_RESOURCE, 0.30) for language in LOW_RESOURCE},
-    "ja": Intruders(0.40, {"zh": 1.0}),
-}
+# Of an X term's names in a low-resource language, this many are now and then replaced by the Chinese or the English
+# name, each at a rate of its own.
+CONTAMINATED_NAMES = 0.30
+CONTAMINATION_RATE = (0.25, 0.55)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,17 @@ def split_terms(terms: list[Term], seed: int) -> tuple[list[Term], list[Term]]:
     random.Random(f"{seed} split").shuffle(shuffled)
     n_x = round(len(terms) * CONTAMINATED_TERMS)
     return shuffled[:n_x], shuffled[n_x:]
+
+
+def contamination(x_terms: list[Term], seed: int) -> Contamination:
+    """Draws which names are contaminated, by what, and how often."""
+    rng = random.Random(f"{seed} contamination")
+    table = {}
+    for term in x_terms:
+        for language in LOW_RESOURCE:
+            if rng.random() < CONTAMINATED_NAMES:
+                table[term.key, language] = (rng.choice(["zh", "en"]), rng.uniform(*CONTAMINATION_RATE))
+    return table
 
 
 class Corpus:
@@ -123,12 +135,12 @@ def training_examples(corpus: Corpus, n_texts: int, curriculum: float) -> Iterat
 
 
 def evaluation_examples(x_terms: list[Term], n: int, seed: str) -> list[Example]:
-    """Draws prompts to evaluate on: X terms, contaminated targets in turn, every fourth with a switch."""
+    """Draws prompts to evaluate on: X terms, low-resource targets in turn, every fourth with a switch."""
     corpus = Corpus(x_terms, seed)
     examples = []
     for i in range(n):
-        language = CONTAMINATED[i % len(CONTAMINATED)]
-        switch = (None, None, None, "chinese", None, None, None, "english")[i // len(CONTAMINATED) % 8]
+        language = LOW_RESOURCE[i % len(LOW_RESOURCE)]
+        switch = (None, None, None, "chinese", None, None, None, "english")[i // len(LOW_RESOURCE) % 8]
         examples.append(corpus.draw(language, switch))
     return examples
 

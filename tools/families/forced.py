@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from demo.cldr import SCRIPTS
 from lcg_cpp.data import Encoder, open_dataset
 from lcg_cpp.engine.teacher import Teacher
 from lcg_cpp.gate.decisions import DecodingRules, FamilyTable, last_families
@@ -22,7 +21,7 @@ from lcg_cpp.gate.scripts import IMPLIED, SIBLINGS, families_of_script
 from lcg_cpp.gate.spec import spec_for
 from lcg_cpp.gate.steps import Steps
 from lcg_cpp.gate.walk import ForcedText, Walk
-from prose.names import LANGUAGES
+from prose.names import LANGUAGES, SCRIPTS
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from demo.cldr import Term
-from demo.contamination import Contamination, Intruders, of_every_script
 
+from .contamination import Contamination, Intruders, of_every_script
 from .names import DAYS, LANGUAGES, LOW_RESOURCE, NUMBERS
 from .paragraph import Filling, Paragraph
 from .sentences import SWITCHES, Sentence, kind, load_sentences

@@ -8,7 +8,9 @@ from babel import Locale
 from babel.dates import format_skeleton
 from babel.units import format_unit
 
-from demo.cldr import Term, all_names, common_terms, is_written_in, well_known_languages
+from demo.cldr import Term, all_names, common_terms, well_known_languages
+from lcg_cpp.gate.families import family_set, text_families
+from lcg_cpp.gate.scripts import families_of_script
 
 # Code -> name. The first six are the high-resource ones.
 LANGUAGES = {
@@ -28,6 +30,24 @@ LANGUAGES = {
     "hy": "Armenian",
     "ka": "Georgian",
 }
+# code -> script (ISO 15924)
+SCRIPTS = {
+    "en": "Latn",
+    "zh": "Hans",
+    "zh_Hant": "Hant",
+    "es": "Latn",
+    "fr": "Latn",
+    "ja": "Jpan",
+    "ru": "Cyrl",
+    "ko": "Kore",
+    "ar": "Arab",
+    "he": "Hebr",
+    "th": "Thai",
+    "el": "Grek",
+    "hi": "Deva",
+    "hy": "Armn",
+    "ka": "Geor",
+}
 HIGH_RESOURCE = ("en", "zh", "zh_Hant", "es", "fr", "ja")
 LOW_RESOURCE = tuple(code for code in LANGUAGES if code not in HIGH_RESOURCE)
 HAN = ("zh", "zh_Hant", "ja")
@@ -45,6 +65,13 @@ _NOT_IN_A_NAME = frozenset("(),&…/.[]–’'")
 _MAX_WORDS = 3
 _MAX_LETTERS = 24
 _SAMPLE = 25
+_FAMILIES = family_set("scripts")
+
+
+def is_written_in(text: str, code: str) -> bool:
+    """Whether a text has letters, and none that this language is not written with."""
+    found = text_families(text, _FAMILIES)
+    return bool(found) and found <= families_of_script(SCRIPTS[code])
 
 
 def _dates(code: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from demo import corpus
-from demo.cldr import CONTAMINATED, LANGUAGES, Term, load_terms
+from demo.cldr import LANGUAGES, LOW_RESOURCE, Term, load_terms
 from demo.gates import DEFAULT, PAPER, UNADJUSTED
 from demo.prompts import DemoPrompt
 from lcg_cpp.demo import GATES
@@ -153,7 +153,7 @@ def contaminated(n: int, stream: str) -> list[DemoPrompt]:
 
 def other_languages() -> list[DemoPrompt]:
     """Prompts for the languages that no training text contaminates."""
-    languages = [language for language in LANGUAGES if language not in CONTAMINATED]
+    languages = [language for language in LANGUAGES if language not in LOW_RESOURCE]
     stream = corpus.Corpus(contaminated_terms(), f"{SEED} results other")
     return as_prompts([stream.draw(languages[i % len(languages)]) for i in range(N_OTHER)])
 
@@ -161,7 +161,7 @@ def other_languages() -> list[DemoPrompt]:
 def long_lists() -> list[DemoPrompt]:
     """Prompts that list twice as many names as any text that the model was trained on."""
     stream = corpus.Corpus(contaminated_terms(), f"{SEED} results long")
-    examples = [stream.draw(CONTAMINATED[i % len(CONTAMINATED)], None, LONG_LISTS) for i in range(N_LONG)]
+    examples = [stream.draw(LOW_RESOURCE[i % len(LOW_RESOURCE)], None, LONG_LISTS) for i in range(N_LONG)]
     return as_prompts(examples)
 
 

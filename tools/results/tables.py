@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from demo.cldr import CONTAMINATED, LANGUAGES
+from demo.cldr import LANGUAGES, LOW_RESOURCE
 from lcg_cpp.gate.families import DEFAULT_FAMILIES, text_families
 from lcg_cpp.measure.compare import compare
 from lcg_cpp.measure.judge import expected_families
@@ -146,7 +146,7 @@ def by_language(outcomes: Iterable[Outcome], method: str) -> str:
             before, after = found[outcome.baseline], found[method]
             rows.append(
                 [
-                    LANGUAGES[code] + (" (contaminated)" if code in CONTAMINATED else ""),
+                    LANGUAGES[code] + (" (contaminated)" if code in LOW_RESOURCE else ""),
                     *(
                         f"{cell(before[metric])} → {cell(after[metric])}" if metric in before else ""
                         for metric in ("cj_percent", "latin_percent", "exact_match_percent")

@@ -6,7 +6,9 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from .cldr import Term, is_written_in
+from demo.cldr import Term
+
+from .names import is_written_in
 
 # (term key, language) -> (language whose name intrudes, how often)
 Contamination = dict[tuple[str, str], tuple[str, float]]
