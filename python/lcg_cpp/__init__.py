@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .gate.options import PAPER_OPTIONS, GateOptions
     from .gate.results import Decision, GateEvent, GateStats
     from .run.llama import GatedLlama
+    from .run.reply import Reply
+    from .run.requests import Request
 
 __all__ = [
     "PAPER_OPTIONS",
@@ -21,6 +23,8 @@ __all__ = [
     "GateOptions",
     "GateStats",
     "GatedLlama",
+    "Reply",
+    "Request",
     "family_labels",
 ]
 __version__ = "0.2.0"
@@ -30,4 +34,5 @@ def __getattr__(name: str) -> object:
     """Import what is asked for: an engine that cannot be used is then an error of its use, one line at the shell."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".run" if name == "GatedLlama" else ".gate", __name__), name)
+    room = ".run" if name in ("GatedLlama", "Reply", "Request") else ".gate"
+    return getattr(importlib.import_module(room, __name__), name)

@@ -84,6 +84,18 @@ def require_vocabulary(model: internals.LlamaModel) -> None:
         )
 
 
+def require_decoder(model: internals.LlamaModel) -> None:
+    """Refuse a model with an encoder: llama.cpp ends the process where its decoder is asked first."""
+    if bindings.llama_model_has_encoder(model.model) or not bindings.llama_model_has_decoder(model.model):
+        raise GateError(f"{model.path_model}: has an encoder, expected a model with a decoder only")
+
+
+def require_tokens(context: internals.LlamaContext) -> None:
+    """Refuse an encoder alone, such as BERT: it has no memory, and rows of zeros for logits."""
+    if context.memory is None or context.pooling_type() != bindings.LLAMA_POOLING_TYPE_NONE:
+        raise GateError(f"{context.model.path_model}: makes embeddings of texts, expected a model that generates text")
+
+
 def describe_model(model: internals.LlamaModel, n_embd: int, vocab: Vocab | None = None) -> BaseModel:
     """The facts of a loaded model; `n_embd` is the width of its last hidden state, `vocab` its tokens if known."""
     metadata = model.metadata()

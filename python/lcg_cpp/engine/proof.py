@@ -15,22 +15,23 @@ from .output_norms import UndecodableTypeError, predict_logits
 
 _N_TOKENS = 8
 _OUTPUTS = (3, 7)  # the tokens whose logits are asked for
+_LEAST_PART = 256  # tokens of each sequence at least, to llama.cpp
 _N_LIKELY, _N_OTHERS = 32, 32  # logits that are computed again
 # Right states differ by 0.5 to 1.3 % of the logits' spread (Q8_0; the engine rounds the state), those of another token
 # by 46 % and more.
 _MAX_ERROR = 0.1
 
 
-def prove_hidden_state(model: internals.LlamaModel, params: Any) -> int:
+def prove_hidden_state(model: internals.LlamaModel, params: Any, *, several: bool = False) -> int:
     """Evaluate a few tokens, and compute some of their logits again from what the tap gave; the width of the state.
 
     It takes a context of its own, with a copy of `params`, so that nothing of another context changes. A model is
     refused, with its architecture's name, if its logits are not finite or all equal, or no state was captured, or it is
-    not the one that the output matrix multiplies.
+    not the one that the output matrix multiplies. The tokens are one text, or `several` of a token each.
     """
     architecture = model.metadata().get("general.architecture", "")
     refusal = f"{model.path_model}: lcg-cpp cannot use the architecture {architecture} in this llama-cpp-python: "
-    logits, hidden = _evaluate(model, params)
+    logits, hidden = _evaluate(model, params, _N_TOKENS if several else 1)
     if not np.isfinite(logits).all() or (logits.min(axis=1) == logits.max(axis=1)).any():
         raise GateError(f"{refusal}its logits are all equal or not finite")
     if hidden is None:
@@ -45,13 +46,14 @@ def prove_hidden_state(model: internals.LlamaModel, params: Any) -> int:
 
 
 def _evaluate(
-    model: internals.LlamaModel, params: Any
+    model: internals.LlamaModel, params: Any, n_sequences: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
     """Logits (n, n_vocab) and hidden states (n, n_embd) of the outputs; None where one has no state."""
     n_vocab = model.n_vocab()
     params = type(params).from_buffer_copy(params)
-    params.n_ctx = params.n_batch = params.n_ubatch = _N_TOKENS
-    params.n_seq_max = 1
+    params.n_ctx = _N_TOKENS if n_sequences == 1 else n_sequences * _LEAST_PART
+    params.n_batch = params.n_ubatch = _N_TOKENS
+    params.n_seq_max = n_sequences
     tap = new_tap(_N_TOKENS)
     tap.active = True
     attach_tap(tap, params)
@@ -64,6 +66,8 @@ def _evaluate(
         with contextlib.closing(batch):
             tokens = [n_vocab * (i + 1) // (_N_TOKENS + 1) for i in range(_N_TOKENS)]
             batch.set_batch(tokens, 0, False)
+            for i in range(_N_TOKENS if n_sequences > 1 else 0):
+                batch.batch.pos[i], batch.batch.seq_id[i][0] = 0, i
             for token in _OUTPUTS:
                 batch.batch.logits[token] = True
             try:

@@ -21,7 +21,7 @@ from ..errors import GateError
 from ..files import PathLike, require_regular
 from .base_model import BaseModel
 from .connect import attach_tap, function_addresses, new_tap
-from .model import describe_model, failure_reason, require_vocabulary
+from .model import describe_model, failure_reason, require_decoder, require_tokens, require_vocabulary
 from .proof import prove_hidden_state
 
 _MAX_SEQUENCES = 32  # texts in one batch
@@ -104,9 +104,11 @@ class Teacher:
         params.n_gpu_layers = n_gpu_layers
         with failure_reason(name):
             model = internals.LlamaModel(path_model=name, params=params, verbose=False)
-        if bindings.llama_model_has_encoder(model.model) or not bindings.llama_model_has_decoder(model.model):
+        try:
+            require_decoder(model)
+        except GateError:
             model.close()
-            raise GateError(f"{name}: has an encoder, expected a model with a decoder only")
+            raise
         return model
 
     def _most_sequences(self) -> int:
@@ -134,10 +136,11 @@ class Teacher:
             raise GateError(
                 f"{name}: llama.cpp cannot make a context of {params.n_ctx} tokens; a smaller context takes less memory"
             ) from error
-        # an encoder alone, such as BERT, has no memory, and rows of zeros for logits
-        if context.memory is None or context.pooling_type() != bindings.LLAMA_POOLING_TYPE_NONE:
+        try:
+            require_tokens(context)
+        except GateError:
             context.close()
-            raise GateError(f"{name}: makes embeddings of texts, expected a model that generates text")
+            raise
         return context
 
     def __enter__(self) -> Teacher:

@@ -16,7 +16,7 @@ from ..errors import GateError
 from ..files import PYTORCH_SUFFIXES, PathLike, require_regular
 from .options import Device, GateOptions
 from .pin import Pins
-from .results import REASONS, Decision
+from .results import REASONS, Decision, GateEvent
 from .rule_set import FamilySet
 
 if TYPE_CHECKING:
@@ -226,3 +226,21 @@ class Gate:
             pins: Makes the pin; None if there is none.
         """
         return _core.StagePair(self._core, options.core_stage_options(self.threshold, pins))
+
+    def read_events(self, stages: _core.StagePair) -> list[GateEvent]:
+        """The interventions that stages of this gate kept, oldest first."""
+        return [
+            GateEvent(
+                reply=event["reply"],
+                position=event["position"],
+                last=None if event["last"] is None else self.families.names[event["last"]],
+                predicted=self.names(event["predicted"]),
+                allowed=self.names(event["allowed"]),
+                banned=self.names(event["banned"]),
+                z=tuple(event["z"]),
+                removed=tuple(event["removed"]),
+                left=tuple(event["left"]),
+                chosen=event["chosen"],
+            )
+            for event in stages.events()
+        ]

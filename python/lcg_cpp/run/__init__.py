@@ -1,5 +1,7 @@
 """Running a model with its gate."""
 
 from .llama import GatedLlama
+from .reply import Reply
+from .requests import Request
 
-__all__ = ["GatedLlama"]
+__all__ = ["GatedLlama", "Reply", "Request"]

@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import jinja2
@@ -28,9 +28,12 @@ from ..gate.gate import Gate
 from ..gate.options import Device, GateOptions
 from ..gate.pin import Pins
 from ..gate.results import GateEvent, GateStats
+from .batch import generate_batch
 from .text import WholeTokenizer
 
 __all__ = ["GatedLlama", "Llama"]
+
+_NO_THRESHOLD = 0.5  # that of stages without a gate, which nothing asks for
 
 
 class GatedLlama(Llama):
@@ -151,7 +154,7 @@ class GatedLlama(Llama):
         if self._stages is not None:
             self._stages.set_options(options.core_stage_options(self._threshold, self._pins(options)))
         elif options.has_pin and hasattr(self, "_tokenizer"):  # the model is loaded
-            self._stages = self._new_stages()
+            self._stages = self.new_stages(None, options)
 
     @property
     def gate_stats(self) -> GateStats:
@@ -168,22 +171,7 @@ class GatedLlama(Llama):
         """The latest interventions, oldest first, at most `gate_options.n_events`."""
         if self._gate is None or self._stages is None:
             return []
-        gate = self._gate
-        return [
-            GateEvent(
-                reply=event["reply"],
-                position=event["position"],
-                last=None if event["last"] is None else gate.families.names[event["last"]],
-                predicted=gate.names(event["predicted"]),
-                allowed=gate.names(event["allowed"]),
-                banned=gate.names(event["banned"]),
-                z=tuple(event["z"]),
-                removed=tuple(event["removed"]),
-                left=tuple(event["left"]),
-                chosen=event["chosen"],
-            )
-            for event in self._stages.events()
-        ]
+        return self._gate.read_events(self._stages)
 
     def reset_gate_stats(self) -> None:
         """Set the counters to zero and forget the events."""
@@ -199,19 +187,19 @@ class GatedLlama(Llama):
         if gate is not None:
             self._check_gate(gate)
         self._gate = gate
-        self._stages = self._new_stages()
+        has_stages = gate is not None or self._gate_options.has_pin
+        self._stages = self.new_stages(gate, self._gate_options) if has_stages else None
 
-    def _new_stages(self) -> _core.StagePair | None:
-        options, pins = self._gate_options, self._pins(self._gate_options)
-        if self._gate is not None:
-            return self._gate.new_stages(options, pins)
-        if pins is None:
-            return None
-        return _core.StagePair.without_gate(self.vocab.n_vocab, options.core_stage_options(self._threshold, pins))
+    def new_stages(self, gate: Gate | None, options: GateOptions) -> _core.StagePair:
+        """The two stages of one more sampling chain; without a gate and a pin they only sample faster."""
+        pins = self._pins(options)
+        if gate is not None:
+            return gate.new_stages(options, pins)
+        return _core.StagePair.without_gate(self.vocab.n_vocab, options.core_stage_options(_NO_THRESHOLD, pins))
 
     @property
     def _threshold(self) -> float:
-        return self._gate.threshold if self._gate is not None else 0.5
+        return self._gate.threshold if self._gate is not None else _NO_THRESHOLD
 
     def _pins(self, options: GateOptions) -> Pins | None:
         return self._all_pins if options.has_pin else None
@@ -240,22 +228,41 @@ class GatedLlama(Llama):
     def _hidden_width(self) -> int:
         return prove_hidden_state(self._model, self._context_params)
 
+    @functools.cached_property
+    def several_hidden_width(self) -> int:
+        """Width of the hidden states of several sequences; a model whose states cannot be read raises a GateError."""
+        return prove_hidden_state(self._model, self._context_params, several=True)
+
     # ---- what Llama calls while it generates ----
 
-    def _init_sampler(self, *args: Any, **kwargs: Any) -> internals.LlamaSampler:
+    generate_batch = generate_batch
+
+    def new_chain(self, stages: _core.StagePair, *args: Any, continued: bool = False, **kwargs: Any) -> Chain:
+        """A sampling chain with stages in it, at the beginning of a reply; arguments are those of `Llama.sample`."""
         sampler = super()._init_sampler(*args, **kwargs)
-        if self._stages is None:
-            return sampler
         request = inspect.signature(Llama._init_sampler).bind(self, *args, **kwargs)
         request.apply_defaults()
-        self._chain = insert_stages(
-            sampler, self._stages, temperature=request.arguments["temp"], top_k=request.arguments["top_k"]
-        )
-        continued = self._low_level and self._in_reply
-        self._stages.begin_reply(self._chain.facts, continued)
+        chain = insert_stages(sampler, stages, temperature=request.arguments["temp"], top_k=request.arguments["top_k"])
+        stages.begin_reply(chain.facts, continued)
+        return chain
+
+    @contextlib.contextmanager
+    def seeded(self, seed: int | None) -> Iterator[None]:
+        """Give the chains that are made now another seed; None leaves it."""
+        own = self._seed
+        try:
+            self.set_seed(own if seed is None else seed)
+            yield
+        finally:
+            self.set_seed(own)
+
+    def _init_sampler(self, *args: Any, **kwargs: Any) -> internals.LlamaSampler:
+        if self._stages is None:
+            return super()._init_sampler(*args, **kwargs)
+        self._chain = self.new_chain(self._stages, *args, continued=self._low_level and self._in_reply, **kwargs)
         if not self._low_level:
             self._sampled = None
-        return sampler
+        return self._chain.sampler
 
     def _stages_of_reply(self) -> _core.StagePair | None:
         """The stages that the next token is sampled through; `set_gate` does not change them within a reply."""

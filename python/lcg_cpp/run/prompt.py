@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama_cpp import llama_chat_format
 
 from ..errors import GateError, first_line
-from .llama import GatedLlama
 from .thinking import begins_thinking
+
+if TYPE_CHECKING:
+    from .llama import GatedLlama
 
 TEMPLATE = "tokenizer.chat_template"
 _TAIL = 32  # tokens that a mark at the end of a prompt can have

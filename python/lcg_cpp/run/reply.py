@@ -6,14 +6,16 @@ import codecs
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..engine.base_model import Vocab
 from ..errors import GateError
 from ..gate.results import GateEvent
-from .llama import GatedLlama
 from .prompt import PromptTokens
 from .thinking import Thought, find_thinking
+
+if TYPE_CHECKING:
+    from .llama import GatedLlama
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,37 @@ class Reply:
         self._ends.append(len(self._data))
         return bytes(self._data[begin:])
 
+    def grow(self, token: int, event: GateEvent | None, *, ends: bool, most: int) -> Step | None:
+        """Take a sampled token.
+
+        Args:
+            token: Its id.
+            event: What the gate did.
+            ends: Whether this token ends the reply and is left out.
+            most: Tokens of the reply at most; the last of them ends it too.
+
+        Returns:
+            The token as part of the reply, None if it is left out.
+        """
+        if event is not None:
+            self.events.append(event)
+        if ends:
+            self.finish = "stop"
+            return None
+        data = self.add(token)
+        if not self.finish and len(self.tokens) == most:
+            self.finish = "length"
+        return Step(token, data, event)
+
     @property
     def data(self) -> bytes:
         """The text in bytes, which need not be whole characters."""
         return bytes(self._data)
+
+    @property
+    def text(self) -> str:
+        """The text, without the bytes that are no whole character."""
+        return self._data.decode("utf-8", "ignore")
 
     @property
     def pieces(self) -> list[str]:
@@ -149,14 +178,9 @@ def follow(
         event = None
         if llm.n_interventions != n_events:
             n_events, event = llm.n_interventions, llm.gate_events[-1]
-            reply.events.append(event)
-        if llm.ends_reply(token):
-            reply.finish = "stop"
-            return
-        data = reply.add(token)
-        if not reply.finish and len(reply.tokens) == most:
-            reply.finish = "length"
-        yield Step(token, data, event)
+        step = reply.grow(token, event, ends=llm.ends_reply(token), most=most)
+        if step is not None:
+            yield step
         if not reply.finish and should_stop():
             reply.finish = "interrupted"
         if reply.finish:
