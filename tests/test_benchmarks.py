@@ -27,8 +27,8 @@ def write_lines(path: Path, *rows: object) -> str:
     [
         ({"id": " "}, "`id` is empty"),
         ({"prompt": ""}, "`prompt` is empty"),
-        ({"expect_scripts": ("latin", "lowres")}, "`expect_scripts` holds 'lowres', expected some of 'cj', 'latin'"),
-        ({"switch": "english"}, "`switch` is 'english', expected 'cj', 'latin' or nothing"),
+        ({"expect_scripts": ("latin", "greec")}, "`expect_scripts` holds 'greec', expected greek"),
+        ({"switch": "english"}, "`switch` is 'english', expected nothing or "),
         ({"items": (("x",),)}, "has `items` and no `switch`"),
         ({"switch": "cj", "items": ((),)}, "`items` holds an empty one"),
         ({"switch": "cj", "items": (("德国", " "),)}, "`items` holds an empty one"),
@@ -96,9 +96,9 @@ def test_languages_are_codes_or_english_names(tmp_path: Path, given: str, code: 
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
-        ({"reference": "ملف PDF"}, ("latin",)),
-        ({"reference": "德国 (Germany)"}, ("cj", "latin")),
-        ({"reference": "ملف"}, ()),
+        ({"reference": "ملف PDF"}, ("arabic", "latin")),
+        ({"reference": "德国 (Germany), ドイツ"}, ("cj", "latin")),
+        ({"reference": "12 %"}, ()),
         ({"reference": "ملف PDF", "expect_scripts": []}, ()),
     ],
 )
@@ -125,7 +125,7 @@ def test_scripts_of_the_reference_are_expected_unless_the_row_says_which(
         ({"prompt": "Hi", "max_tokens": 0}, "`max_tokens` is 0, expected at least 1"),
         ({"prompt": "Hi", "language": "Klingonese?"}, "`language` is 'Klingonese?', expected a BCP-47 code"),
         ({"prompt": "Hi", "expect_scripts": "latin"}, "`expect_scripts` is 'latin', expected a list of texts"),
-        ({"prompt": "Hi", "expect_scripts": ["greek"]}, "`expect_scripts` holds 'greek'"),
+        ({"prompt": "Hi", "expect_scripts": ["symbols"]}, "`expect_scripts` holds 'symbols'"),
         ({"prompt": "Hi", "switch": "cj", "items": ["德国"]}, "`items` is '德国', expected a list of texts"),
         ({"prompt": "Hi", "switch": "cj", "items": "德国"}, "`items` is '德国', expected a list of lists of texts"),
         ({"prompt": "Hi", "switch": ["cj"]}, "`switch` is a list, expected text"),
@@ -265,12 +265,13 @@ def test_the_demos_format_is_read_from_a_file(tmp_path: Path) -> None:
         chat=False,
         reference="ألمانيا",
         language="ar",
+        expect_scripts=("arabic",),
         subset="no-latin",
         max_tokens=120,
     )
     assert (chinese.switch, chinese.items, chinese.subset) == ("cj", (("ألمانيا", "德国"),), "switch")
     assert (english.switch, english.items, english.subset) == ("latin", (("ألمانيا", "Germany"),), "switch")
-    assert (chinese.expect_scripts, english.expect_scripts) == (("cj",), ("latin",))
+    assert (chinese.expect_scripts, english.expect_scripts) == (("arabic", "cj"), ("arabic", "latin"))
 
 
 @pytest.mark.parametrize(

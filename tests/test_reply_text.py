@@ -13,7 +13,7 @@ from lcg_cpp.measure.reply_text import (
     names_kept,
     normalize,
     switches_kept,
-    without_choices,
+    blank_choices,
 )
 
 LISTED = (("ألمانيا", "德国"), ("الاثنين", "星期一"))
@@ -99,7 +99,7 @@ def test_the_last_letter_that_stands_alone_is_the_choice(reply, letter):
 
 
 def test_choices_are_no_letters_of_a_language():
-    assert without_choices("الجواب: B) Berlin, H") == "الجواب: ) Berlin, H"
+    assert blank_choices("الجواب: B) Berlin, H") == "الجواب:  ) Berlin, H"
 
 
 @pytest.mark.parametrize(

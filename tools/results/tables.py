@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from demo.cldr import LANGUAGES, LOW_RESOURCE
-from lcg_cpp.gate.families import DEFAULT_FAMILIES, text_families
+from lcg_cpp.gate.families import text_families
 from lcg_cpp.measure.compare import compare
-from lcg_cpp.measure.judge import expected_families
+from lcg_cpp.measure.unwanted import unwanted
 
 from .generate import Outcome
 
@@ -32,6 +32,8 @@ _QUALITY = {
 }
 # what the language of a family is called in prompts
 _NAMES = {"cj": {"chinese", "chino", "中文"}, "latin": {"english", "inglés", "英语"}}
+
+_KINDS = {"cj": ("han", "kana"), "latin": ("latin",)}
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -118,16 +120,12 @@ def remaining(outcome: Outcome, method: str) -> str:
     for family, words in _NAMES.items():
         n = n_start = n_misread = 0
         for reply in outcome.replies:
-            prompt = outcome.prompts[reply["id"]]
-            if reply["method"] != method or family in (expected_families(prompt) or ()):
-                continue
-            wrong = [i for i, piece in enumerate(reply["pieces"]) if family in text_families(piece)]
+            prompt, text = outcome.prompts[reply["id"]], reply["reply"]
+            stretches = unwanted(text, prompt) if reply["method"] == method else None
+            wrong = [begin for begin, _, kind in stretches or () if kind in _KINDS[family]]
             if wrong:
                 n += 1
-                n_start += not set(reply["families"][: wrong[0]]) - {
-                    DEFAULT_FAMILIES.neutral,
-                    DEFAULT_FAMILIES.names.index(family),
-                }
+                n_start += not text_families(text[: wrong[0]])
                 listed = {name.strip().lower() for name in prompt.prompt.split("\n")[0].split(",")}
                 n_misread += bool(prompt.switch) and not words.isdisjoint(listed)
         rows.append([family, str(n), str(n_start), str(n_misread)])

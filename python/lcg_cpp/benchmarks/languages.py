@@ -59,7 +59,34 @@ CODES = {
     "Urdu": "ur",
     "Vietnamese": "vi",
 }
-_LATIN = "cs de en es fi fil fr hu id it ms nl pl pt ro sv sw tr vi"
+# ISO 15924 code -> the languages above that are written in it.
+_SCRIPTS = {
+    "Latn": "cs de en es fi fil fr hu id it ms nl pl pt ro sv sw tr vi",
+    "Cyrl": "bg kk mn ru sr uk",
+    "Arab": "ar fa ur",
+    "Deva": "hi mr ne",
+    "Armn": "hy",
+    "Beng": "bn",
+    "Ethi": "am",
+    "Geor": "ka",
+    "Grek": "el",
+    "Gujr": "gu",
+    "Guru": "pa",
+    "Hans": "zh",
+    "Hebr": "he",
+    "Jpan": "ja",
+    "Khmr": "km",
+    "Knda": "kn",
+    "Kore": "ko",
+    "Laoo": "lo",
+    "Mlym": "ml",
+    "Mymr": "my",
+    "Sinh": "si",
+    "Taml": "ta",
+    "Telu": "te",
+    "Thai": "th",
+}
+_USUAL_SCRIPT = {code: script for script, codes in _SCRIPTS.items() for code in codes.split()}
 _CODE = re.compile("[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*")
 
 
@@ -72,8 +99,6 @@ def code_of(language: str) -> str:
     return language
 
 
-def usual_family(code: str) -> str:
-    """The family of the letters of a language in `CODES`: `cj`, `latin` or `lowres`; empty for all others."""
-    if code not in CODES.values():
-        return ""
-    return "cj" if code in ("ja", "zh") else "latin" if code in _LATIN.split() else "lowres"
+def usual_script(code: str) -> str:
+    """The script (ISO 15924) of a language in `CODES`; empty for all others."""
+    return _USUAL_SCRIPT.get(code, "")

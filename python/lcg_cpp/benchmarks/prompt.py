@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import GateError
+from ..gate.scripts import GROUPS, NAMES, nearest_names
 
-CONFUSABLE = ("cj", "latin")  # the families that replies may be confused with
+_NAMED = frozenset((*NAMES, *GROUPS)) - {"symbols"}
 CHOICES = "ABCDEFG"
 
 
@@ -19,9 +20,10 @@ class Prompt:
     chat: bool  # whether it goes through the model's chat template; otherwise it is completed as it is
     reference: str = ""  # a right reply; empty: none is known
     language: str = ""  # code of the reply's language (BCP-47: `ar`, `zh`, `sr-Latn`); empty: unknown
-    # families out of `cj` and `latin` whose letters may be in the reply, besides those of its language
+    # scripts that the reply may hold besides its language's: families of the rule set `scripts`, or `scripts.GROUPS`
+    # such as `cj`, which is all of Chinese and Japanese
     expect_scripts: tuple[str, ...] = ()
-    switch: str = ""  # `cj` or `latin` if the prompt asks for a code-switch: the reply must hold such a letter
+    switch: str = ""  # such a script if the prompt asks for a code-switch: the reply must hold a letter of it
     # what must be in the reply for the code-switches to count as kept: of each, all strings
     items: tuple[tuple[str, ...], ...] = ()
     subset: str = ""  # the part of the benchmark: `no-latin`, `with-latin`, `switch`, …
@@ -33,13 +35,13 @@ class Prompt:
         for name in ("id", "prompt"):
             if not getattr(self, name).strip():
                 raise GateError(f"`{name}` is empty")
-        wrong = [family for family in self.expect_scripts if family not in CONFUSABLE]
-        if wrong:
-            raise GateError(f"`expect_scripts` holds {wrong[0]!r}, expected some of 'cj', 'latin'")
-        if self.switch not in ("", *CONFUSABLE):
-            raise GateError(f"`switch` is {self.switch!r}, expected 'cj', 'latin' or nothing")
+        for script in self.expect_scripts:
+            if script not in _NAMED:
+                raise GateError(f"`expect_scripts` holds {script!r}, expected {nearest_names(script)}")
+        if self.switch and self.switch not in _NAMED:
+            raise GateError(f"`switch` is {self.switch!r}, expected nothing or {nearest_names(self.switch)}")
         if self.items and not self.switch:
-            raise GateError("has `items` and no `switch`, expected the script of what they hold: 'cj' or 'latin'")
+            raise GateError("has `items` and no `switch`, expected the script of what they hold, such as 'latin'")
         if not all(item and all(string.strip() for string in item) for item in self.items):
             raise GateError("`items` holds an empty one, expected strings that must be in the reply")
         if self.answer and (len(self.answer) > 1 or self.answer not in CHOICES):

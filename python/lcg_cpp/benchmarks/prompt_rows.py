@@ -6,8 +6,9 @@ from ..data.columns import Row, Rows, optional_text, text, text_lists, texts
 from ..data.files import open_files
 from ..data.rows import BadRow
 from ..gate.families import text_families
+from ..gate.scripts import RULE_SET, SIBLINGS
 from .languages import code_of
-from .prompt import CONFUSABLE, Benchmark, Prompt
+from .prompt import Benchmark, Prompt
 
 DEMO_MAX_TOKENS = 120  # of a reply, as `lcg-cpp demo` has it
 _DEMO_SWITCHES = {"": "", "english": "latin", "chinese": "cj"}
@@ -61,9 +62,9 @@ def _prompt(row: Row, default_id: str) -> Prompt:
 
 
 def scripts_in(reference: str) -> tuple[str, ...]:
-    """The families out of `cj` and `latin` whose letters a right reply holds."""
-    found = text_families(reference)
-    return tuple(family for family in CONFUSABLE if family in found)
+    """The scripts of a right reply, Chinese and Japanese together as `cj`: which of them a language's text may hold."""
+    found = text_families(reference, RULE_SET.families)
+    return tuple(sorted({"cj" if family in SIBLINGS else family for family in found}))
 
 
 def subset_of(reference: str) -> str:

@@ -17,6 +17,8 @@ from ..evaluate.methods import METHODS, WARNING, Method, parse_methods
 from ..files import write_whole
 from ..gate.options import GateOptions
 from ..measure.judge import check_prompts, unknown_languages
+from ..measure.metrics import KIND_METRICS
+from ..measure.unwanted import title_of
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
 from .loading import load_gate, load_model, read_benchmark
@@ -31,6 +33,7 @@ _TEMPLATE_TOKENS = 256  # what chat templates add to a prompt at most
 _LEAST_CONTEXT = 512
 _SIGNIFICANT = 0.05
 _COLUMNS = {
+    "unwanted_percent": "unwanted %",
     "cj_percent": "CJ %",
     "latin_percent": "Latin %",
     "switches_kept_percent": "switches kept %",
@@ -41,9 +44,10 @@ _COLUMNS = {
     "intervention_percent": "interventions %",
     "tokens_per_second": "tokens/s",
     "empty_percent": "empty %",
+    "wrong_script_percent": "in another script %",
     "truncated_percent": "cut off %",
 }
-_SELDOM = ("empty_percent", "truncated_percent")  # shown where there are any
+_SELDOM = ("empty_percent", "truncated_percent", "wrong_script_percent")  # shown where there are any
 
 _EPILOG = f"""\
 LIST holds methods, separated by commas: {", ".join(METHODS)};
@@ -201,6 +205,9 @@ def _report(args: argparse.Namespace, folder: Path, benchmark: Benchmark, evalua
     print_heading(f"{benchmark.name}: {summary['prompts']:,} prompts{seeds}{state}")
     for columns, rows in tables(summary, shutil.get_terminal_size((80, 24)).columns):
         print_table(columns, rows)
+    columns, rows = by_script(summary)
+    if rows:
+        print_table(columns, rows)
     if "compared_with_none" in summary:
         print("with 95 % intervals; * differs from none (paired bootstrap, p < 0.05 after Holm's correction)")
     print("wrote " + ", ".join(str(folder / name) for name in written))
@@ -225,6 +232,18 @@ def tables(summary: Mapping[str, Any], width: int) -> Iterator[tuple[list[str], 
         columns.append(cells)
         used += wide
     yield _table(first, columns)
+
+
+def by_script(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The replies with unwanted letters of each script that there are, as headings and rows of a table."""
+    methods = summary["methods"]
+    found = {metric for metrics in methods.values() for metric in metrics}
+    rows = [
+        [title_of(kind), *(_cell(summary, method, metric) for method in methods)]
+        for metric, kind in KIND_METRICS.items()
+        if metric in found
+    ]
+    return ["unwanted, % of replies", *(f">{method}" for method in methods)], rows
 
 
 def _table(first: list[str], columns: list[list[str]]) -> tuple[list[str], list[list[str]]]:

@@ -35,9 +35,8 @@ import numpy.typing as npt
 
 from ..data import Encoder, Message, Sample
 from ..gate.decisions import FamilyTable, last_families
-from ..gate.families import text_families
-from ..measure.judge import expected_families
-from ..measure.language_id import language_family
+from ..gate.families import families_of_scripts, text_families
+from ..measure.unwanted import Expected, expected
 from .places import (
     AFTER,
     BETWEEN,
@@ -121,18 +120,19 @@ class Splicer:
         clean = self._render(prompt, prompt.reference.strip())
         if clean is None:
             return []
-        letters = Counter(script for character in clean.reply for script in text_families(character))
+        letters = text_families(clean.reply, self._families.families)
         if not letters:
             self.skipped["the reference holds no letter"] += 1
             return []
         own = self._families.token_family[clean.tokens[clean.is_reply]]
-        script = language_family(prompt.language) or letters.most_common(1)[0][0]
-        main_family = self._main_family(script, own)
-        right = {*(expected_families(prompt) or ()), *text_families(prompt.reference)}
+        right = expected(prompt)
+        main_family = self._main_family(right, own)
+        if right is not None:
+            letters |= families_of_scripts(right.every, self._families.families)
         wrong = [
             f
             for f in np.flatnonzero(self._families.maskable).tolist()
-            if self._names[f] not in right and f not in own.tolist()
+            if self._names[f] not in letters and f not in own.tolist()
         ]
         rng = random.Random(f"{self._seed}:{prompt.id}")
         return [
@@ -141,10 +141,11 @@ class Splicer:
             *self._switches(prompt, clean, main_family, number, rng),
         ]
 
-    def _main_family(self, script: str, own: npt.NDArray[np.intp]) -> int:
-        """The family of a script, or, where families are finer than scripts, that of most of the reply's tokens."""
-        if script in self._names:
-            return self._names.index(script)
+    def _main_family(self, right: Expected | None, own: npt.NDArray[np.intp]) -> int:
+        """The family of the reply's language; that of most of its tokens where that is not one family."""
+        names = sorted(families_of_scripts(right.own, self._families.families)) if right is not None else []
+        if len(names) == 1:
+            return self._names.index(names[0])
         return int(np.bincount(own[own != self._families.neutral], minlength=len(self._names)).argmax())
 
     def _render(self, prompt: Prompt, reply: str) -> Rendered | None:

@@ -13,6 +13,7 @@ replies.jsonl has one object a line:
 | finish | `stop`, or `length` if the reply was cut |
 | seconds | the reply took, the prompt's evaluation included |
 | events | the gate's interventions |
+| unwanted | letters of the answer by kind, see `measure.unwanted`; null if none can be wrong |
 
 The pieces of a reply make up its text: a character that several tokens share is with the token that completes it, and
 what is behind a text that ends the reply is left out. The token that ends a reply is not told, but an event can be at
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GateError
 from ..gate.gate import Gate
+from ..measure.judge import unwanted_letters
 from ..run.llama import GatedLlama
 from ..run.prompt import PromptTokens
 from ..run.reply import context_size
@@ -145,6 +147,7 @@ def evaluate(
                 finished = False
                 break
             reply = {**prompt_record(job.prompt, job.method.name, job.seed), **replier.record(job.method, said)}
+            reply["unwanted"] = unwanted_letters(reply, job.prompt)
             append_reply(file, reply)
             replies.append(reply)
             n_tokens += len(said.tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -92,6 +93,12 @@ def letter_counts(text: str, families: FamilySet = DEFAULT_FAMILIES) -> Counter[
         if found:
             counts[rule_set.family_in(families, rule_set.families.names[found.bit_length() - 1])] += n
     return counts
+
+
+def families_of_scripts(scripts: Iterable[str], families: FamilySet) -> set[str]:
+    """The families that have the letters of some families of the rule set `scripts`."""
+    rule_set = _rule_set(families.rules)
+    return {rule_set.family_in(families, rule_set.of_script(script)) for script in scripts}
 
 
 def exempt_tokens(vocab: Vocab) -> tuple[int, ...]:

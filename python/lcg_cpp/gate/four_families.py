@@ -15,6 +15,7 @@ from functools import cache
 
 from ..engine.base_model import CONTROL, UNKNOWN, UNUSED, USER_DEFINED
 from .rule_set import FamilySet, RuleSet, common_family, letter_name
+from .scripts import SIBLINGS
 
 _NAMES = ("cj", "latin", "symbols", "lowres")
 _FAMILIES = FamilySet(_NAMES, (True, True, False, False), _NAMES.index("symbols"), "default")
@@ -82,5 +83,11 @@ def _overlaps(code_points: range, blocks: tuple[tuple[int, int], ...]) -> bool:
     return any(code_points[0] <= last and first <= code_points[-1] for first, last in blocks)
 
 
-DEFAULT = RuleSet(_FAMILIES, _letter, _strongest, _fragment, UNKNOWN | CONTROL | USER_DEFINED | UNUSED)
-PAPER = RuleSet(replace(_FAMILIES, rules="paper"), _paper_letter, _strongest, _paper_fragment, UNKNOWN | CONTROL)
+def _of_script(family: str) -> str:
+    return "cj" if family in SIBLINGS else family if family in ("latin", "symbols") else "lowres"
+
+
+DEFAULT = RuleSet(_FAMILIES, _letter, _strongest, _fragment, UNKNOWN | CONTROL | USER_DEFINED | UNUSED, _of_script)
+PAPER = RuleSet(
+    replace(_FAMILIES, rules="paper"), _paper_letter, _strongest, _paper_fragment, UNKNOWN | CONTROL, _of_script
+)

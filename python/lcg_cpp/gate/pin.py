@@ -7,35 +7,20 @@ step, the first included, and acts on the logits before anything truncates. Byte
 
 from __future__ import annotations
 
-import difflib
-
 import numpy as np
 
 from .. import _core
 from ..engine.base_model import CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
 from ..errors import GateError
 from .families import exempt_tokens
-from .scripts import RULE_SET, SIBLINGS, character_families, families_of_script
+from .scripts import GROUPS, RULE_SET, character_families, families_named, nearest_names
 
 _FAMILIES = RULE_SET.families
 _NEUTRAL = _FAMILIES.names[_FAMILIES.neutral]
-_HAN = SIBLINGS - {"kana"}
 
 # The tokens that a gate exempts while decoding: letters of multiple choice, and `assistant`. A pin does so only where
 # `allow` names them: a model that may write nothing else of Latin makes words of them.
 CHOICES = "choices"
-
-# Names of several families. `han` is also the name of the family that all of them share, which nobody wants alone.
-GROUPS = {
-    "han": _HAN,
-    "chinese": _HAN,
-    "simplified": families_of_script("Hans"),
-    "traditional": families_of_script("Hant"),
-    "japanese": families_of_script("Jpan"),
-    "korean": families_of_script("Kore"),
-    "cj": SIBLINGS,  # as the four families have it
-    "lowres": frozenset(_FAMILIES.languages.values()) - SIBLINGS - {"latin"},
-}
 
 
 def check_scripts(field: str, names: object) -> tuple[str, ...]:
@@ -43,7 +28,7 @@ def check_scripts(field: str, names: object) -> tuple[str, ...]:
 
     Args:
         field: Its name.
-        names: Its value: families of the rule set `scripts`, or `GROUPS`.
+        names: Its value: families of the rule set `scripts`, or `scripts.GROUPS`.
 
     Raises:
         GateError: It is no tuple of known names, or denies what is no letter.
@@ -53,8 +38,7 @@ def check_scripts(field: str, names: object) -> tuple[str, ...]:
     known = sorted({*_FAMILIES.names, *GROUPS, *((CHOICES,) if field == "allow" else ())})
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name).lower(), known) or known
-            raise GateError(f"`{field}` names {name!r}, expected {', '.join(near)}")
+            raise GateError(f"`{field}` names {name!r}, expected {nearest_names(name, known)}")
         if field == "deny" and name == _NEUTRAL:
             raise GateError(f"`deny` names {name!r}, expected a script: digits, signs and control tokens always stay")
     return tuple(names)
@@ -62,12 +46,8 @@ def check_scripts(field: str, names: object) -> tuple[str, ...]:
 
 def denied_families(allow: tuple[str, ...], deny: tuple[str, ...]) -> frozenset[str]:
     """The families that must not come out: those outside `allow` unless it is empty, and those in `deny`."""
-
-    def members(names: tuple[str, ...]) -> frozenset[str]:
-        return frozenset().union(*(GROUPS.get(name, (name,)) for name in names))
-
     languages = frozenset(_FAMILIES.languages.values())
-    return (languages - members(allow) if allow else frozenset()) | members(deny)
+    return (languages - families_named(allow) if allow else frozenset()) | families_named(deny)
 
 
 class Pins:

@@ -81,6 +81,7 @@ class RuleSet:
     # points it can become
     fragment: Callable[[int, range], str]
     never_text: int  # type bits of tokens that are neutral whatever their text is
+    of_script: Callable[[str], str]  # family of the rule set `scripts` -> name of the family that has its letters
     # name -> name of the later family that takes its tokens in a vocabulary that has fewer than `min_tokens`
     joins: Mapping[str, str] = field(default_factory=dict)
     min_tokens: int = 0  # how many tokens a family in `joins` must have to stand alone

@@ -20,9 +20,10 @@ Character Database), so that it does not change with Python:
 
 from __future__ import annotations
 
+import difflib
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 
@@ -194,12 +195,37 @@ def families_of_script(script: str) -> frozenset[str]:
     return _FAMILIES_OF_SCRIPT.get(script.title(), frozenset(("other",)))
 
 
+# Names of several families. `han` is also the name of the family that all of them share, which nobody wants alone.
+GROUPS = {
+    "han": SIBLINGS - {"kana"},
+    "chinese": SIBLINGS - {"kana"},
+    "simplified": families_of_script("Hans"),
+    "traditional": families_of_script("Hant"),
+    "japanese": families_of_script("Jpan"),
+    "korean": families_of_script("Kore"),
+    "cj": SIBLINGS,  # as the four families have it
+    "lowres": frozenset(NAMES) - SIBLINGS - {"latin", _NEUTRAL},
+}
+
+
+def families_named(names: Iterable[str]) -> frozenset[str]:
+    """The families of some names: families themselves, or `GROUPS`."""
+    return frozenset().union(*(GROUPS.get(name, (name,)) for name in names))
+
+
+def nearest_names(name: object, known: Iterable[str] = (*NAMES[:-1], *GROUPS)) -> str:
+    """What a name that is not known could have been meant to be, as an error lists it."""
+    names = sorted({*known})
+    return ", ".join(difflib.get_close_matches(str(name).lower(), names) or names)
+
+
 RULE_SET = RuleSet(
     families=FamilySet(NAMES, tuple(name != _NEUTRAL for name in NAMES), NAMES.index(_NEUTRAL), "scripts"),
     letter=_letter,
     strongest=_strongest,
     fragment=_fragment,
     never_text=UNKNOWN | CONTROL | USER_DEFINED | UNUSED,
+    of_script=str,
     # in the order of NAMES: the Han families before `han`
     joins={name: "han" if name in _USES and name not in ("kana", "han") else "other" for name in NAMES[:-2]},
     min_tokens=_MIN_TOKENS,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..errors import GateError
 from .answer import Reply
 from .bootstrap import holm, interval, ratio_interval, resampled_sums, two_sided_p, unanimous_bound
-from .metrics import METRICS, RATES, Sums, scores, sums_by_method
+from .metrics import METRICS, RATES, Sums, scores, silent_metrics, sums_by_method
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
@@ -85,27 +85,30 @@ def summarize(
         n_resamples: At least 100.
 
     Returns:
-        Method -> metric -> estimate. A metric that is not defined on a method's replies is absent.
+        Method -> metric -> estimate. A metric that is not defined on a method's replies is absent, and so are the
+        scripts that are unwanted in no reply of any method.
 
     Raises:
         GateError: A reply's prompt is missing or it is there twice; or as `measure_reply`.
     """
     _check_resamples(n_resamples)
+    sums_of = sums_by_method(replies, prompts)
+    silent = silent_metrics(sums_of.values())
     return {
         method: _estimates(
-            sums, scores(resampled_sums(sums.columns, sums.prompt_of, n_resamples=n_resamples, seed=seed))
+            sums, scores(resampled_sums(sums.columns, sums.prompt_of, n_resamples=n_resamples, seed=seed)), silent
         )
-        for method, sums in sums_by_method(replies, prompts).items()
+        for method, sums in sums_of.items()
     }
 
 
-def _estimates(sums: Sums, samples: Floats) -> dict[str, Estimate]:
-    """Samples (n_resamples, metrics): the scores of the resamples."""
+def _estimates(sums: Sums, samples: Floats, silent: frozenset[str]) -> dict[str, Estimate]:
+    """Samples (n_resamples, metrics): the scores of the resamples; nothing is told of the silent metrics."""
     prompt_of = sums.prompt_of
     values = scores(sums.columns.sum(axis=0, keepdims=True))[0]
     estimates = {}
     for i, metric in enumerate(METRICS):
-        if np.isnan(values[i]):
+        if np.isnan(values[i]) or metric in silent:
             continue
         low, high = interval(samples[:, i])
         if metric in _SHARES and values[i] in _UNANIMOUS:
@@ -151,8 +154,9 @@ def compare(
     sums_of = sums_by_method(replies, prompts)
     if baseline not in sums_of:
         raise GateError(f"`baseline` is `{baseline}`, expected one of {', '.join(map(repr, sums_of)) or 'no methods'}")
+    silent = silent_metrics(sums_of.values())
     found = {
-        method: _differences(sums_of[baseline], sums, seed=seed, n_resamples=n_resamples)
+        method: _differences(sums_of[baseline], sums, silent, seed=seed, n_resamples=n_resamples)
         for method, sums in sums_of.items()
         if method != baseline
     }
@@ -163,7 +167,9 @@ def compare(
     return found
 
 
-def _differences(baseline: Sums, other: Sums, *, seed: int, n_resamples: int) -> dict[str, Difference]:
+def _differences(
+    baseline: Sums, other: Sums, silent: frozenset[str], *, seed: int, n_resamples: int
+) -> dict[str, Difference]:
     common = sorted(set(baseline.units).intersection(other.units))
     if not common:
         return {}
@@ -172,7 +178,7 @@ def _differences(baseline: Sums, other: Sums, *, seed: int, n_resamples: int) ->
     resampled = resampled_sums(pairs, before.prompt_of, n_resamples=n_resamples, seed=seed)
     n = before.columns.shape[1]
     before_samples, after_samples = scores(resampled[:, :n]), scores(resampled[:, n:])
-    of_before, of_after = _estimates(before, before_samples), _estimates(after, after_samples)
+    of_before, of_after = _estimates(before, before_samples, silent), _estimates(after, after_samples, silent)
     differences = {}
     for i, metric in enumerate(METRICS):
         if metric not in of_before or metric not in of_after or metric in _NOT_COMPARED:

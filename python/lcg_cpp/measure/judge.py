@@ -5,37 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from ..benchmarks.prompt import CONFUSABLE
 from ..gate.families import text_families
+from ..gate.scripts import RULE_SET, SIBLINGS, families_named
 from .answer import Reply, take_apart
-from .language_id import base_language, identified_languages, identify, language_family
-from .reply_text import choice, count_held, count_marked, holds_latin_word, lines_to_judge, normalize, without_choices
+from .language_id import base_language, identified_languages, identify, language_script
+from .reply_text import choice, count_held, count_marked, holds_latin_word, lines_to_judge, normalize
 from .translation import segment_statistics, tokenizer
+from .unwanted import KINDS, expected, is_in_another_script, letters_by_kind, unwanted
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
 
     Measures = dict[str, "float | None"]
-
-
-def expected_families(prompt: Prompt) -> frozenset[str] | None:
-    """The families whose letters are right in a reply; None if no letter is wrong.
-
-    Those the prompt names, its language's, and those of a requested code-switch. None if the prompt says neither
-    language nor scripts, or a language that CLDR does not know.
-    """
-    if not prompt.language and not prompt.expect_scripts:
-        return None
-    families = set(prompt.expect_scripts)
-    if prompt.language:
-        family = language_family(prompt.language)
-        if not family:
-            return None
-        families.add(family)
-    if prompt.switch:
-        families.add(prompt.switch)
-        families |= text_families("".join(string for item in prompt.items for string in item))
-    return frozenset(families)
 
 
 def measure_reply(reply: Reply, prompt: Prompt, *, extras: bool = True) -> Measures:
@@ -68,31 +49,62 @@ def measure_reply(reply: Reply, prompt: Prompt, *, extras: bool = True) -> Measu
 
 
 def _confusion(text: str, pieces: Sequence[str], prompt: Prompt) -> Measures:
-    """Letters of families that the prompt does not expect, and the second script that it allows."""
-    measures: Measures = dict.fromkeys(("cj", "latin", "cj_tokens", "latin_tokens", "code_switch"))
-    expected = expected_families(prompt)
-    if expected is None:
-        return measures
-    if prompt.answer:
-        text, pieces = without_choices(text), [without_choices(piece) for piece in pieces]
-    found = text_families(text)
-    for family in CONFUSABLE:
-        is_wrong = family in found and family not in expected
-        measures[family] = float(is_wrong)
-        measures[f"{family}_tokens"] = sum(family in text_families(piece) for piece in pieces) if is_wrong else 0
-    if prompt.language:
-        others = expected.intersection(CONFUSABLE) - {language_family(prompt.language)}
-        measures["code_switch"] = float(not found.isdisjoint(others)) if others else None
+    """Unwanted letters, of any script and of each, and the second script that the prompt allows."""
+    counted = ("unwanted", "cj", "latin")
+    stretches, right = unwanted(text, prompt), expected(prompt)
+    if stretches is None or right is None:
+        return dict.fromkeys(
+            [*counted, *(f"{name}_tokens" for name in counted), *map(measure_of, KINDS), "wrong_script", "code_switch"]
+        )
+    kinds = {kind for _, _, kind in stretches}
+    measures: Measures = {measure_of(kind): float(kind in kinds) for kind in KINDS}
+    for name, wrong in zip(counted, (kinds, _cj(right.own) & kinds, {"latin"} & kinds)):
+        measures[name] = float(bool(wrong))
+        measures[f"{name}_tokens"] = _count_pieces(pieces, [(a, b) for a, b, kind in stretches if kind in wrong])
+    measures["wrong_script"] = float(is_in_another_script(text, stretches, prompt))
+    found = text_families(text, RULE_SET.families)
+    measures["code_switch"] = float(not found.isdisjoint(right.others)) if right.others else None
     return measures
 
 
+def unwanted_letters(reply: Reply, prompt: Prompt) -> dict[str, int] | None:
+    """How many letters of each kind are unwanted in a reply's answer; None if none can be wrong."""
+    stretches = unwanted(take_apart(reply).answer, prompt)
+    return None if stretches is None else letters_by_kind(stretches)
+
+
+def measure_of(kind: str) -> str:
+    """The name of the measure of unwanted letters of a kind."""
+    return f"unwanted_{kind}"
+
+
+def _cj(own: frozenset[str]) -> frozenset[str]:
+    """The kinds that the paper counts as `cj`, which is never wrong in a Chinese or Japanese reply."""
+    return frozenset() if own & SIBLINGS else frozenset(("han", "kana"))
+
+
+def _count_pieces(pieces: Sequence[str], stretches: Sequence[tuple[int, int]]) -> int:
+    """How many of the pieces of a text hold a letter of some stretches of it."""
+    n, end, left = 0, 0, list(reversed(stretches))
+    for piece in pieces:
+        begin, end = end, end + len(piece)
+        while left and left[-1][1] <= begin:
+            left.pop()
+        n += bool(left) and left[-1][0] < end
+    return n
+
+
 def _thinking(text: str, prompt: Prompt) -> Measures:
-    """Letters in the thoughts of families that the prompt does not expect."""
-    expected = expected_families(prompt) if text else None
-    if expected is None:
-        return {"thinking_cj": None, "thinking_latin": None}
-    wrong = text_families(text) - expected
-    return {"thinking_cj": float("cj" in wrong), "thinking_latin": float("latin" in wrong)}
+    """Unwanted letters in the thoughts."""
+    stretches, right = (unwanted(text, prompt), expected(prompt)) if text else (None, None)
+    if stretches is None or right is None:
+        return dict.fromkeys(("thinking_unwanted", "thinking_cj", "thinking_latin"))
+    kinds = {kind for _, _, kind in stretches}
+    return {
+        "thinking_unwanted": float(bool(kinds)),
+        "thinking_cj": float(bool(kinds & _cj(right.own))),
+        "thinking_latin": float("latin" in kinds),
+    }
 
 
 def _switches(text: str, prompt: Prompt) -> Measures:
@@ -104,7 +116,8 @@ def _switches(text: str, prompt: Prompt) -> Measures:
     if not prompt.switch:
         return {"switches": None, "switches_kept": None}
     if not prompt.items:
-        return {"switches": 1, "switches_kept": float(prompt.switch in text_families(text))}
+        is_there = not text_families(text, RULE_SET.families).isdisjoint(families_named((prompt.switch,)))
+        return {"switches": 1, "switches_kept": float(is_there)}
     is_marked = not prompt.chat and count_marked(prompt.reference, prompt.items, prompt.reference) == len(prompt.items)
     kept = count_marked(text, prompt.items, prompt.reference) if is_marked else count_held(text, prompt.items)
     return {"switches": len(prompt.items), "switches_kept": kept}
@@ -116,13 +129,14 @@ def _passes(text: str, prompt: Prompt, *, extras: bool) -> Measures:
     if not (extras and prompt.language):
         return measures
     language = base_language(prompt.language)
-    if language not in identified_languages() or len(expected_families(prompt) or ()) > 1:
+    right = expected(prompt)
+    if language not in identified_languages() or (right is not None and right.others):
         return measures
     lines = lines_to_judge(text)
     if lines:
         passes = all(identify(line) == language for line in lines)
         measures["line_pass"] = float(passes)
-        if passes and language_family(prompt.language) not in ("latin", ""):
+        if passes and language_script(prompt.language) not in ("Latn", ""):
             measures["word_pass"] = float(not any(map(holds_latin_word, lines)))
     return measures
 
@@ -130,7 +144,7 @@ def _passes(text: str, prompt: Prompt, *, extras: bool) -> Measures:
 def check_prompts(prompts: Iterable[Prompt]) -> None:
     """Find out before any reply is generated whether the replies can be measured."""
     for prompt in prompts:
-        expected_families(prompt)
+        expected(prompt)
         if prompt.language:
             identified_languages()
         if prompt.reference:
@@ -139,4 +153,4 @@ def check_prompts(prompts: Iterable[Prompt]) -> None:
 
 def unknown_languages(prompts: Iterable[Prompt]) -> list[str]:
     """The languages of prompts that CLDR does not know, each once."""
-    return sorted({p.language for p in prompts if p.language and not language_family(p.language)})
+    return sorted({p.language for p in prompts if p.language and not language_script(p.language)})

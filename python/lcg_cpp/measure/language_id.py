@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from ..benchmarks.languages import usual_family
+from ..benchmarks.languages import usual_script
 from ..errors import GateError
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 MIN_PROBABILITY = 0.3  # below it the benchmark takes a line's language as unknown
 
-_CJ_SCRIPTS = frozenset({"Hans", "Hant", "Hani", "Jpan", "Hira", "Kana", "Hrkt"})
 _SAME = {"nb": "no", "arz": "ar", "wuu": "zh"}  # lid.176 calls much Arabic Egyptian and some Chinese Wu
 _LABELS = {"als": "gsw", "eml": "egl"}  # lid.176's labels that are no codes of what they name
 
@@ -55,18 +54,12 @@ def base_language(code: str) -> str:
     return _SAME.get(language, language)
 
 
-def language_family(code: str) -> str:
-    """The family of the letters a language is written in: `cj`, `latin` or `lowres`; empty if CLDR does not know it.
+def language_script(code: str) -> str:
+    """The script (ISO 15924) that a language is written in; empty if CLDR does not know the language.
 
     A script that its BCP-47 or FLORES+ code names decides, or else CLDR's likely script.
     """
-    family = usual_family(code)  # these need no package
-    if family or not code:
-        return family
-    script = _parse(code)[1]
-    if not script:
-        return ""
-    return "cj" if script in _CJ_SCRIPTS else "latin" if script == "Latn" else "lowres"
+    return usual_script(code) or (_parse(code)[1] if code else "")  # the usual ones need no package
 
 
 @cache

@@ -8,9 +8,13 @@ the whole.
 
 | metric | what it is |
 |---|---|
-| cj_percent, latin_percent | replies with at least one letter of the family that the prompt does not expect |
+| unwanted_percent | replies with at least one unwanted letter of any script (see `unwanted.py`) |
+| unwanted_per_1000_tokens | tokens with such a letter, of 1,000 of the answers |
+| unwanted_latin_percent, … | replies with an unwanted letter of one kind of `unwanted.KINDS` |
+| wrong_script_percent | replies with more unwanted letters than letters of their language |
+| cj_percent, latin_percent | the paper's rates: replies with unwanted Latin; with unwanted Chinese or Japanese |
 | cj_per_1000_tokens, latin_per_1000_tokens | tokens with such a letter, of 1,000 of the answers |
-| thinking_cj_percent, thinking_latin_percent | of the replies that think, those with such a letter in their thoughts |
+| thinking_…_percent | of the replies that think, those with an unwanted letter (cj, latin) in their thoughts |
 | code_switch_percent | of the replies that may use a second script (names, code), those that do |
 | switches_kept_percent | requested code-switches that are there |
 | exact_match_percent | replies that are the reference, but for white space and Unicode form |
@@ -36,8 +40,9 @@ import numpy.typing as npt
 
 from ..errors import GateError
 from .answer import Reply, take_apart
-from .judge import measure_reply
+from .judge import measure_of, measure_reply
 from .translation import N_BLEU, N_CHRF, corpus_bleu, corpus_chrf, segment_statistics, tokenizer
+from .unwanted import KINDS
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
@@ -58,10 +63,14 @@ class Rate:
 
 
 RATES = (
+    Rate("unwanted_percent", "unwanted"),
+    Rate("wrong_script_percent", "wrong_script"),
+    Rate("unwanted_per_1000_tokens", "unwanted_tokens", "answer_tokens", 1000.0, is_share=False),
     Rate("cj_percent", "cj"),
     Rate("latin_percent", "latin"),
     Rate("cj_per_1000_tokens", "cj_tokens", "answer_tokens", 1000.0, is_share=False),
     Rate("latin_per_1000_tokens", "latin_tokens", "answer_tokens", 1000.0, is_share=False),
+    Rate("thinking_unwanted_percent", "thinking_unwanted"),
     Rate("thinking_cj_percent", "thinking_cj"),
     Rate("thinking_latin_percent", "thinking_latin"),
     Rate("code_switch_percent", "code_switch"),
@@ -76,9 +85,13 @@ RATES = (
     Rate("length_tokens", "tokens", "", 1.0, is_share=False),
     Rate("empty_percent", "empty"),
     Rate("truncated_percent", "truncated"),
+    *(Rate(f"{measure_of(kind)}_percent", measure_of(kind)) for kind in KINDS),
 )
 _N_RATES = len(RATES)
 METRICS = (*(rate.name for rate in RATES), "bleu", "chrf")
+
+
+KIND_METRICS = {f"{measure_of(kind)}_percent": kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -139,6 +152,12 @@ def _sums(rows: Mapping[tuple[str, int], list[float]]) -> Sums:
     return Sums(units, np.array([rows[unit] for unit in units], dtype=np.float64))
 
 
+def silent_metrics(sums: Iterable[Sums]) -> frozenset[str]:
+    """The metrics of kinds of letters that are unwanted in no reply of any method, of which nothing is to be told."""
+    found = {rate.name for method in sums for rate, part in zip(RATES, method.columns.sum(axis=0)) if part}
+    return frozenset(KIND_METRICS.keys() - found)
+
+
 def scores(sums: Floats) -> Floats:
     """(m, columns) -> (m, metrics), NaN where a metric is not defined."""
     wholes, scales = sums[:, _N_RATES : 2 * _N_RATES], np.array([rate.scale for rate in RATES])
@@ -151,9 +170,11 @@ def scores(sums: Floats) -> Floats:
 def values(
     replies: Iterable[Reply], prompts: Mapping[str, Prompt], *, extras: bool = True
 ) -> dict[str, dict[str, float]]:
-    """Every metric of every method, without intervals; those that are not defined are absent."""
+    """Every metric of every method, without intervals; absent are those that are not defined and `silent_metrics`."""
+    sums_of = sums_by_method(replies, prompts, extras=extras)
+    silent = silent_metrics(sums_of.values())
     found = {}
-    for method, sums in sums_by_method(replies, prompts, extras=extras).items():
+    for method, sums in sums_of.items():
         of_method = zip(METRICS, scores(sums.columns.sum(axis=0, keepdims=True))[0].tolist())
-        found[method] = {metric: value for metric, value in of_method if not math.isnan(value)}
+        found[method] = {metric: value for metric, value in of_method if not math.isnan(value) and metric not in silent}
     return found

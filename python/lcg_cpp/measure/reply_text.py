@@ -76,9 +76,9 @@ def choice(reply: str) -> str:
     return found[-1] if found else ""
 
 
-def without_choices(text: str) -> str:
-    """A text without its letters of multiple choice, which belong to no language."""
-    return _CHOICE.sub("", text)
+def blank_choices(text: str) -> str:
+    """A text with spaces for its letters of multiple choice, which belong to no language."""
+    return _CHOICE.sub(" ", text)
 
 
 # ---- lines and words, after the Language Confusion Benchmark ----

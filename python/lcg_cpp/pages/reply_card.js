@@ -130,8 +130,8 @@ function column(reply, marks, right, note) {
   const header = h("header", {}, h("h4", {}, h("bdi", {}, page.methods[reply.method])), h("span", {}, count(reply.tokens.length, "token")));
   if (reply.events.length) header.append(h("span", {}, count(reply.events.length, "intervention")));
   if (reply.finish !== "stop") header.append(h("span", {}, reply.finish === "length" ? "cut off" : reply.finish));
-  for (const family of reply.wrong) {
-    header.append(h("span", { class: `wrong ${familyClass(family)}` }, `unwanted ${page.families[family]}`));
+  for (const kind of reply.wrong) {
+    header.append(h("span", { class: "wrong" }, `unwanted: ${page.kinds[kind]}`));
   }
   if (reply.thought.size) header.append(h("span", { class: "thought" }, `${count(reply.thought.size, "token")} of thinking`));
   if (note) header.append(h("span", {}, h("bdi", {}, note)));

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import GateError
 from ..measure.answer import Reply, take_apart
+from ..measure.unwanted import title_of
 
 MAX_PLAIN = 50  # replies that a page has as they are, to be read at once: a browser inflates only in its own time
 MAX_LISTED = 20  # tokens of an intervention, of those banned and of those left
@@ -36,6 +37,7 @@ class _Packer:
     def __init__(self, methods: Sequence[str], families: Sequence[str]) -> None:
         self.pieces = _Indices()  # of (token id, text, family)
         self.prompts = _Indices()  # of (id, prompt, language, subset, reference)
+        self.kinds = _Indices()  # of unwanted letters
         self._methods = {name: i for i, name in enumerate(methods)}
         self._families = {name: i for i, name in enumerate(families)}
 
@@ -57,7 +59,7 @@ class _Packer:
             reply["n_prompt"],
             [self.pieces[token] for token in zip(*columns)],
             [self._event(event) for event in reply["events"]],
-            [self._families[name] for name in confused if name in self._families],  # a gate may have finer ones
+            [self.kinds[kind] for kind in confused],
             [i for i, is_thought in enumerate(take_apart(reply).is_thought) if is_thought],
         ]
 
@@ -92,17 +94,17 @@ def pack(
 
     Args:
         replies: Objects of replies.jsonl.
-        confused: Of each, the families whose letters are wrong in it.
+        confused: Of each, the kinds of its unwanted letters, see `measure.unwanted`.
         methods: Names of the methods, in the order they are to be shown.
         families: Names of the families.
 
     Returns:
         A JSON object without `<`, which can stand in a script element, of up to `MAX_PLAIN` replies; of more the
         base64 of its zlib stream:
-        "methods", "families": names; "pieces": [ids, texts, families]; "prompts": [id, prompt, language, subset,
-        reference]; "replies": [prompt, method, seed, finish, seconds, tokens of the prompt, pieces, events, families
-        that are wrong, tokens of thoughts]; an event is [position, last, predicted, allowed, banned, z, removed, left,
-        chosen text].
+        "methods", "families", "kinds": names; "pieces": [ids, texts, families]; "prompts": [id, prompt, language,
+        subset, reference]; "replies": [prompt, method, seed, finish, seconds, tokens of the prompt, pieces, events,
+        kinds of unwanted letters, tokens of thoughts]; an event is [position, last, predicted, allowed, banned, z,
+        removed, left, chosen text].
 
     Raises:
         GateError: A reply has not as many pieces as tokens, or an event names an unknown family.
@@ -112,6 +114,7 @@ def pack(
     data = {
         "methods": list(methods),
         "families": list(families),
+        "kinds": [title_of(kind) for kind in packer.kinds],
         "pieces": [[piece[i] for piece in packer.pieces] for i in range(3)],
         "prompts": list(packer.prompts),
         "replies": packed,

@@ -50,7 +50,7 @@ function matches(group) {
   if (state.show === "events") return shown.some((reply) => reply.events.length);
   if (state.show === "differs") return shown.some((reply) => firstDifference(shown[0], reply) !== undefined);
   if (state.show === "confused") return shown.some((reply) => reply.wrong.length);
-  if (state.show === "cell") return Boolean(group.replies.get(state.cell.method)?.wrong.includes(state.cell.family));
+  if (state.show === "cell") return Boolean(group.replies.get(state.cell.method)?.wrong.includes(state.cell.kind));
   if (state.show === "cut") return shown.some((reply) => reply.finish === "length");
   return true;
 }
@@ -97,13 +97,13 @@ function fillFilters() {
 }
 
 // the replies that a cell of the table of unwanted scripts counts
-function showCell(language, method, family) {
-  state.cell = { method: page.methods.indexOf(method), family: page.families.indexOf(family) };
+function showCell(language, method, kind) {
+  state.cell = { method: page.methods.indexOf(method), kind: page.kinds.indexOf(kind) };
   for (const box of filters.querySelectorAll('[name="method"]')) {
     box.checked = ["none", method].includes(page.methods[box.value]);
   }
   filters.elements.show.querySelector('[value="cell"]')?.remove();
-  filters.elements.show.append(h("option", { value: "cell" }, `with unwanted ${family} by ${method}`));
+  filters.elements.show.append(h("option", { value: "cell" }, `with unwanted ${kind} by ${method}`));
   const wanted = { language, subset: "", text: "", show: "cell" };
   for (const [name, value] of Object.entries(wanted)) filters.elements[name].value = value;
   readFilters();
@@ -149,12 +149,12 @@ function listen() {
   filters?.addEventListener("input", readFilters);
   filters?.addEventListener("submit", (submit) => submit.preventDefault());
   document.addEventListener("click", (click) => {
-    const { step: by, method, language, family } = click.target.closest("button")?.dataset ?? {};
+    const { step: by, method, language, kind } = click.target.closest("button")?.dataset ?? {};
     if (by) {
       state.first += Number(by) * PER_PAGE;
       draw();
       document.getElementById("replies-heading").scrollIntoView();
-    } else if (method) showCell(language, method, family);
+    } else if (method) showCell(language, method, kind);
   });
 }
 

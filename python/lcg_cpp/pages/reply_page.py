@@ -12,32 +12,35 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
-from ..benchmarks.prompt import CONFUSABLE
+from ..benchmarks.prompt import Prompt
+from ..benchmarks.prompt_rows import scripts_in
 from ..data.files import HUB
-from ..gate.families import DEFAULT_FAMILIES, text_families
-from ..measure.answer import Reply, take_apart
-from ..measure.judge import expected_families
-from ..measure.reply_text import without_choices
+from ..gate.families import DEFAULT_FAMILIES
+from ..measure.answer import Reply
+from ..measure.judge import unwanted_letters
+from ..measure.metrics import KIND_METRICS
+from ..measure.unwanted import KINDS, title_of
 from .reply_data import ordered, pack
 from .reply_plots import confusion, positions, removed_mass
 from .report import Facts, Section, Table, render
 
-if TYPE_CHECKING:
-    from ..benchmarks import Prompt
-
 _TEMPLATE = "reply_page.html.jinja"
 _SCRIPTS = ("reply_card.js", "reply_page.js")
-_NAMES = {"cj": "Chinese or Japanese", "latin": "Latin"}
 _SIGNIFICANT = 0.05
 _METRICS = {
+    "unwanted_percent": "replies with unwanted letters of any script, %",
+    "unwanted_per_1000_tokens": "tokens with unwanted letters, of 1,000",
+    "wrong_script_percent": "replies mostly in another script, %",
+    **{metric: f"replies with unwanted letters: {title_of(kind)}, %" for metric, kind in KIND_METRICS.items()},
     "cj_percent": "replies with unwanted Chinese or Japanese, %",
     "latin_percent": "replies with unwanted Latin, %",
     "cj_per_1000_tokens": "unwanted Chinese or Japanese tokens, of 1,000",
     "latin_per_1000_tokens": "unwanted Latin tokens, of 1,000",
+    "thinking_unwanted_percent": "thoughts with unwanted letters of any script, %",
     "thinking_cj_percent": "thoughts with unwanted Chinese or Japanese, %",
     "thinking_latin_percent": "thoughts with unwanted Latin, %",
     "code_switch_percent": "second script used where it is allowed, %",
@@ -55,7 +58,7 @@ _METRICS = {
     "empty_percent": "empty replies, %",
     "truncated_percent": "replies cut off, %",
 }
-_CONFUSION = ("cj_percent", "latin_percent")
+_CONFUSION = ("unwanted_percent", "cj_percent", "latin_percent")
 _FACTS = ("model", "gate", "benchmark", "source", "prompts", "seeds")
 _KIND = re.compile(r"[a-z-]{2,}:")  # what a benchmark's name can begin with; one letter is a drive
 
@@ -87,18 +90,19 @@ def reply_page(
 ) -> str:
     """Write the page of an evaluation; what its summary does not hold is left out.
 
-    Prompts, by id, tell which letters are wrong in a reply; without them, those of scripts its reference does not hold.
+    Prompts, by id, tell which letters are wrong in a reply; without them, its language and reference do.
     """
     metrics: Mapping[str, Any] = summary.get("methods", {})
     methods = ordered([*metrics, *(reply["method"] for reply in replies)])
     confused = [_confused(reply, prompts) for reply in replies]
+    kinds = [kind for kind in KINDS if any(kind in wrong for wrong in confused if wrong)]
     values = {
         "title": title,
         "sections": _sections(summary),
         "methods": methods,
-        "confusion": confusion(replies, confused, methods, CONFUSABLE),
+        "confusion": confusion(replies, confused, methods, kinds),
         "plots": [plot for plot in (positions(replies, methods), removed_mass(replies, methods)) if plot is not None],
-        "names": _NAMES,
+        "names": {kind: title_of(kind) for kind in kinds},
         "is_trace": False,
     }
     return _render(values, pack(replies, [wrong or () for wrong in confused], methods, families))
@@ -125,18 +129,16 @@ def _render(values: dict[str, object], data: str) -> str:
 
 
 def _confused(reply: Reply, prompts: Mapping[str, Prompt] | None) -> list[str] | None:
-    """The families whose letters are wrong in a reply, as `evaluation.measures` has it; None if none can be wrong."""
-    text = take_apart(reply).answer
-    if prompts is not None:
-        prompt = prompts[reply["id"]]
-        expected = expected_families(prompt)
-        text = without_choices(text) if prompt.answer else text
-    else:
-        expected = frozenset(text_families(reply.get("reference", ""))) or None
-    if expected is None:
-        return None
-    found = text_families(text)
-    return [family for family in CONFUSABLE if family in found and family not in expected]
+    """The kinds of unwanted letters in a reply; None if none can be wrong."""
+    prompt = _prompt_of(reply) if prompts is None else prompts[reply["id"]]
+    found = unwanted_letters(reply, prompt)
+    return None if found is None else [kind for kind in KINDS if kind in found]
+
+
+def _prompt_of(reply: Reply) -> Prompt:
+    """What a reply itself tells of its prompt."""
+    language, reference = (reply.get(name, "") for name in ("language", "reference"))
+    return Prompt(reply["id"], reply["prompt"], True, reference, language, expect_scripts=scripts_in(reference))
 
 
 # ---- the summary ----

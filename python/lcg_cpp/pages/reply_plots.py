@@ -37,9 +37,9 @@ class Share:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Replies with letters of a family that is wrong in them."""
+    """Replies with unwanted letters of a kind."""
 
-    family: str
+    kind: str
     rows: list[tuple[str, list[Share]]]  # of each language, the share of each method's replies
 
 
@@ -66,11 +66,11 @@ class Plot:
 
 
 def confusion(
-    replies: Sequence[Reply], confused: Sequence[Iterable[str] | None], methods: Sequence[str], families: Sequence[str]
+    replies: Sequence[Reply], confused: Sequence[Iterable[str] | None], methods: Sequence[str], kinds: Sequence[str]
 ) -> list[Confusion]:
-    """Count confused replies by language and method, for each family; nothing if no reply says its language.
+    """Count confused replies by language and method, for each kind of letters; nothing if no reply says its language.
 
-    `confused` holds of each reply the families whose letters are wrong in it; None if none can be wrong.
+    `confused` holds of each reply the kinds of its unwanted letters; None if none can be wrong.
     """
     wholes: Counter[tuple[str, str]] = Counter()
     parts: Counter[tuple[str, str, str]] = Counter()
@@ -78,20 +78,20 @@ def confusion(
         if wrong is not None and reply.get("language"):
             key = reply["language"], reply["method"]
             wholes[key] += 1
-            parts.update((family, *key) for family in wrong)
+            parts.update((kind, *key) for kind in wrong)
     languages = sorted({language for language, _ in wholes})
     return [
         Confusion(
-            family,
+            kind,
             [
                 (
                     language,
-                    [Share(parts[family, language, method], wholes[language, method]) for method in methods],
+                    [Share(parts[kind, language, method], wholes[language, method]) for method in methods],
                 )
                 for language in languages
             ],
         )
-        for family in families
+        for kind in kinds
         if languages
     ]
 
