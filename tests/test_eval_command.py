@@ -20,6 +20,7 @@ from lcg_cpp.commands import eval as command
 from lcg_cpp.demo import GATES, MODEL
 from lcg_cpp.evaluate.evaluate import Evaluation, Progress, evaluate
 from lcg_cpp.gate.families import text_families
+from lcg_cpp.measure.unwanted import KINDS
 
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 DEMO = ("eval", "-m", str(MODEL), "-d", "demo", "-t", "1")
@@ -59,7 +60,11 @@ def test_a_folder_holds_replies_summary_and_page(finished: Path) -> None:
     assert told == {"model": str(MODEL), "gate": GATE[1], "benchmark": "demo", "prompts": 20, "seeds": 1}
     for metric in ("cj_percent", "latin_percent", "switches_kept_percent", "exact_match_percent", "tokens_per_second"):
         assert set(summary["methods"]["lcg"][metric]) == {"value", "low", "high"}
-    assert len(replies(finished)) == 60
+    found = replies(finished)
+    assert len(found) == 60
+    confused = [reply for reply in found if reply["method"] == "none" and reply["unwanted"]]
+    assert 100 * len(confused) / 20 == summary["methods"]["none"]["unwanted_percent"]["value"]
+    assert {kind for reply in confused for kind in reply["unwanted"]} <= set(KINDS)
 
 
 def test_the_gate_removes_confusion_and_keeps_switches_and_a_ban_does_not(finished: Path) -> None:
@@ -107,7 +112,10 @@ def test_starting_it_again_generates_nothing_and_tells_the_same(
     assert "* differs from none" in out
     assert out.endswith(f"wrote {finished}/replies.jsonl, {finished}/summary.json, {finished}/report.html\n")
     rows = [line.split() for line in out.splitlines()]
-    assert [row[0] for row in rows if row[0] in ("none", "ban", "lcg")] == ["none", "ban", "lcg"] * 2
+    assert [row[0] for row in rows if row[0] in ("none", "ban", "lcg")] == ["none", "ban", "lcg"] * 3
+    (scripts,) = (i for i, row in enumerate(rows) if row[0] == "unwanted,")
+    assert rows[scripts][-3:] == ["none", "ban", "lcg"]
+    assert {"Latin", "Chinese"} <= {row[0] for row in rows[scripts:]}
     assert max(map(len, out.splitlines()[:-1])) <= 100
 
 
@@ -279,6 +287,23 @@ def test_left_out_rows_and_a_missing_chat_template_are_told(
 )
 def test_progress_tells_rate_and_time_left(progress: Progress, expected: str) -> None:
     assert command.status(progress) == expected
+
+
+def test_scripts_that_are_unwanted_in_some_reply_are_a_table_of_their_own() -> None:
+    estimate = {"value": 12.34, "low": 5.0, "high": 20.0}
+    methods = {"none": {"unwanted_greek_percent": estimate, "unwanted_chinese_percent": estimate}, "lcg": {}}
+    difference = {"lcg": {"unwanted_greek_percent": {"p_adjusted": 0.01}}}
+    methods["lcg"] = dict(methods["none"])
+    _, scripts = command.tables({"methods": methods, "compared_with_none": difference}, 80)
+    assert scripts == (
+        ["unwanted, % of replies", ">none", ">lcg"],
+        [
+            ["Greek                 ", "12.3 (5.0–20.0) ", "12.3 (5.0–20.0)*"],
+            ["Chinese in Japanese   ", "12.3 (5.0–20.0) ", "12.3 (5.0–20.0) "],
+        ],
+    )
+    narrow = list(command.tables({"methods": methods}, 45))[1:]
+    assert [heads[1:] for heads, _ in narrow] == [[">none"], [">lcg"]]
 
 
 def test_tables_are_no_wider_than_the_terminal() -> None:

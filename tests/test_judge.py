@@ -23,7 +23,9 @@ def test_letters_of_a_script_that_is_not_expected_are_counted_by_reply_and_by_to
 
 def test_without_language_and_scripts_no_letter_is_wrong():
     measures = measured("Berlin 柏林", language="")
-    assert {measures[name] for name in measures if name.startswith(("cj", "latin", "unwanted", "wrong", "code"))} == {None}
+    assert {measures[name] for name in measures if name.startswith(("cj", "latin", "unwanted", "wrong", "code"))} == {
+        None
+    }
 
 
 def test_half_a_character_and_digits_are_no_letters():

@@ -91,6 +91,7 @@ def test_replies_are_packed_with_every_token_once() -> None:
     assert data_of(page) == {
         "methods": ["none", "lcg"],
         "families": list(FAMILIES),
+        "kinds": ["Latin"],
         "pieces": [
             [7, 1, 9, -1, -1, -1, -1],
             ["ab", ", ", "д", "Rome", "罗马", "ל", "ר"],
@@ -98,11 +99,11 @@ def test_replies_are_packed_with_every_token_once() -> None:
         ],
         "prompts": [["a", "Say it.", "ru", "s", "аб"]],
         "replies": [
-            [0, 0, 0, "stop", 0.5, 3, [0, 1, 0], [], [LATIN], []],
+            [0, 0, 0, "stop", 0.5, 3, [0, 1, 0], [], [0], []],
             [
                 *(0, 1, 0, "stop", 0.5, 3, [0, 2]),
                 [[1, -1, [3], [3], [0, 1], [-4.0, -2.0, 0.0, 2.0], [3, 5000, 4, 1250], [5, 2500, 6, 625], "ר"]],
-                [LATIN],
+                [0],
                 [],
             ],
         ],
@@ -237,15 +238,20 @@ def test_letters_are_wrong_that_the_prompt_does_not_expect() -> None:
         "choice": Prompt("choice", "x", chat=False, language="ru", answer="B"),
     }
     told = data_of(reply_page(replies, {}, FAMILIES, title="t", prompts=prompts))
-    assert [packed[8] for packed in told["replies"]] == [[CJ, LATIN], [], [], []]
+    assert kinds_of(told) == [["Latin", "Chinese characters"], [], [], []]
     guessed = data_of(reply_page(replies, {}, FAMILIES, title="t"))
-    assert [packed[8] for packed in guessed["replies"]] == [[CJ, LATIN], [LATIN], [], []]
+    assert kinds_of(guessed) == [["Latin", "Chinese characters"], ["Latin"], [], []]
 
 
-def test_replies_of_a_gate_with_finer_families_are_shown() -> None:
-    made = reply("none", "Рим|Rome|罗马", language="ru", reference="Рим")
-    (packed,) = data_of(reply_page([made], {}, ("latin", "han", "symbols", "cyrillic"), title="t"))["replies"]
-    assert packed[8] == [0]  # of the two families that replies are judged by, this gate has one
+def kinds_of(told: dict[str, Any]) -> list[list[str]]:
+    """What is unwanted in each reply of a page."""
+    return [[told["kinds"][kind] for kind in packed[8]] for packed in told["replies"]]
+
+
+def test_letters_are_judged_by_script_whatever_families_a_gate_has() -> None:
+    made = reply("none", "Рим|Rome|罗马|かな", language="ru", reference="Рим")
+    told = data_of(reply_page([made], {}, ("latin", "han", "symbols", "cyrillic"), title="t"))
+    assert kinds_of(told) == [["Latin", "Kana", "Chinese characters"]]
 
 
 def test_thoughts_are_told_and_do_not_count_as_wrong() -> None:
@@ -255,15 +261,15 @@ def test_thoughts_are_told_and_do_not_count_as_wrong() -> None:
 
 
 def test_confusion_is_counted_by_language_and_method() -> None:
-    made = [("none", "ru", ["cj"]), ("none", "ru", []), ("lcg", "ru", []), ("none", "ar", ["cj", "latin"])]
+    made = [("none", "ru", ["han"]), ("none", "ru", []), ("lcg", "ru", []), ("none", "ar", ["han", "latin"])]
     made += [("lcg", "", []), ("lcg", "el", None)]
     replies = [reply(method, "a", language=language) for method, language, _ in made]
-    tables = confusion(replies, [wrong for *_, wrong in made], ["none", "lcg"], ["cj", "latin"])
-    assert [(table.family, table.rows) for table in tables] == [
-        ("cj", [("ar", [Share(1, 1), Share(0, 0)]), ("ru", [Share(1, 2), Share(0, 1)])]),
+    tables = confusion(replies, [wrong for *_, wrong in made], ["none", "lcg"], ["han", "latin"])
+    assert [(table.kind, table.rows) for table in tables] == [
+        ("han", [("ar", [Share(1, 1), Share(0, 0)]), ("ru", [Share(1, 2), Share(0, 1)])]),
         ("latin", [("ar", [Share(1, 1), Share(0, 0)]), ("ru", [Share(0, 2), Share(0, 1)])]),
     ]
-    assert confusion([replies[4]], [[]], ["lcg"], ["cj"]) == []
+    assert confusion([replies[4]], [[]], ["lcg"], ["han"]) == []
 
 
 def test_interventions_are_counted_by_their_place() -> None:
@@ -440,7 +446,7 @@ def test_replies_stand_side_by_side_with_their_first_difference(reader: Reader) 
         "[...document.querySelectorAll('.card:first-child .reply')].map((e) => e.getBoundingClientRect().y)"
     )
     assert boxes[0] == boxes[1]
-    assert "unwanted latin" in reader.texts(".reply header")[0]
+    assert "unwanted Latin" in reader.texts(".reply header")[0]
 
 
 def test_replies_belong_together_by_prompt_and_seed(reader: Reader) -> None:
@@ -639,12 +645,12 @@ def test_a_number_of_the_confusion_table_leads_to_its_replies(reader: Reader) ->
         reply("none", "Roma", id="four", language="he", reference="א"),
     )
     reader.open(reply_page([*others, *PAIR], {"methods": {"none": {}, "lcg": {}}}, FAMILIES, title="t"))
-    assert reader.texts(".heat.f-latin tbody tr") == ["Hebrew (he)500", "Russian (ru)5050"]
-    reader.browser.click(".heat.f-latin tr:nth-child(2) button")
+    assert reader.texts(".heat[data-table=latin] tbody tr") == ["Hebrew (he)500", "Russian (ru)5050"]
+    reader.browser.click(".heat[data-table=latin] tr:nth-child(2) button")
     assert reader.texts(".card h3") == ["one"]
     assert (
         reader.evaluate("document.querySelector('[name=show]').selectedOptions[0].text")
-        == "with unwanted latin by none"
+        == "with unwanted Latin by none"
     )
     assert reader.evaluate("document.activeElement.id") == "replies-heading"
 

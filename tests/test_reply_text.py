@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lcg_cpp.measure.reply_text import (
+    blank_choices,
     choice,
     count_held,
     count_marked,
@@ -13,7 +14,6 @@ from lcg_cpp.measure.reply_text import (
     names_kept,
     normalize,
     switches_kept,
-    blank_choices,
 )
 
 LISTED = (("ألمانيا", "德国"), ("الاثنين", "星期一"))

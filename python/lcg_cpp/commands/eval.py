@@ -205,9 +205,6 @@ def _report(args: argparse.Namespace, folder: Path, benchmark: Benchmark, evalua
     print_heading(f"{benchmark.name}: {summary['prompts']:,} prompts{seeds}{state}")
     for columns, rows in tables(summary, shutil.get_terminal_size((80, 24)).columns):
         print_table(columns, rows)
-    columns, rows = by_script(summary)
-    if rows:
-        print_table(columns, rows)
     if "compared_with_none" in summary:
         print("with 95 % intervals; * differs from none (paired bootstrap, p < 0.05 after Holm's correction)")
     print("wrote " + ", ".join(str(folder / name) for name in written))
@@ -216,34 +213,32 @@ def _report(args: argparse.Namespace, folder: Path, benchmark: Benchmark, evalua
 def tables(summary: Mapping[str, Any], width: int) -> Iterator[tuple[list[str], list[list[str]]]]:
     """The main metrics in summary.json, as headings and rows of tables that are no wider than `width` characters."""
     methods = summary["methods"]
-    column = [">method", *methods]
-    first = [name.ljust(max(map(len, column))) for name in ["method", *methods]]
-    columns: list[list[str]] = []
-    used = len(first[0]) + 2
+    columns = []
     for metric, title in _COLUMNS.items():
         estimates = [metrics[metric] for metrics in methods.values() if metric in metrics]
-        if not estimates or (metric in _SELDOM and not any(estimate["value"] for estimate in estimates)):
-            continue
-        cells = [">" + title, *(_cell(summary, method, metric) for method in methods)]
-        wide = max(map(len, cells)) + 2
-        if columns and used + wide > width:
-            yield _table(first, columns)
-            columns, used = [], len(first[0]) + 2
-        columns.append(cells)
-        used += wide
-    yield _table(first, columns)
-
-
-def by_script(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The replies with unwanted letters of each script that there are, as headings and rows of a table."""
-    methods = summary["methods"]
+        if estimates and (metric not in _SELDOM or any(estimate["value"] for estimate in estimates)):
+            columns.append([">" + title, *(_cell(summary, method, metric) for method in methods)])
+    yield from _fitted(["method", *methods], columns, width)
     found = {metric for metrics in methods.values() for metric in metrics}
-    rows = [
-        [title_of(kind), *(_cell(summary, method, metric) for method in methods)]
-        for metric, kind in KIND_METRICS.items()
-        if metric in found
-    ]
-    return ["unwanted, % of replies", *(f">{method}" for method in methods)], rows
+    kinds = {metric: title_of(kind) for metric, kind in KIND_METRICS.items() if metric in found}
+    if kinds:
+        columns = [[f">{method}", *(_cell(summary, method, metric) for metric in kinds)] for method in methods]
+        yield from _fitted(["unwanted, % of replies", *kinds.values()], columns, width)
+
+
+def _fitted(first: list[str], columns: list[list[str]], width: int) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Tables of some columns behind a first one, each no wider than `width` characters if that can be."""
+    first = [name.ljust(max(map(len, first))) for name in first]
+    shown: list[list[str]] = []
+    used = len(first[0]) + 2
+    for cells in columns:
+        wide = max(map(len, cells)) + 2
+        if shown and used + wide > width:
+            yield _table(first, shown)
+            shown, used = [], len(first[0]) + 2
+        shown.append(cells)
+        used += wide
+    yield _table(first, shown)
 
 
 def _table(first: list[str], columns: list[list[str]]) -> tuple[list[str], list[list[str]]]:

@@ -131,7 +131,7 @@ function column(reply, marks, right, note) {
   if (reply.events.length) header.append(h("span", {}, count(reply.events.length, "intervention")));
   if (reply.finish !== "stop") header.append(h("span", {}, reply.finish === "length" ? "cut off" : reply.finish));
   for (const kind of reply.wrong) {
-    header.append(h("span", { class: "wrong" }, `unwanted: ${page.kinds[kind]}`));
+    header.append(h("span", { class: "wrong" }, `unwanted ${page.kinds[kind]}`));
   }
   if (reply.thought.size) header.append(h("span", { class: "thought" }, `${count(reply.thought.size, "token")} of thinking`));
   if (note) header.append(h("span", {}, h("bdi", {}, note)));
