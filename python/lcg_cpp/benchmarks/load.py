@@ -10,7 +10,7 @@ from pathlib import Path
 from ..data.files import HUB as HUB_PREFIX
 from ..demo import PROMPTS as DEMO_PROMPTS
 from ..errors import GateError
-from . import flores, humaneval_xl, include, lcb
+from . import everyday, flores, humaneval_xl, include, lcb
 from .prompt import Benchmark
 from .prompt_rows import load_demo, load_rows
 
@@ -36,6 +36,7 @@ _KINDS = {
 }
 BENCHMARKS = {
     "cldr": "names and short sentences to be translated into 18 scripts, and requested code-switches; built in",
+    "everyday": "questions of everyday life in 30 languages, some that ask for another script; built in",
     "demo": "what the demo model was made for; built in. `demo:FILE.jsonl` reads prompts of its format",
     "flores:PATH": "FLORES+ into Arabic, Hebrew, Korean and Thai, with and without Latin letters",
     "include:PATH": "INCLUDE, multiple choice in six languages",
@@ -72,6 +73,8 @@ def load_benchmark(name: str, *, limit: int | None = None, seed: int = 0) -> Ben
 def _load(name: str) -> Benchmark:
     if name == "cldr":
         return load_rows(name, str(CLDR_PROMPTS), "cldr, version 1: names of Unicode CLDR 47")
+    if name == "everyday":
+        return everyday.load_everyday(name)
     if name == "demo":
         return load_demo(name, str(DEMO_PROMPTS), "the demo's prompts")
     kind, _, place = name.partition(":")
