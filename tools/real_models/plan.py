@@ -1,0 +1,176 @@
+"""What is trained and measured: the commands of every step, so that each can be run alone, and again.
+
+Everything here works without a network, from a GGUF file and two files of texts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A gate that is fitted to kept states."""
+
+    data: str  # `mix`, or `udhr` alone
+    options: tuple[str, ...] = ()
+
+
+_SCRIPTS = ("--rules", "scripts")
+MAIN = "scripts"  # the gate that is compared with everything else
+FITS = {
+    MAIN: Fit("mix", _SCRIPTS),
+    "udhr": Fit("udhr", _SCRIPTS),
+    "no-window": Fit("mix", (*_SCRIPTS, "--window", "0")),
+    "window-24": Fit("mix", (*_SCRIPTS, "--window", "24")),
+    "labels-20": Fit("mix", (*_SCRIPTS, "--label-top-k", "20", "--label-top-p", "0.95")),
+    "norm-none": Fit("mix", (*_SCRIPTS, "--norm", "none")),
+    "hidden-64": Fit("mix", (*_SCRIPTS, "--hidden", "64")),
+    "replies-only": Fit("mix", (*_SCRIPTS, "--positions", "reply")),
+    "four": Fit("mix", ("--rules", "default")),
+    "paper": Fit("mix", ("--preset", "paper", "--rules", "paper")),
+}
+CURVE = (5_000, 20_000, 60_000)  # tokens of the learning curve's gates, besides all
+FITS.update({f"tokens-{n}": Fit("mix", (*_SCRIPTS, "--tokens", str(n))) for n in CURVE})
+
+
+@dataclass(frozen=True)
+class Run:
+    """Replies: some methods on one benchmark with one sampling, in a folder of their own."""
+
+    methods: str  # as for `lcg-cpp eval`; `lcg` has the main gate, {NAME} is that of a fit
+    benchmark: str = "everyday"
+    options: tuple[str, ...] = ()
+    seeds: int = 1
+
+
+PAPER_SAMPLING = ("--temp", "0.3", "--top-p", "0.75", "--top-k", "0")  # of the Language Confusion Benchmark
+RUNS = {
+    "none": Run("none", seeds=3),
+    "lcg": Run("lcg", seeds=3),
+    "baselines": Run("greedy,prompt,ban"),
+    "rules": Run("rules-only,later=lcg+first_token=off"),
+    "four": Run("four={four}"),
+    "paper": Run("paper={paper}"),
+    "fits-data": Run("udhr={udhr},replies-only={replies-only}"),
+    "fits-labels": Run("no-window={no-window},labels-20={labels-20},norm-none={norm-none},hidden-64={hidden-64}"),
+    "curve": Run(",".join(f"tokens-{n}={{tokens-{n}}}" for n in CURVE)),
+    "cool": Run("none,lcg", options=("--temp", "0.2")),
+    "hot": Run("none,lcg", options=("--temp", "1.0")),
+    "lcb": Run("none,lcg", "lcb:{lcb}", PAPER_SAMPLING),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work on one model.
+
+    Attributes:
+        model: The GGUF file.
+        folder: Where everything is kept.
+        lcb: A clone of the Language Confusion Benchmark's repository; None leaves its runs out.
+        engine: Options of every command that evaluates the model: `-t`, `-ngl` and the like.
+        replies: Options of `lcg-cpp data synth`.
+        runs: Options of `lcg-cpp eval`, such as a limit of prompts.
+        seeds: Seeds of the runs that have several.
+        only: Names of fits and runs; all if it is empty.
+    """
+
+    model: Path
+    folder: Path
+    lcb: Path | None = None
+    engine: tuple[str, ...] = ()
+    replies: tuple[str, ...] = ("--texts", "3000", "-n", "200")
+    runs: tuple[str, ...] = ()
+    seeds: int = 3
+    only: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def udhr(self) -> Path:
+        """The Declaration, balanced for the model's tokenizer."""
+        return self.folder / "udhr.jsonl"
+
+    @property
+    def test(self) -> Path:
+        """Articles of the Declaration that no gate learns from."""
+        return self.folder / "test.jsonl"
+
+    @property
+    def said(self) -> Path:
+        """The model's own replies."""
+        return self.folder / "replies.jsonl"
+
+    @property
+    def clean(self) -> Path:
+        """Those of them that a gate may learn from."""
+        return self.folder / "clean.jsonl"
+
+    def gate(self, name: str) -> Path:
+        """The gate of a fit."""
+        return self.folder / "gates" / f"{name}.gguf"
+
+    def states(self, name: str) -> Path:
+        """What the model makes of texts: `udhr`, `mix` or `test`."""
+        return self.folder / f"states-{name}"
+
+    def run(self, name: str) -> Path:
+        """The folder of a run."""
+        return self.folder / "runs" / name
+
+    def reply_commands(self) -> list[Command]:
+        """Let the model answer prompts."""
+        return [self._lcg("data", "synth", "-o", str(self.said), "--resume", *self.replies, *self.engine)]
+
+    def state_commands(self) -> list[Command]:
+        """Evaluate the model on the texts, once."""
+        data = {"mix": (self.udhr, self.clean), "udhr": (self.udhr,), "test": (self.test,)}
+        needed = {"test", *(fit.data for fit in self._fits().values())}
+        return [
+            self._lcg("train", *_datasets(files), "--keep-states", str(self.states(name)), *self.engine)
+            for name, files in data.items()
+            if name in needed
+        ]
+
+    def gate_commands(self) -> list[Command]:
+        """Fit the gates that are not there."""
+        return [
+            self._lcg("train", "--states", str(self.states(fit.data)), "-o", str(self.gate(name)), *fit.options)
+            for name, fit in self._fits().items()
+            if not self.gate(name).exists()
+        ]
+
+    def run_commands(self) -> list[Command]:
+        """Let the model answer the benchmarks by every method."""
+        return [self._eval(name, run) for name, run in self._runs().items()]
+
+    def _eval(self, name: str, run: Run) -> Command:
+        gates = {fit: str(self.gate(fit)) for fit in FITS}
+        lcg = ("--lcg", gates[MAIN]) if "lcg" in run.methods else ()
+        what = ("--methods", run.methods.format_map(gates), "--benchmark", run.benchmark.format(lcb=self.lcb))
+        seeds = ("--seeds", str(min(run.seeds, self.seeds)))
+        where = ("-o", str(self.run(name)), "--no-page")
+        return self._lcg("eval", *lcg, *what, *where, *seeds, *run.options, *self.runs, *self.engine)
+
+    def _lcg(self, *words: str) -> Command:
+        """A command of lcg-cpp on the model."""
+        n = 2 if words[0] == "data" else 1  # words of its name
+        return (sys.executable, "-m", "lcg_cpp", *words[:n], "-m", str(self.model), *words[n:])
+
+    def _fits(self) -> dict[str, Fit]:
+        return {name: fit for name, fit in FITS.items() if not self.only or name in self.only}
+
+    def _runs(self) -> dict[str, Run]:
+        return {
+            name: run
+            for name, run in RUNS.items()
+            if (not self.only or name in self.only) and (self.lcb is not None or name != "lcb")
+        }
+
+
+def _datasets(files: Sequence[Path]) -> list[str]:
+    return [part for file in files for part in ("-d", str(file))]

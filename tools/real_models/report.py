@@ -1,0 +1,196 @@
+"""docs/real-models.md: document.md with the tables that the results of all models give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lcg_cpp.files import write_whole
+from lcg_cpp.gate.gate import Gate
+from lcg_cpp.measure.metrics import KIND_METRICS
+from lcg_cpp.measure.unwanted import title_of
+from markdown import cell, table, times
+
+from .bans import Bans, bans_by_language
+from .models import MODELS
+from .outcome import BASELINE, GATED, Outcome, main_runs
+from .plan import MAIN, RUNS, Plan
+
+TEMPLATE = Path(__file__).with_name("document.md")
+_UNWANTED = "unwanted_percent"
+_SWITCHES = "switches_kept_percent"
+_ACTS = "intervention_percent"
+_TITLES = {
+    _UNWANTED: "replies with unwanted letters, %",
+    "wrong_script_percent": "mostly in a wrong script, %",
+    "cj_percent": "with unwanted Chinese or Japanese, %",
+    "latin_percent": "with unwanted Latin, %",
+    _SWITCHES: "requested switches there, %",
+    _ACTS: "interventions, % of tokens",
+}
+_COLUMNS = (_UNWANTED, "wrong_script_percent", _SWITCHES, _ACTS)
+_WANTED_ELSEWHERE = ("switch", "say")  # subsets that ask for a second script
+
+
+def title(plan: Plan) -> str:
+    """What a model is called."""
+    name = plan.folder.name
+    return MODELS[name].title if name in MODELS else name
+
+
+def write_report(document: Path, plans: Sequence[Plan]) -> None:
+    """Measure everything that is there and write the document."""
+    everyday = {title(plan): Outcome.of(plan, main_runs()) for plan in plans}
+    blocks = {
+        "models": _models(),
+        "headline": _each(everyday, headline),
+        "kinds": _each(everyday, kinds),
+        "languages": _each(everyday, by_language),
+        "methods": _each(everyday, methods),
+        "temperature": "\n\n".join(f"**{title(plan)}**\n\n{temperature(plan)}" for plan in plans),
+        "bans": "\n\n".join(f"**{title(plan)}**\n\n{bans(plan)}" for plan in plans),
+        "lcb": "\n\n".join(f"**{title(plan)}**\n\n{lcb(plan)}" for plan in plans),
+        "times": table(["model", "step", "minutes"], (line for plan in plans for line in _times(plan))),
+    }
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for name, block in blocks.items():
+        text = text.replace(f"{{{{{name}}}}}", block or "Not measured yet.")
+    write_whole(document, text.encode())
+
+
+def _each(outcomes: dict[str, Outcome], make: Callable[[Outcome], str]) -> str:
+    return "\n\n".join(f"**{name}**\n\n{make(outcome)}" for name, outcome in outcomes.items() if outcome.replies)
+
+
+def _models() -> str:
+    rows = [
+        [model.title, model.licence, f"`{model.package.format('1')}`" + (f" to {model.n_parts}" * (model.n_parts > 1))]
+        for model in MODELS.values()
+    ]
+    return table(["model", "licence", "packages"], rows)
+
+
+def headline(outcome: Outcome) -> str:
+    """The model alone and with its gate, where no second script is asked for and where one is."""
+    plain = outcome.part(lambda prompt: prompt.subset not in _WANTED_ELSEWHERE)
+    asked = outcome.part(lambda prompt: prompt.subset in _WANTED_ELSEWHERE)
+    rows = []
+    for metric, name in _TITLES.items():
+        part = asked if metric == _SWITCHES else outcome if metric == _ACTS else plain
+        found = [part.methods.get(method, {}).get(metric) for method in (BASELINE, GATED)]
+        rows.append([name, *map(cell, found), "" if metric == _SWITCHES else times(part.ratio(GATED, metric))])
+    kept = asked.ratio(GATED, _SWITCHES)
+    share = (
+        f"\n\nSwitches kept: {100 * kept['value']:.1f} % of the model's own"
+        f" ({100 * kept['low']:.1f}–{100 * (kept['high'] or 0):.1f})."
+        if kept and kept["value"] is not None
+        else ""
+    )
+    return table(["", "model alone", "with its gate", "times less"], rows) + share
+
+
+def kinds(outcome: Outcome) -> str:
+    """Unwanted letters by script."""
+    rows = [
+        [title_of(kind), cell(outcome.methods[BASELINE].get(metric)), cell(outcome.methods[GATED].get(metric)),
+         times(outcome.ratio(GATED, metric))]
+        for metric, kind in KIND_METRICS.items()
+        if any(outcome.methods.get(method, {}).get(metric, {}).get("value") for method in (BASELINE, GATED))
+    ]  # fmt: skip
+    return table(["replies with unwanted letters, %", "model alone", "with its gate", "times less"], rows)
+
+
+def by_language(outcome: Outcome) -> str:
+    """Questions in one language each."""
+    own = outcome.part(lambda prompt: prompt.subset == "own")
+    rows = []
+    for code in dict.fromkeys(own.prompts[reply["id"]].language for reply in own.replies):
+        found = own.part(lambda prompt, code=code: prompt.language == code).methods  # type: ignore[misc]
+        values = [found.get(method, {}).get(_UNWANTED) for method in (BASELINE, GATED)]
+        rows.append([code, *map(cell, values), cell(found.get(GATED, {}).get(_ACTS))])
+    return table(["language", "model alone", "with its gate", _TITLES[_ACTS]], rows)
+
+
+def methods(outcome: Outcome) -> str:
+    """Every method: unwanted letters where no second script is asked for, switches where one is."""
+    plain = outcome.part(lambda prompt: prompt.subset not in _WANTED_ELSEWHERE)
+    asked = outcome.part(lambda prompt: prompt.subset in _WANTED_ELSEWHERE)
+    rows = []
+    for method, found in outcome.methods.items():
+        own = {
+            **plain.methods.get(method, {}),
+            _SWITCHES: asked.methods.get(method, {}).get(_SWITCHES),
+            _ACTS: found.get(_ACTS),
+        }
+        cells = [cell(own.get(metric)) for metric in _COLUMNS]
+        rows.append([method, *cells, times(plain.ratio(method, _UNWANTED))])
+    return table(["method", *(_TITLES[metric] for metric in _COLUMNS), "unwanted: times less"], rows)
+
+
+def temperature(plan: Plan) -> str:
+    """The model alone and with its gate at other temperatures."""
+    rows = []
+    for name, run in RUNS.items():
+        if "--temp" in run.options and run.benchmark == "everyday":
+            outcome = Outcome.of(plan, [name])
+            found = [outcome.methods.get(method, {}).get(_UNWANTED) for method in (BASELINE, GATED)]
+            rows.append([run.options[1], *map(cell, found), times(outcome.ratio(GATED, _UNWANTED))])
+    return table(["temperature", "model alone", "with its gate", "times less"], rows)
+
+
+def bans(plan: Plan) -> str:
+    """Right tokens that the gates would ban on the articles that they did not learn from."""
+    gates = {name: plan.gate(name) for name in (MAIN, "four") if plan.gate(name).exists()}
+    if not gates or not plan.test.exists() or not plan.states("test").exists():
+        return ""
+    rows = [json.loads(line) for line in plan.test.read_text(encoding="utf-8").splitlines()]
+    found = {name: bans_by_language(Gate.load(path), plan.states("test"), rows) for name, path in gates.items()}
+    lines = [[language, *(_bans(of_gate.get(language, Bans())) for of_gate in found.values())]
+             for language in dict.fromkeys(row["language"] for row in rows)]  # fmt: skip
+    total = []
+    for of_gate in found.values():
+        every = Bans()
+        for one in of_gate.values():
+            every.add(one)
+        total.append(_bans(every))
+    heads = [f"`{name}`: right tokens banned, interventions, % of tokens" for name in found]
+    return table(["language", *heads], [["all", *total], *lines])
+
+
+def _bans(found: Bans) -> str:
+    if not found.positions:
+        return ""
+    share, acts = 100 * found.wrong / found.positions, 100 * found.interventions / found.positions
+    return f"{share:.2f}, {acts:.2f} of {found.positions:,}"
+
+
+def lcb(plan: Plan) -> str:
+    """Pass rates in the form of the benchmark's paper: the mean over languages, then each."""
+    from .published import TASKS, pass_rates  # noqa: PLC0415 (not needed without the benchmark)
+
+    if plan.lcb is None or not plan.run("lcb").exists():
+        return ""
+    outcome = Outcome.of(plan, ["lcb"])
+    rows: list[list[str]] = []
+    for method in outcome.methods:
+        replies: list[dict[str, Any]] = [
+            {"completion": reply["reply"], "language": prompt.language, "task": prompt.subset,
+             "source": prompt.id.split("/")[-3]}
+            for reply in outcome.replies
+            if reply["method"] == method
+            for prompt in (outcome.prompts[reply["id"]],)
+        ]  # fmt: skip
+        rates = pass_rates(replies)
+        rows += [[method, task, name, *(f"{code} {rate:.1f}" for code, rate in found.items())]
+                 for task in TASKS for name, found in zip(("LPR", "WPR"), rates[task]) if found]  # fmt: skip
+    width = max(map(len, rows), default=4)
+    return table(["method", "task", "rate", *[""] * (width - 3)], [row + [""] * (width - len(row)) for row in rows])
+
+
+def _times(plan: Plan) -> list[list[str]]:
+    path = plan.folder / "times.json"
+    if not path.exists():
+        return []
+    return [[title(plan), step, f"{seconds / 60:.1f}"] for step, seconds in json.loads(path.read_text()).items()]
