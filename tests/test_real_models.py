@@ -6,18 +6,28 @@ import hashlib
 import json
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import oracle
 from lcg_cpp.benchmarks import Prompt
 from lcg_cpp.cli import build_parser
+from lcg_cpp.engine.load import Engine
+from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.evaluate.methods import rules_gate
+from lcg_cpp.gate.decisions import FamilyTable
+from lcg_cpp.train.collect import collect
+from lcg_cpp.train.options import TrainOptions
 from sample_replies import event, make_reply
+from training_data import chat_rows, evaluate, write_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
 from real_models import models, report, texts
+from real_models.bans import bans_by_language
 from real_models.mix import clean_rows
 from real_models.outcome import Outcome
 from real_models.plan import FITS, RUNS, Plan
@@ -156,6 +166,33 @@ def test_only_what_is_named_is_done_and_a_gate_is_fitted_once(tmp_path: Path) ->
     own.gate("udhr").parent.mkdir(parents=True)
     own.gate("udhr").write_bytes(b"")
     assert own.gate_commands() == []
+
+
+# ---- right tokens banned ----
+
+
+def test_bans_are_those_of_the_rules_at_every_token_of_a_reply(tmp_path: Path, tiny_model_path: Path) -> None:
+    rows = [{**row, "language": "ab"[i % 2]} for i, row in enumerate(chat_rows(6))]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    collect(tiny_model_path, [data], tmp_path / "states", TrainOptions(n_ctx=256), engine=Engine(n_threads=1))
+    gate = rules_gate(read_base_model(tiny_model_path))
+    families = FamilyTable.of(gate)
+    rules = oracle.Rules(families.token_family, tuple(families.maskable.tolist()), families.neutral)
+    z = [-8.0 if maskable else 8.0 for maskable in families.maskable]  # what this gate always says
+    switches = oracle.Switches(confidence_temperature=0.7, first_token=True)
+    wanted: dict[str, Counter[str]] = {"a": Counter(), "b": Counter()}
+    for row, text in zip(rows, evaluate(tiny_model_path, rows)):
+        for i in text.learned("reply"):
+            ids, logits = range(len(text.logits[i])), text.logits[i]
+            survivors, _ = oracle.truncate(dict(enumerate(logits)), oracle.Chain(top_k=20, top_p=0.8))
+            own = [token for token, mine in zip(text.tokens[: i + 1], text.is_reply) if mine]
+            last = oracle.last_family(rules, own)
+            found = oracle.decide(rules, ids, logits, [*survivors], z, last=last, temperature=0.7, switches=switches)
+            is_wrong = found.intervene and rules.family[text.tokens[i + 1]] in found.banned
+            wanted[row["language"]] += Counter(positions=1, interventions=found.intervene, wrong=is_wrong)
+    found = bans_by_language(gate, tmp_path / "states", rows)
+    assert {language: Counter(vars(bans)) for language, bans in found.items()} == wanted
+    assert all(counts["interventions"] > counts["wrong"] > 0 for counts in wanted.values())
 
 
 # ---- tables ----

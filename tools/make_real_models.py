@@ -15,6 +15,7 @@ machine that has DIR: `--steps replies,states,gates,runs -ngl all --jobs 6` ther
 | replies | lets the model answer prompts, and keeps the clean replies |
 | states | evaluates the model on all of that, once |
 | gates | fits a gate for every setting |
+| bans | counts the right tokens that the gates would ban on clean text |
 | runs | lets the model answer the benchmarks by every method |
 | report | measures the replies and writes the document |
 """
@@ -31,11 +32,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lcg_cpp.files import write_whole
+from lcg_cpp.gate.gate import Gate
+from real_models.bans import bans_by_language
 from real_models.mix import clean_rows
 from real_models.models import MODELS, get_model
-from real_models.plan import Command, Plan
+from real_models.plan import FITS, Command, Plan
 from real_models.report import write_report
 from real_models.texts import LEARNED, MEASURED, get_declarations, token_counter, udhr_rows
 from timed_log import log
@@ -97,7 +101,7 @@ class _Work:
         self.run(self.plan.reply_commands())
         if self.dry:
             return
-        said = [json.loads(line) for line in self.plan.said.read_text(encoding="utf-8").splitlines()]
+        said = _read_rows(self.plan.said)
         kept, left_out = clean_rows(said)
         _write_rows(self.plan.clean, kept)
         kinds = ", ".join(f"{kind} {n}" for kind, n in left_out.most_common())
@@ -112,12 +116,28 @@ class _Work:
         self.plan.gate("").parent.mkdir(parents=True, exist_ok=True)
         self.run(self.plan.gate_commands(), self.jobs)
 
+    def bans(self) -> None:
+        """Judge the articles that no gate learned from."""
+        if self.dry:
+            return
+        rows = _read_rows(self.plan.test)
+        gates = [name for name in FITS if self.plan.gate(name).exists()]
+        found = {
+            name: bans_by_language(Gate.load(self.plan.gate(name)), self.plan.states("test"), rows) for name in gates
+        }
+        write_whole(self.plan.bans, json.dumps(found, default=vars, indent=1).encode())
+
     def runs(self) -> None:
         """Answer the benchmarks."""
         self.run(self.plan.run_commands(), self.jobs)
 
 
-STEPS = ("get", "texts", "replies", "states", "gates", "runs", "report")
+STEPS = ("get", "texts", "replies", "states", "gates", "bans", "runs", "report")
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _write_rows(path: Path, rows: Sequence[object]) -> None:

@@ -18,7 +18,7 @@ from lcg_cpp.train.source import Labeller
 from lcg_cpp.train.states import KeptSource, StatesFolder
 
 
-@dataclass
+@dataclass(frozen=True)
 class Bans:
     """Counts of positions."""
 
@@ -26,11 +26,11 @@ class Bans:
     interventions: int = 0
     wrong: int = 0  # of these, at which the text's own next token is banned
 
-    def add(self, other: Bans) -> None:
-        """Count in others."""
-        self.positions += other.positions
-        self.interventions += other.interventions
-        self.wrong += other.wrong
+    def __add__(self, other: Bans) -> Bans:
+        """Both together."""
+        return Bans(
+            self.positions + other.positions, self.interventions + other.interventions, self.wrong + other.wrong
+        )
 
 
 def bans_by_language(gate: Gate, states: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Bans]:
@@ -54,5 +54,5 @@ def bans_by_language(gate: Gate, states: Path, rows: Sequence[Mapping[str, Any]]
             rulings = rules.judge(part.steps, gate.predict(part.hidden), part.last)
             banned = rulings.banned[np.arange(len(part.following)), rules.families.token_family[part.following]]
             acts = rulings.intervene
-            found[row["language"]].add(Bans(len(acts), int(acts.sum()), int((acts & banned).sum())))
+            found[row["language"]] += Bans(len(acts), int(acts.sum()), int((acts & banned).sum()))
     return dict(found)

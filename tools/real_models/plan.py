@@ -110,6 +110,11 @@ class Plan:
         """Those of them that a gate may learn from."""
         return self.folder / "clean.jsonl"
 
+    @property
+    def bans(self) -> Path:
+        """What the gates would ban of these articles."""
+        return self.folder / "bans.json"
+
     def gate(self, name: str) -> Path:
         """The gate of a fit."""
         return self.folder / "gates" / f"{name}.gguf"

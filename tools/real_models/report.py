@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lcg_cpp.files import write_whole
-from lcg_cpp.gate.gate import Gate
 from lcg_cpp.measure.metrics import KIND_METRICS
 from lcg_cpp.measure.unwanted import title_of
 from markdown import cell, table, times
 
-from .bans import Bans, bans_by_language
+from .bans import Bans
 from .models import MODELS
 from .outcome import BASELINE, GATED, Outcome, main_runs
-from .plan import MAIN, RUNS, Plan
+from .plan import RUNS, Plan
 
 TEMPLATE = Path(__file__).with_name("document.md")
 _UNWANTED = "unwanted_percent"
@@ -142,28 +141,26 @@ def temperature(plan: Plan) -> str:
 
 def bans(plan: Plan) -> str:
     """Right tokens that the gates would ban on the articles that they did not learn from."""
-    gates = {name: plan.gate(name) for name in (MAIN, "four") if plan.gate(name).exists()}
-    if not gates or not plan.test.exists() or not plan.states("test").exists():
+    if not plan.bans.exists():
         return ""
-    rows = [json.loads(line) for line in plan.test.read_text(encoding="utf-8").splitlines()]
-    found = {name: bans_by_language(Gate.load(path), plan.states("test"), rows) for name, path in gates.items()}
-    lines = [[language, *(_bans(of_gate.get(language, Bans())) for of_gate in found.values())]
-             for language in dict.fromkeys(row["language"] for row in rows)]  # fmt: skip
-    total = []
-    for of_gate in found.values():
-        every = Bans()
-        for one in of_gate.values():
-            every.add(one)
-        total.append(_bans(every))
-    heads = [f"`{name}`: right tokens banned, interventions, % of tokens" for name in found]
-    return table(["language", *heads], [["all", *total], *lines])
+    found = {
+        name: {language: Bans(**counts) for language, counts in of_gate.items()}
+        for name, of_gate in json.loads(plan.bans.read_text(encoding="utf-8")).items()
+    }
+    languages = dict.fromkeys(language for of_gate in found.values() for language in of_gate)
+    every = {name: sum(of_gate.values(), Bans()) for name, of_gate in found.items()}
+    lines = [
+        ["all", *map(_bans, every.values())],
+        *([language, *(_bans(of_gate.get(language, Bans())) for of_gate in found.values())] for language in languages),
+    ]
+    return table(["language", *(f"`{name}`" for name in found)], lines)
 
 
 def _bans(found: Bans) -> str:
     if not found.positions:
         return ""
     share, acts = 100 * found.wrong / found.positions, 100 * found.interventions / found.positions
-    return f"{share:.2f}, {acts:.2f} of {found.positions:,}"
+    return f"{share:.2f} / {acts:.2f}"
 
 
 def lcb(plan: Plan) -> str:
