@@ -66,9 +66,9 @@ class _Work:
         share = max(1, (os.cpu_count() or 1) // jobs)
         environment = {**os.environ, "OMP_NUM_THREADS": str(share)}
         with ThreadPoolExecutor(jobs) as pool:
-            started = [pool.submit(subprocess.run, command, check=True, env=environment) for command in commands]
-        for one in started:
-            one.result()
+            done = [*pool.map(lambda command: subprocess.run(command, env=environment, check=False), commands)]
+        if failed := [shlex.join(one.args) for one in done if one.returncode]:
+            raise SystemExit("failed: " + "; ".join(failed))
 
     def timed(self, step: str, do: Callable[[], None]) -> None:
         """Do a step and note how long it took; a step that went on with earlier work adds to that."""
@@ -109,7 +109,7 @@ class _Work:
 
     def states(self) -> None:
         """Evaluate the model."""
-        self.run(self.plan.state_commands(), min(self.jobs, 2))
+        self.run(self.plan.state_commands(), self.jobs)
 
     def gates(self) -> None:
         """Fit the gates."""
