@@ -98,10 +98,10 @@ class _Work:
 
     def replies(self) -> None:
         """Let the model answer, and keep what is clean."""
-        self.run(self.plan.reply_commands())
+        self.run(self.plan.reply_commands(self.jobs), self.jobs)
         if self.dry:
             return
-        said = _read_rows(self.plan.said)
+        said = [row for path in self.plan.said for row in _read_rows(path)]
         kept, left_out = clean_rows(said)
         _write_rows(self.plan.clean, kept)
         kinds = ", ".join(f"{kind} {n}" for kind, n in left_out.most_common())
@@ -163,7 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, help="replies to each prompt in the main runs (default: 3)")
     add("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     add("--engine", type=shlex.split, default=[], metavar="OPTIONS", help="of the model's evaluation: '-ngl all -t 4'")
-    add("--replies", type=shlex.split, metavar="OPTIONS", help="of lcg-cpp data synth: '--texts 3000'")
+    add("--texts", type=int, default=3000, help="prompts that a model answers to learn from (default: 3000)")
+    add("--replies", type=shlex.split, default=["-n", "200"], metavar="OPTIONS",
+        help="of lcg-cpp data synth (default: '-n 200')")  # fmt: skip
     add("--runs", type=shlex.split, default=[], metavar="OPTIONS", help="of lcg-cpp eval: '--limit 50'")
     add("--document", type=Path, default=Path(__file__).resolve().parents[1] / "docs" / "real-models.md",
         metavar="FILE", help="what the step `report` writes (default: docs/real-models.md)")  # fmt: skip
@@ -174,10 +176,10 @@ def _parser() -> argparse.ArgumentParser:
 def _plan(args: argparse.Namespace, name: str) -> Plan:
     """The plan for a model, which must be there unless its step `get` is asked for."""
     path = args.work / f"{name}.gguf" if name in MODELS and "get" not in args.steps else get_model(name, args.work)
-    plan = Plan(path, args.work / path.stem, args.lcb, tuple(args.engine), runs=tuple(args.runs), seeds=args.seeds,
-                only=args.only)  # fmt: skip
-    if args.replies is not None:
-        plan = Plan(**{**vars(plan), "replies": tuple(args.replies)})
+    plan = Plan(
+        path, args.work / path.stem, args.lcb, tuple(args.engine), args.texts, tuple(args.replies), tuple(args.runs),
+        args.seeds, args.only,
+    )  # fmt: skip
     plan.folder.mkdir(parents=True, exist_ok=True)
     return plan
 

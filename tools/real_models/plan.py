@@ -75,6 +75,7 @@ class Plan:
         folder: Where everything is kept.
         lcb: A clone of the Language Confusion Benchmark's repository; None leaves its runs out.
         engine: Options of every command that evaluates the model: `-t`, `-ngl` and the like.
+        texts: Prompts that the model answers to learn from.
         replies: Options of `lcg-cpp data synth`.
         runs: Options of `lcg-cpp eval`, such as a limit of prompts.
         seeds: Seeds of the runs that have several.
@@ -85,7 +86,8 @@ class Plan:
     folder: Path
     lcb: Path | None = None
     engine: tuple[str, ...] = ()
-    replies: tuple[str, ...] = ("--texts", "3000", "-n", "200")
+    texts: int = 3000
+    replies: tuple[str, ...] = ("-n", "200")
     runs: tuple[str, ...] = ()
     seeds: int = 3
     only: frozenset[str] = field(default_factory=frozenset)
@@ -101,9 +103,9 @@ class Plan:
         return self.folder / "test.jsonl"
 
     @property
-    def said(self) -> Path:
-        """The model's own replies."""
-        return self.folder / "replies.jsonl"
+    def said(self) -> list[Path]:
+        """The model's own replies: the files that are there."""
+        return sorted(self.folder.glob("replies-*.jsonl"))
 
     @property
     def clean(self) -> Path:
@@ -127,9 +129,13 @@ class Plan:
         """The folder of a run."""
         return self.folder / "runs" / name
 
-    def reply_commands(self) -> list[Command]:
-        """Let the model answer prompts."""
-        return [self._lcg("data", "synth", "-o", str(self.said), "--resume", *self.replies, *self.engine)]
+    def reply_commands(self, parts: int) -> list[Command]:
+        """Let the model answer prompts, in parts that can be made at once."""
+        options = ("--resume", "--texts", str(-(-self.texts // parts)), *self.replies, *self.engine)
+        return [
+            self._lcg("data", "synth", "-o", str(self.folder / f"replies-{part}.jsonl"), "--seed", str(part), *options)
+            for part in range(parts)
+        ]
 
     def state_commands(self) -> list[Command]:
         """Evaluate the model on the texts, once."""
