@@ -17,6 +17,7 @@ from statistics import fmean
 
 from lcg_cpp.benchmarks import Prompt
 from lcg_cpp.measure.judge import measure_reply
+from markdown import table
 
 TASKS = ("monolingual", "crosslingual")
 
@@ -33,6 +34,7 @@ PAPER = {
 }  # fmt: skip
 
 Rates = dict[str, float]  # by language; `all` is the mean
+Row = tuple[str, str, str, Rates]
 _FIELD_SIZE = 1 << 24
 
 
@@ -73,24 +75,37 @@ def read_published(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(opened))
 
 
-def lines(folder: Path) -> list[list[str]]:
-    """A line for each model, task and rate: the mean and every language, the paper's value in brackets."""
-    table = []
+def rate_rows(name: str, rates: Mapping[str, tuple[Rates, Rates]]) -> list[Row]:
+    """What a table has of `pass_rates`: name, task and rate, and the rates themselves."""
+    return [
+        (name, task, kind, found) for task, both in rates.items() for kind, found in zip(("LPR", "WPR"), both) if found
+    ]
+
+
+def published_rows(folder: Path) -> list[Row]:
+    """The same of the replies in `outputs/`, each behind the paper's own line if we know one."""
+    found: list[Row] = []
     for file in sorted((folder / "outputs").glob("*.csv")):
-        for task, both in pass_rates(read_published(file)).items():
-            for name, rates in zip(("LPR", "WPR"), both):
-                paper = PAPER.get((file.stem, task), {}) if name == "LPR" else {}
-                cells = {
-                    code: f"{rate:.1f}" + (f" ({paper[code]:.1f})" if code in paper else "")
-                    for code, rate in rates.items()
-                }
-                table.append([file.stem, task, name, *(f"{code} {cell}" for code, cell in cells.items())])
-    return table
+        for row in rate_rows(file.stem, pass_rates(read_published(file))):
+            if row[2] == "LPR" and (file.stem, row[1]) in PAPER:
+                found.append((f"{file.stem}, paper", row[1], row[2], PAPER[file.stem, row[1]]))
+            found.append(row)
+    return found
+
+
+def rate_table(rows: Iterable[Row]) -> str:
+    """Pass rates in the form of the paper's tables: the mean over languages, then each."""
+    known = list(rows)
+    languages = sorted({language for *_, rates in known for language in rates} - {"all"})
+    lines = [
+        [name, task, kind, *(f"{rates[code]:.1f}" if code in rates else "" for code in ("all", *languages))]
+        for name, task, kind, rates in known
+    ]
+    return table(["", "task", "rate", "mean", *languages], lines) if known else ""
 
 
 def main() -> None:
     """Reads the command line."""
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
-    for line in lines(Path(sys.argv[1])):
-        print("  ".join(line))
+    print(rate_table(published_rows(Path(sys.argv[1]))))

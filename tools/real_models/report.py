@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from lcg_cpp.files import write_whole
 from lcg_cpp.measure.metrics import KIND_METRICS
@@ -16,6 +16,7 @@ from .bans import Bans
 from .models import MODELS
 from .outcome import BASELINE, GATED, Outcome, main_runs
 from .plan import RUNS, Plan
+from .published import pass_rates, published_rows, rate_rows, rate_table
 
 TEMPLATE = Path(__file__).with_name("document.md")
 _UNWANTED = "unwanted_percent"
@@ -30,7 +31,10 @@ _TITLES = {
     _ACTS: "interventions, % of tokens",
 }
 _COLUMNS = (_UNWANTED, "wrong_script_percent", _SWITCHES, _ACTS)
-_WANTED_ELSEWHERE = ("switch", "say")  # subsets that ask for a second script
+_ASKING = ("switch", "say")  # subsets that ask for a second script
+
+
+Work = TypeVar("Work")
 
 
 def title(plan: Plan) -> str:
@@ -41,17 +45,19 @@ def title(plan: Plan) -> str:
 
 def write_report(document: Path, plans: Sequence[Plan]) -> None:
     """Measure everything that is there and write the document."""
-    everyday = {title(plan): Outcome.of(plan, main_runs()) for plan in plans}
+    by_title = {title(plan): plan for plan in plans}
+    everyday = {name: Outcome.of(plan, main_runs()) for name, plan in by_title.items()}
     blocks = {
         "models": _models(),
         "headline": _each(everyday, headline),
         "kinds": _each(everyday, kinds),
         "languages": _each(everyday, by_language),
         "methods": _each(everyday, methods),
-        "temperature": "\n\n".join(f"**{title(plan)}**\n\n{temperature(plan)}" for plan in plans),
-        "bans": "\n\n".join(f"**{title(plan)}**\n\n{bans(plan)}" for plan in plans),
-        "lcb": "\n\n".join(f"**{title(plan)}**\n\n{lcb(plan)}" for plan in plans),
-        "times": table(["model", "step", "minutes"], (line for plan in plans for line in _times(plan))),
+        "temperature": _each(by_title, temperature),
+        "bans": _each(by_title, bans),
+        "lcb": _each(by_title, lcb),
+        "published": "".join(rate_table(published_rows(folder)) for folder in {plan.lcb for plan in plans} if folder),
+        "times": _table(["model", "step", "minutes"], [line for plan in plans for line in _times(plan)]),
     }
     text = TEMPLATE.read_text(encoding="utf-8")
     for name, block in blocks.items():
@@ -59,8 +65,14 @@ def write_report(document: Path, plans: Sequence[Plan]) -> None:
     write_whole(document, text.encode())
 
 
-def _each(outcomes: dict[str, Outcome], make: Callable[[Outcome], str]) -> str:
-    return "\n\n".join(f"**{name}**\n\n{make(outcome)}" for name, outcome in outcomes.items() if outcome.replies)
+def _each(works: Mapping[str, Work], make: Callable[[Work], str]) -> str:
+    """A table for each model that has one."""
+    tables = {name: make(work) for name, work in works.items()}
+    return "\n\n".join(f"**{name}**\n\n{found}" for name, found in tables.items() if found)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return table(heads, rows) if rows else ""
 
 
 def _models() -> str:
@@ -71,10 +83,21 @@ def _models() -> str:
     return table(["model", "licence", "packages"], rows)
 
 
+def _plain(outcome: Outcome) -> Outcome:
+    """The replies to prompts that ask for no second script."""
+    return outcome.part(lambda prompt: prompt.subset not in _ASKING)
+
+
+def _asked(outcome: Outcome) -> Outcome:
+    """The replies to prompts that ask for one."""
+    return outcome.part(lambda prompt: prompt.subset in _ASKING)
+
+
 def headline(outcome: Outcome) -> str:
     """The model alone and with its gate, where no second script is asked for and where one is."""
-    plain = outcome.part(lambda prompt: prompt.subset not in _WANTED_ELSEWHERE)
-    asked = outcome.part(lambda prompt: prompt.subset in _WANTED_ELSEWHERE)
+    if not outcome.replies:
+        return ""
+    plain, asked = _plain(outcome), _asked(outcome)
     rows = []
     for metric, name in _TITLES.items():
         part = asked if metric == _SWITCHES else outcome if metric == _ACTS else plain
@@ -92,13 +115,12 @@ def headline(outcome: Outcome) -> str:
 
 def kinds(outcome: Outcome) -> str:
     """Unwanted letters by script."""
-    rows = [
-        [title_of(kind), cell(outcome.methods[BASELINE].get(metric)), cell(outcome.methods[GATED].get(metric)),
-         times(outcome.ratio(GATED, metric))]
-        for metric, kind in KIND_METRICS.items()
-        if any(outcome.methods.get(method, {}).get(metric, {}).get("value") for method in (BASELINE, GATED))
-    ]  # fmt: skip
-    return table(["replies with unwanted letters, %", "model alone", "with its gate", "times less"], rows)
+    rows = []
+    for metric, kind in KIND_METRICS.items():
+        found = [outcome.methods.get(method, {}).get(metric) for method in (BASELINE, GATED)]
+        if any(estimate and estimate["value"] for estimate in found):
+            rows.append([title_of(kind), *map(cell, found), times(outcome.ratio(GATED, metric))])
+    return _table([_TITLES[_UNWANTED], "model alone", "with its gate", "times less"], rows)
 
 
 def by_language(outcome: Outcome) -> str:
@@ -109,13 +131,12 @@ def by_language(outcome: Outcome) -> str:
         found = own.part(lambda prompt, code=code: prompt.language == code).methods  # type: ignore[misc]
         values = [found.get(method, {}).get(_UNWANTED) for method in (BASELINE, GATED)]
         rows.append([code, *map(cell, values), cell(found.get(GATED, {}).get(_ACTS))])
-    return table(["language", "model alone", "with its gate", _TITLES[_ACTS]], rows)
+    return _table(["language", "model alone", "with its gate", _TITLES[_ACTS]], rows)
 
 
 def methods(outcome: Outcome) -> str:
     """Every method: unwanted letters where no second script is asked for, switches where one is."""
-    plain = outcome.part(lambda prompt: prompt.subset not in _WANTED_ELSEWHERE)
-    asked = outcome.part(lambda prompt: prompt.subset in _WANTED_ELSEWHERE)
+    plain, asked = _plain(outcome), _asked(outcome)
     rows = []
     for method, found in outcome.methods.items():
         own = {
@@ -125,18 +146,18 @@ def methods(outcome: Outcome) -> str:
         }
         cells = [cell(own.get(metric)) for metric in _COLUMNS]
         rows.append([method, *cells, times(plain.ratio(method, _UNWANTED))])
-    return table(["method", *(_TITLES[metric] for metric in _COLUMNS), "unwanted: times less"], rows)
+    return _table(["method", *(_TITLES[metric] for metric in _COLUMNS), "unwanted: times less"], rows)
 
 
 def temperature(plan: Plan) -> str:
     """The model alone and with its gate at other temperatures."""
     rows = []
     for name, run in RUNS.items():
-        if "--temp" in run.options and run.benchmark == "everyday":
-            outcome = Outcome.of(plan, [name])
+        outcome = Outcome.of(plan, [name] if run.benchmark == "everyday" and "--temp" in run.options else [])
+        if outcome.replies:
             found = [outcome.methods.get(method, {}).get(_UNWANTED) for method in (BASELINE, GATED)]
             rows.append([run.options[1], *map(cell, found), times(outcome.ratio(GATED, _UNWANTED))])
-    return table(["temperature", "model alone", "with its gate", "times less"], rows)
+    return _table(["temperature", "model alone", "with its gate", "times less"], rows)
 
 
 def bans(plan: Plan) -> str:
@@ -164,26 +185,19 @@ def _bans(found: Bans) -> str:
 
 
 def lcb(plan: Plan) -> str:
-    """Pass rates in the form of the benchmark's paper: the mean over languages, then each."""
-    from .published import TASKS, pass_rates  # noqa: PLC0415 (not needed without the benchmark)
-
-    if plan.lcb is None or not plan.run("lcb").exists():
-        return ""
+    """Pass rates of the benchmark's prompts."""
     outcome = Outcome.of(plan, ["lcb"])
-    rows: list[list[str]] = []
+    rows = []
     for method in outcome.methods:
-        replies: list[dict[str, Any]] = [
-            {"completion": reply["reply"], "language": prompt.language, "task": prompt.subset,
-             "source": prompt.id.split("/")[-3]}
+        replies = [
+            {"completion": reply["reply"], "language": prompt.language, "task": prompt.subset, "source": source}
             for reply in outcome.replies
             if reply["method"] == method
             for prompt in (outcome.prompts[reply["id"]],)
-        ]  # fmt: skip
-        rates = pass_rates(replies)
-        rows += [[method, task, name, *(f"{code} {rate:.1f}" for code, rate in found.items())]
-                 for task in TASKS for name, found in zip(("LPR", "WPR"), rates[task]) if found]  # fmt: skip
-    width = max(map(len, rows), default=4)
-    return table(["method", "task", "rate", *[""] * (width - 3)], [row + [""] * (width - len(row)) for row in rows])
+            for _, source, *_ in (prompt.id.split("/"),)
+        ]
+        rows += rate_rows({BASELINE: "alone", GATED: "with its gate"}.get(method, method), pass_rates(replies))
+    return rate_table(rows)
 
 
 def _times(plan: Plan) -> list[list[str]]:
