@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+_FEW = 10  # times less, below which a decimal is told
+
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; a name stands in the first column, numbers in the others."""
@@ -23,6 +25,6 @@ def times(ratio: Mapping[str, float | None] | None) -> str:
     """How many times less, from a share by the baseline's."""
 
     def inverse(share: float | None) -> str:
-        return "0" if share is None else f"{1 / share:.1f}" if share else "∞"
+        return "0" if share is None else "∞" if not share else f"{1 / share:{'.2g' if 1 / share < _FEW else '.0f'}}"
 
     return "" if ratio is None else f"{inverse(ratio['value'])} ({inverse(ratio['high'])}–{inverse(ratio['low'])})"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from lcg_cpp.measure.compare import compare
 from lcg_cpp.measure.judge import measure_reply
+from markdown import cell, table, times
 from prose.names import LANGUAGES
 from results.generate import Outcome
-from results.tables import cell, table, times
 
 from .forced import Counts, Scores
 

@@ -22,9 +22,9 @@ from lcg_cpp.gate.gate import Gate
 from lcg_cpp.gate.gate_file import OUTTYPES
 from lcg_cpp.gate.options import PAPER_OPTIONS, GateOptions
 from lcg_cpp.gate.spec import spec_for
+from markdown import table
 
 from .experiments import SEED, contaminated_terms
-from .tables import table
 
 N_TEXTS = 3_000
 N_SPLICED_TEXTS = 280

@@ -9,6 +9,7 @@ from demo.cldr import LANGUAGES, LOW_RESOURCE
 from lcg_cpp.gate.families import text_families
 from lcg_cpp.measure.compare import compare
 from lcg_cpp.measure.unwanted import unwanted
+from markdown import cell, table, times
 
 from .generate import Outcome
 
@@ -36,32 +37,10 @@ _NAMES = {"cj": {"chinese", "chino", "中文"}, "latin": {"english", "inglés", 
 _KINDS = {"cj": ("han", "kana"), "latin": ("latin",)}
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown; a name stands in the first column, numbers in the others."""
-    lines = ["| " + " | ".join(heads) + " |", "|---" + "|--:" * (len(heads) - 1) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def cell(estimate: Mapping[str, float] | None) -> str:
-    """A value and its 95 % interval."""
-    if estimate is None:
-        return ""
-    return f"{estimate['value']:.1f} ({estimate['low']:.1f}–{estimate['high']:.1f})"
-
-
 def methods(outcome: Outcome, title: str = "method") -> str:
     """All methods with the main metrics."""
     rows = [[name, *(cell(found.get(metric)) for metric in COLUMNS)] for name, found in outcome.summary().items()]
     return table([title, *COLUMNS.values()], rows)
-
-
-def times(ratio: Mapping[str, float | None]) -> str:
-    """How many times less, from a share by the baseline's."""
-
-    def inverse(share: float | None) -> str:
-        return "0" if share is None else f"{1 / share:.0f}" if share else "∞"
-
-    return f"{inverse(ratio['value'])} ({inverse(ratio['high'])}–{inverse(ratio['low'])})"
 
 
 def reduction(outcome: Outcome, method: str) -> str:
