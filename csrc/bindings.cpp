@@ -35,6 +35,13 @@ std::vector<size_t> indices(const family_set & families) {
     return list;
 }
 
+void check_thresholds(const gate_rules & rules, size_t n_families) {
+    if (rules.thresholds.size() != n_families) {
+        throw gate_error(joined(
+            "`thresholds` has ", rules.thresholds.size(), " elements, expected ", n_families, ", one for each family"));
+    }
+}
+
 void require_host() {
     if (host.ggml_init == nullptr) {
         throw gate_error("the core is not connected to llama.cpp: import lcg_cpp first");
@@ -188,6 +195,7 @@ py::tuple decide_on(const gate & gate, const array_t<int32_t> & ids, const array
     const array_t<int32_t> & survivors, const array_t<float> & z, const std::optional<int> & last_family,
     float temperature, const gate_rules & rules, float strength) {
     check_shape(z, gate.config.families.size(), "z");
+    check_thresholds(rules, gate.config.families.size());
     for (py::ssize_t f = 0; f < z.size(); f++) {
         if (!std::isfinite(z.at(f))) {
             throw gate_error(joined("`z` holds NaN or Inf at index ", f));
@@ -264,7 +272,7 @@ void bind_gate(py::module_ & m) {
         .def_property_readonly("maskable",
             [](const gate & g) { return std::vector<bool>(g.config.maskable.begin(), g.config.maskable.end()); })
         .def_property_readonly("neutral", [](const gate & g) { return g.config.neutral; })
-        .def_property_readonly("threshold", [](const gate & g) { return g.config.threshold; })
+        .def_property_readonly("thresholds", [](const gate & g) { return g.config.thresholds; })
         .def_property_readonly("exempt_tokens", [](const gate & g) { return g.config.exempt_tokens; })
         .def_property_readonly("confidence",
             [](const gate & g) {

@@ -17,6 +17,9 @@ std::string shape_text(const py::array & values);
 // Throws unless it is a flat array of n elements.
 void check_shape(const py::array & values, size_t n, const char * name);
 
+// Throws unless there is one for each family.
+void check_thresholds(const lcg::gate_rules & rules, size_t n_families);
+
 template <typename T> T * pointer(uintptr_t address) {
     if (address == 0) {
         throw lcg::gate_error("an object of llama.cpp is null: the model is closed, or was never loaded");

@@ -75,6 +75,7 @@ py::tuple judge(const gate_rules & rules, float strength, const array_t<bool> & 
     const array_t<int64_t> & last, const array_t<bool> & survivors, const array_t<bool> & confident) {
     const auto n = static_cast<size_t>(last.size()), n_families = static_cast<size_t>(maskable.size());
     check_shape(maskable, n_families, "maskable");
+    check_thresholds(rules, n_families);
     check_shape(last, n, "last");
     check_table(z, n, n_families, "z");
     check_table(survivors, n, n_families, "survivors");
@@ -91,9 +92,9 @@ py::tuple judge(const gate_rules & rules, float strength, const array_t<bool> & 
         if (newest < no_family || newest >= static_cast<int64_t>(n_families)) {
             throw gate_error(joined("`last` is ", newest, " at position ", i, ", expected -1 to ", n_families - 1));
         }
-        const ruling found         = rule(rules, strength, may_go,
-            predicted_families(z.data() + begin, n_families, rules.threshold), static_cast<int>(newest),
-            set_of(survivors.data() + begin, n_families), [&] { return set_of(confident.data() + begin, n_families); });
+        const ruling found = rule(rules, strength, may_go, predicted_families(z.data() + begin, rules.thresholds),
+            static_cast<int>(newest), set_of(survivors.data() + begin, n_families),
+            [&] { return set_of(confident.data() + begin, n_families); });
         verdicts.mutable_data()[i] = static_cast<uint8_t>(found.outcome);
         put(found.predicted, predicted.mutable_data() + begin, n_families);
         put(found.allowed, allowed.mutable_data() + begin, n_families);

@@ -13,9 +13,9 @@ py::object optional_family(int family) {
     return family == no_family ? py::none() : py::object(py::int_(family));
 }
 
-gate_rules make_rules(
-    float threshold, bool persistence, bool confidence, bool first_token, float confidence_temperature) {
-    return {threshold, persistence, confidence, first_token, confidence_temperature};
+gate_rules make_rules(const std::vector<float> & thresholds, bool persistence, bool confidence, bool first_token,
+    float confidence_temperature) {
+    return {thresholds, persistence, confidence, first_token, confidence_temperature};
 }
 
 stage_options make_options(const std::string & mode, const gate_rules & rules, float strength, size_t n_events,
@@ -66,7 +66,13 @@ chain_facts make_facts(float temperature, int32_t top_k, const std::string & end
 // The Python object keeps the gate for the checks of apply_row; the state inside keeps it for everything else.
 struct python_stages : stage_pair {
     std::shared_ptr<const gate> model;
-    python_stages(std::shared_ptr<const gate> g, const stage_options & options) : stage_pair(g, options), model(g) {}
+    python_stages(std::shared_ptr<const gate> g, const stage_options & options) : stage_pair(g, options), model(g) {
+        check_thresholds(options.rules, g->config.families.size());
+    }
+    void set_options(const stage_options & options) {
+        check_thresholds(options.rules, model->config.families.size());
+        stage_pair::set_options(options);
+    }
 };
 
 int32_t sample(python_stages & self, uintptr_t chain, uintptr_t context, int32_t row, tap & tap) {
@@ -176,7 +182,7 @@ void bind_tap(py::module_ & m) {
 
 void bind_stage(py::module_ & m) {
     py::class_<gate_rules>(m, "Rules")
-        .def(py::init(&make_rules), py::arg("threshold"), py::arg("persistence"), py::arg("confidence"),
+        .def(py::init(&make_rules), py::arg("thresholds"), py::arg("persistence"), py::arg("confidence"),
             py::arg("first_token"), py::arg("confidence_temperature"));
     py::class_<stage_options>(m, "StageOptions")
         .def(py::init(&make_options), py::arg("mode"), py::arg("rules"), py::arg("strength"), py::arg("n_events"),

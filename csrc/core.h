@@ -40,8 +40,8 @@ struct gate_config {
     uint32_t                    n_vocab  = 0;
     std::vector<std::string>    families;
     std::vector<uint8_t>        maskable; // per family
-    uint32_t                    neutral   = 0;
-    float                       threshold = 0.5f;
+    uint32_t                    neutral = 0;
+    std::vector<float>          thresholds; // per family
     std::vector<confidence_set> confidence;
     std::vector<uint32_t>       exempt_tokens;
 };
@@ -113,11 +113,11 @@ class evaluator {
 constexpr int no_family = -1;
 
 struct gate_rules {
-    float threshold              = 0.5f;
-    bool  persistence            = true;  // needs an earlier language token; its family stays allowed
-    bool  confidence             = true;  // the model itself must find an allowed family plausible
-    bool  first_token            = false; // act before the first language token as well
-    float confidence_temperature = 0.0f;  // H is taken at the request's temperature, but at none below this
+    std::vector<float> thresholds;                     // per family: probability from which it is predicted
+    bool               persistence            = true;  // needs an earlier language token; its family stays allowed
+    bool               confidence             = true;  // the model itself must find an allowed family plausible
+    bool               first_token            = false; // act before the first language token as well
+    float              confidence_temperature = 0.0f;  // H is taken at the request's temperature, at none below this
 };
 
 enum class verdict { intervene, no_history, nothing_banned, not_confident, would_empty };
@@ -133,7 +133,8 @@ bool select_top(const float * logits, size_t n, size_t m, std::vector<uint32_t> 
 bool       may_act(const gate_rules & rules, int last);
 family_set allowed_families(const gate_rules & rules, family_set predicted, int last);
 family_set families_of(const token_data * tokens, size_t n, const uint8_t * token_family);
-family_set predicted_families(const float * z, size_t n_families, float threshold);
+// P of z [n_families].
+family_set predicted_families(const float * z, const std::vector<float> & thresholds);
 
 // The rules (paper, section 3.3). survivors: the families in S; confident: those in H, asked for only where they
 // matter.

@@ -58,6 +58,32 @@ void read_families(const key_table & keys, gate_config & config) {
     }
 }
 
+void check_probability(const key_table & keys, const char * key, const char * verb, double value) {
+    const auto stored = static_cast<float>(value);
+    if (!(stored > 0.0f && stored < 1.0f)) {
+        keys.fail(key, verb, stored, ", expected a probability between 0 and 1");
+    }
+}
+
+// Of each family; one for all where the file has no array of them.
+std::vector<float> read_thresholds(const key_table & keys, size_t n_families) {
+    const double common = keys.get<double>("adapter.lcg.threshold", gguf_f32);
+    check_probability(keys, "adapter.lcg.threshold", "is ", common);
+    const char * const name = "adapter.lcg.thresholds";
+    if (keys.find(name) == nullptr) {
+        return std::vector<float>(n_families, static_cast<float>(common));
+    }
+    std::vector<float> thresholds;
+    for (const double threshold : keys.get_array<double>(name, gguf_f32)) {
+        check_probability(keys, name, "holds ", threshold);
+        thresholds.push_back(static_cast<float>(threshold));
+    }
+    if (thresholds.size() != n_families) {
+        keys.fail(name, "has ", thresholds.size(), " elements, expected ", n_families, ", one for each family");
+    }
+    return thresholds;
+}
+
 gate_config read_config(const key_table & keys) {
     gate_config config;
     keys.count("adapter.lcg.version", 1, 1);
@@ -68,10 +94,7 @@ gate_config read_config(const key_table & keys) {
     config.n_hidden       = keys.count("adapter.lcg.n_hidden", 0, max_embd);
     config.n_vocab        = keys.count("adapter.lcg.n_vocab", 1, max_vocab);
     read_families(keys, config);
-    config.threshold = static_cast<float>(keys.get<double>("adapter.lcg.threshold", gguf_f32));
-    if (!(config.threshold > 0.0f && config.threshold < 1.0f)) {
-        keys.fail("adapter.lcg.threshold", "is ", config.threshold, ", expected a probability between 0 and 1");
-    }
+    config.thresholds = read_thresholds(keys, config.families.size());
     config.confidence = read_confidence(keys);
     if (keys.find("adapter.lcg.exempt_tokens") != nullptr) { // writers leave empty arrays out
         for (const uint64_t token : keys.get_array<uint64_t>("adapter.lcg.exempt_tokens", gguf_u32)) {

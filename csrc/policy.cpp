@@ -116,11 +116,11 @@ family_set families_of(const token_data * tokens, size_t n, const uint8_t * toke
     return families;
 }
 
-family_set predicted_families(const float * z, size_t n_families, float threshold) {
+family_set predicted_families(const float * z, const std::vector<float> & thresholds) {
     family_set families;
     size_t     best = 0;
-    for (size_t f = 0; f < n_families; f++) {
-        if (1.0 / (1.0 + std::exp(-static_cast<double>(z[f]))) >= static_cast<double>(threshold)) {
+    for (size_t f = 0; f < thresholds.size(); f++) {
+        if (1.0 / (1.0 + std::exp(-static_cast<double>(z[f]))) >= static_cast<double>(thresholds[f])) {
             families.set(f);
         }
         if (z[f] > z[best]) {
@@ -246,7 +246,7 @@ decision decide(const gate & gate, const gate_rules & rules, float strength, con
         n                = confident_count(best.data(), best.size(), gate.config.confidence, at, sum);
         return families_of(best.data(), n, family);
     };
-    const family_set predicted = predicted_families(z, gate.config.families.size(), rules.threshold);
+    const family_set predicted = predicted_families(z, rules.thresholds);
     const family_set present   = families_of(survivors.data(), survivors.size(), family);
     decision         result;
     static_cast<ruling &>(result) = rule(rules, strength, gate.maskable, predicted, last, present, confident);

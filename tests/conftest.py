@@ -133,6 +133,7 @@ def make_gate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Gate]:
             tokenizer_hash="0" * 64,
             families=FamilySet(names, rules.maskable, rules.neutral, "default"),
             threshold=rules.threshold,
+            own_thresholds=rules.own_thresholds,
             confidence=rules.confidence,
             exempt_tokens=exempt_tokens,
         )

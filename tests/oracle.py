@@ -27,6 +27,7 @@ class Rules:
         maskable: For each family, whether it may be banned.
         neutral: Index of the family that is no language.
         threshold: A family is predicted when the sigmoid of its z reaches this.
+        own_thresholds: One for each family instead; empty: the same for all.
         confidence: The (k, p) pairs whose topkp sets form H.
     """
 
@@ -35,6 +36,7 @@ class Rules:
     neutral: int
     threshold: float = 0.5
     confidence: tuple[tuple[int, float], ...] = ((5, 0.999), (20, 0.95))
+    own_thresholds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,14 @@ def topkp(
     return kept, margin
 
 
-def predict(z: npt.ArrayLike, threshold: float) -> tuple[frozenset[int], float]:
-    """Returns P: the families whose sigmoid reaches the threshold, and the most probable one; and the margin."""
+def predict(z: npt.ArrayLike, thresholds: npt.ArrayLike) -> tuple[frozenset[int], float]:
+    """Returns P: the families whose sigmoid reaches their threshold, and the most probable one; and the margin."""
     z = np.asarray(z, np.float64)
     sigmoid = np.where(z >= 0, 1 / (1 + np.exp(-np.abs(z))), np.exp(-np.abs(z)) / (1 + np.exp(-np.abs(z))))
-    families = {f for f in range(len(z)) if sigmoid[f] >= threshold}
+    bars = np.broadcast_to(np.asarray(thresholds, np.float64), z.shape)
+    families = {f for f in range(len(z)) if sigmoid[f] >= bars[f]}
     families.add(int(np.argmax(z)))
-    gaps = [abs(float(s) - threshold) for s in sigmoid if s != threshold]
+    gaps = [abs(float(s - bar)) for s, bar in zip(sigmoid, bars) if s != bar]
     return frozenset(families), min(gaps, default=math.inf)
 
 
@@ -166,8 +169,8 @@ def decide(
     s_set = {i for i, x in stock.items() if x > -math.inf}
     family = {i: int(rules.family[i]) for i in logit_of}
 
-    threshold = rules.threshold if switches.threshold is None else switches.threshold
-    predicted, margin = predict(z, threshold)
+    thresholds = (rules.own_thresholds or rules.threshold) if switches.threshold is None else switches.threshold
+    predicted, margin = predict(z, thresholds)
     allowed = set(predicted)
     if switches.persistence and last is not None:
         allowed.add(last)

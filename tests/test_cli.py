@@ -251,7 +251,7 @@ def documented_gate(make_gate_file: MakeGateFile) -> Path:
         name="Evil\n\x1b[31mgate",
         version="v2",
         license="mit",
-        threshold=0.3,
+        own_thresholds=(0.3, 0.02, 0.5, 0.5),
         datasets=(Source("aya", organization="cohere"),),
         train={"tokens": 1234567, "loss": 0.125, "label_norm": True, "recipe": "ours"},
     )
@@ -263,13 +263,12 @@ def test_inspect_json(documented_gate: Path, tiny_vocab: TinyVocab) -> None:
     assert found["file_size"] == documented_gate.stat().st_size
     assert (found["architecture"], found["n_embd"], found["n_hidden"]) == ("llama", tiny_model.N_EMBD, 16)
     assert found["n_vocab"] == len(tiny_vocab.tokens) == sum(family["n_tokens"] for family in found["families"])
-    assert [(f["name"], f["maskable"], f["neutral"]) for f in found["families"]] == [
-        ("cj", True, False),
-        ("latin", True, False),
-        ("symbols", False, True),
-        ("lowres", False, False),
+    assert [(f["name"], f["maskable"], f["neutral"], f["threshold"]) for f in found["families"]] == [
+        ("cj", True, False, 0.3),  # not 0.30000001192092896, which is what 32 bits make of it
+        ("latin", True, False, 0.02),
+        ("symbols", False, True, 0.5),
+        ("lowres", False, False, 0.5),
     ]
-    assert found["threshold"] == 0.3  # not 0.30000001192092896, which is what 32 bits make of it
     assert found["confidence"] == [{"top_k": 5, "top_p": 0.999}, {"top_k": 20, "top_p": 0.95}]
     assert found["rules"] == "default"
     exempt = ["assistant", *"ABCDEFG", *(f" {letter}" for letter in "ABCDEFG")]

@@ -209,6 +209,7 @@ MADE = {
     "lcg.version": "v2",
     "lcg.license": "mit",
     "lcg.rules": "paper",
+    "lcg.thresholds": "[0.5, 0.25, 0.5, 0.125]",
     "lcg.datasets": '[{"name": "a.jsonl"}, {"name": "b", "organization": "c"}]',
     "lcg.train": '{"tokens": 12, "loss": 0.25, "label_soft": true, "held_out.cj.recall": 1.0, "label_norm": "5"}',
 }
@@ -234,12 +235,14 @@ def test_what_a_checkpoint_says_of_its_gate_goes_into_the_gate_file(tmp_path: Pa
     assert [said[f"general.dataset.{i}.name"] for i in range(2)] == ["a.jsonl", "b"]
     assert said["general.dataset.1.organization"] == "c"
     assert said["general.base_model.0.name"] == "Tiny"
+    assert said["adapter.lcg.thresholds"] == [0.5, 0.25, 0.5, 0.125]
 
 
 def test_what_is_asked_for_goes_before_what_the_checkpoint_says(tmp_path: Path, base: BaseModel) -> None:
     checkpoint = write_safetensors(tmp_path / "c.safetensors", {PRE: FC1, HEAD: FC2}, MADE)
     spec = convert(checkpoint, base, tmp_path / "g", name="N", version="v3", license="apache-2.0", rules="paper").spec
     assert (spec.name, spec.version, spec.license, spec.train["tokens"]) == ("N", "v3", "apache-2.0", 12)
+    assert convert(checkpoint, base, tmp_path / "g", threshold=0.25).spec.thresholds == (0.25,) * 4
     with pytest.raises(GateError) as error:
         convert(checkpoint, base, tmp_path / "other", rules="default")
     assert str(error.value) == f"{checkpoint}: was trained with the rules `paper`, expected default"
@@ -274,6 +277,12 @@ def test_a_checkpoint_that_says_nothing_of_its_gate_has_the_references_rules(tmp
         ("train", '{"a": ""}', "metadata `lcg.train` is {'a': ''}"),
         ("train", '{"a": "\\ud800"}', "metadata `lcg.train` is {'a': "),
         ("train", '{"a b": 1}', "metadata `lcg.train` is {'a b': 1}"),
+        (
+            "thresholds",
+            "[1.0]",
+            "metadata `lcg.thresholds` is [1.0], expected an array of probabilities between 0 and 1",
+        ),
+        ("thresholds", '["0.5"]', "metadata `lcg.thresholds` is ['0.5']"),
         ("datasets", "{}", "metadata `lcg.datasets` is {}, expected an array of objects with a name"),
         ("datasets", '[{"organization": "x"}]', "metadata `lcg.datasets` is [{'org"),
         ("datasets", '[{"name": 1}]', "metadata `lcg.datasets` is [{'name': 1}]"),

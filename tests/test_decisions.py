@@ -43,8 +43,8 @@ def table_of(rules: Rules) -> FamilyTable:
 
 def rules_of(rules: Rules, options: GateOptions) -> DecodingRules:
     """The decoding rules as the package has them."""
-    threshold = rules.threshold if options.threshold is None else options.threshold
-    return DecodingRules(table_of(rules), threshold, rules.confidence, options)
+    thresholds = rules.own_thresholds or (rules.threshold,) * len(rules.maskable)
+    return DecodingRules(table_of(rules), thresholds, rules.confidence, options)
 
 
 def one(
@@ -151,6 +151,19 @@ def test_threshold() -> None:
     assert one(c, (0.0, -5.0, -5.0, 3.0), LOWRES)[1][CJ] is False  # 0.5 reaches 0.5
 
 
+def test_each_family_has_its_own_threshold() -> None:
+    # sigmoid(1) = 0.731, sigmoid(-1) = 0.269, sigmoid(-2) = 0.119
+    rules = dataclasses.replace(BY_TENS, own_thresholds=(0.25, 0.75, 0.5, 0.125))
+    z = np.array([(-1.0, 1.0, 2.0, -2.0)], np.float32)
+    none = np.zeros((1, 4), np.bool_)
+    for options, predicted in (
+        (PAPER_OPTIONS, [True, False, True, False]),
+        (GateOptions(threshold=0.7), [False, True, True, False]),
+    ):
+        found = rules_of(rules, options).judge_families(z, np.array([LOWRES]), none, none)
+        assert found.predicted.tolist() == [predicted]
+
+
 def test_most_probable_family_is_predicted_below_the_threshold() -> None:
     assert one({CJ_0: 0.5, LATIN_0: 0.5}, (-3.0, -2.0, -4.0, -5.0), LOWRES) == (True, [True, False, False, False])
 
@@ -230,7 +243,8 @@ def random_case(rng: np.random.Generator, n: int) -> Case:
     family[list(exempt)] = neutral
     sets = [(int(rng.choice([1, 2, 5, 20, 64])), float(rng.choice([0.1, 0.5, 0.95, 0.999]))) for _ in range(3)]
     confidence = [((5, 0.999), (20, 0.95)), tuple(sets[: rng.integers(1, 4)])][rng.integers(2)]
-    rules = Rules(family, maskable, neutral, float(rng.choice([0.5, 0.25, 0.75])), confidence)
+    own = tuple(rng.choice([0.5, 0.25, 0.75, 0.01], n_families).tolist()) if rng.random() < 0.5 else ()
+    rules = Rules(family, maskable, neutral, float(rng.choice([0.5, 0.25, 0.75])), confidence, own)
     logits = rng.normal(0, rng.choice([0.1, 1.0, 3.0, 8.0]), (n, n_vocab)) + rng.choice([0.0, -40.0, 25.0])
     if rng.random() < 0.3:
         logits = np.round(logits)  # equal ones
@@ -367,6 +381,13 @@ def test_wrong_shapes_and_families_are_refused_by_name(changes: dict[str, Any], 
     arguments = {"z": np.zeros((2, 4), np.float32), "last": np.array([3, 3]), "survivors": some, "confident": some}
     with pytest.raises(GateError, match=f"^`{subject}` "):
         rules_of(BY_TENS, GateOptions()).judge_families(**{**arguments, **changes})
+
+
+def test_thresholds_that_do_not_fit_the_families_are_refused() -> None:
+    rules = dataclasses.replace(rules_of(BY_TENS, GateOptions()), thresholds=(0.5, 0.5, 0.5))
+    some = np.ones((1, 4), np.bool_)
+    with pytest.raises(GateError, match="^`thresholds` has 3 elements, expected 4, one for each family$"):
+        rules.judge_families(np.zeros((1, 4), np.float32), np.array([3]), some, some)
 
 
 @pytest.mark.parametrize(

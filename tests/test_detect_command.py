@@ -63,7 +63,7 @@ def test_rules_and_threshold_are_those_asked_for(capsys: Capture) -> None:
     strict_rules = ("--lcg-threshold", "0.9", "--lcg-confidence-temperature", "0.25")
     strict = told(capsys, *DEMO, *strict_rules, "--no-lcg-confidence", "--no-lcg-persistence")
     assert strict["rules"] == {
-        "threshold": 0.9,
+        "thresholds": dict.fromkeys(("cj", "latin", "symbols", "lowres"), 0.9),
         "persistence": False,
         "confidence": False,
         "confidence_temperature": 0.25,

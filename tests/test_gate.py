@@ -328,7 +328,7 @@ def test_token_families_are_read_only_with_exemptions_applied(gate_file: MakeGat
 
 def test_properties_cannot_be_assigned(gate_file: MakeGate) -> None:
     gate = Gate.load(gate_file(0))
-    for name in ("architecture", "n_embd", "n_hidden", "n_vocab", "maskable", "neutral", "threshold", "confidence"):
+    for name in ("architecture", "n_embd", "n_hidden", "n_vocab", "maskable", "neutral", "thresholds", "confidence"):
         with pytest.raises(AttributeError):
             setattr(gate, name, getattr(gate, name))
 

@@ -88,10 +88,16 @@ def test_a_loaded_file_is_the_gate_it_describes(tmp_path: Path) -> None:
     assert (gate.architecture, gate.families.rules, gate.tokenizer_hash) == ("llama", "default", "ab" * 32)
     assert (gate.n_embd, gate.n_hidden, gate.n_vocab) == (4, 2, 5)
     assert gate.families == FamilySet(("han", "latin", "symbols"), (True, True, False), 2, "default")
-    assert (gate.threshold, gate.confidence, gate.exempt_tokens) == (0.5, ((5, 0.75), (20, 1.0)), (4,))
+    assert (gate.thresholds, gate.confidence, gate.exempt_tokens) == ((0.5,) * 3, ((5, 0.75), (20, 1.0)), (4,))
     assert gate.token_families.tolist() == [0, 1, 2, 0, 2]  # token 4 is exempt
     # relu([3, -7 + 2 * 5] + [0.5, 0.25]) = [3.5, 3.25]; relu([3, -7] + …) = [3.5, 0]
     assert gate.predict([[3, 7, 1, 5], [3, 7, 1, 0]]).tolist() == [[3.5, 3.25, 7 - 6.5 + 1], [3.5, 0, 8]]
+
+
+def test_a_file_with_a_threshold_for_each_family_gives_these(tmp_path: Path) -> None:
+    path = tmp_path / "gate.gguf"
+    path.write_bytes(damaged(lambda f: f.set("adapter.lcg.thresholds", gb.array(gb.F32, [0.25, 0.75, 0.5]))))
+    assert Gate.load(path).thresholds == (0.25, 0.75, 0.5)
 
 
 def test_files_that_end_at_any_byte_are_refused() -> None:
@@ -422,6 +428,18 @@ BAD_VALUES: dict[str, tuple[Damage, str]] = {
     "threshold NaN": (
         lambda f: f.set("adapter.lcg.threshold", gb.scalar(gb.F32, math.nan)),
         "key `adapter.lcg.threshold` is nan, expected a probability between 0 and 1",
+    ),
+    "threshold of a family": (
+        lambda f: f.set("adapter.lcg.thresholds", gb.array(gb.F32, [0.5, 1.0, 0.5])),
+        "key `adapter.lcg.thresholds` holds 1.000000, expected a probability between 0 and 1",
+    ),
+    "too few thresholds": (
+        lambda f: f.set("adapter.lcg.thresholds", gb.array(gb.F32, [0.5, 0.25])),
+        "key `adapter.lcg.thresholds` has 2 elements, expected 3, one for each family",
+    ),
+    "no thresholds": (
+        lambda f: f.set("adapter.lcg.thresholds", gb.array(gb.F32, [])),
+        "key `adapter.lcg.thresholds` has 0 elements, expected 3, one for each family",
     ),
     "no confidence set": (
         lambda f: f.set("adapter.lcg.confidence.top_k", gb.array(gb.U32, [])).set(
@@ -862,6 +880,7 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
         token_family=np.array([0, 1, 2, 3, 3], np.uint8),
         tokenizer_hash="0f" * 32,
         threshold=0.25,
+        own_thresholds=(0.5, 0.125, 0.75, 0.0625),
         confidence=((3, 0.5), (7, 0.25), (1, 1.0)),
         exempt_tokens=(3, 0),
         families=family_set("paper"),
@@ -904,6 +923,7 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
         "adapter.lcg.maskable": [True, True, False, False],
         "adapter.lcg.neutral": 2,
         "adapter.lcg.threshold": 0.25,
+        "adapter.lcg.thresholds": [0.5, 0.125, 0.75, 0.0625],
         "adapter.lcg.confidence.top_k": [3, 7, 1],
         "adapter.lcg.confidence.top_p": [0.5, 0.25, 1.0],
         "adapter.lcg.exempt_tokens": [3, 0],
@@ -924,7 +944,8 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
     assert file.tensors == tensors
     gate = Gate.load(path)
     assert gate.token_families.tolist() == [2, 1, 2, 2, 3]
-    assert (gate.threshold, gate.confidence, gate.families.rules) == (0.25, ((3, 0.5), (7, 0.25), (1, 1.0)), "paper")
+    assert (gate.thresholds, gate.families.rules) == ((0.5, 0.125, 0.75, 0.0625), "paper")
+    assert gate.confidence == ((3, 0.5), (7, 0.25), (1, 1.0))
 
 
 def test_a_gate_that_exempts_nothing_is_read_back(tmp_path: Path) -> None:

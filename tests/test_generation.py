@@ -173,8 +173,8 @@ def rules_of(gate: Gate) -> Rules:
         gate.token_families.astype(np.int64),
         gate.families.maskable,
         gate.families.neutral,
-        gate.threshold,
-        tuple((int(k), float(p)) for k, p in gate.confidence),
+        confidence=tuple((int(k), float(p)) for k, p in gate.confidence),
+        own_thresholds=gate.thresholds,
     )
 
 

@@ -19,7 +19,7 @@ CJ, LATIN, SYMBOLS, LOWRES = range(4)
 NAMES = ("cj", "latin", "symbols", "lowres")
 N_VOCAB = 8  # two tokens of each family: token // 2
 
-RULES = DecodingRules(FamilyTable(np.arange(N_VOCAB) // 2, family_set()), 0.5, CONFIDENCE)
+RULES = DecodingRules(FamilyTable(np.arange(N_VOCAB) // 2, family_set()), (0.5,) * 4, CONFIDENCE)
 
 Floats = npt.NDArray[np.float32]
 

@@ -218,14 +218,14 @@ def test_libraries_without_the_functions_are_refused(
 
 
 MISUSE = {
-    "a stage without a gate": "_core.StagePair(None, GateOptions().core_stage_options(0.5))",
+    "a stage without a gate": "_core.StagePair(None, GateOptions().core_stage_options(()))",
     "predict without a gate": "_core.Gate.predict(None, [[1, 2, 3, 4]])",
     "too few logits": "stage.apply_row(1, np.zeros(4, np.float32), None, False)",
     "logits of two dimensions": "stage.apply_row(1, np.zeros((5, 1), np.float32), None, False)",
     "too few hidden channels": "stage.apply_row(1, np.zeros(5, np.float32), np.zeros(3, np.float32), False)",
     "no options": "stage.set_options(None)",
     "no facts": "stage.begin_reply(None)",
-    "endless events": "_core.StageOptions('mask', GateOptions().core_rules(0.5), 1.0, -1, False)",
+    "endless events": "_core.StageOptions('mask', GateOptions().core_rules(()), 1.0, -1, False)",
     "no file": "_core.Gate(None, 'cpu')",
     "no device": "_core.Gate(_core.parse_gate_file(data, 'gate.gguf'), None)",
     "text for bytes": "_core.parse_gate_file('GGUF', 'gate.gguf')",

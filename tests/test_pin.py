@@ -177,7 +177,7 @@ def test_what_is_open_follows_the_bytes_of_every_token() -> None:
 def pinned_stage(gate: Gate | None, options: GateOptions, pins: Pins | None, n_vocab: int) -> _core.StagePair:
     if gate is not None:
         return gate.new_stages(options, pins)
-    return _core.StagePair.without_gate(n_vocab, options.core_stage_options(0.5, pins))
+    return _core.StagePair.without_gate(n_vocab, options.core_stage_options((), pins))
 
 
 def run(

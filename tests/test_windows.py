@@ -157,7 +157,7 @@ def test_labels_of_a_group_of_texts_agree_with_a_walk_through_the_neighbours(
 ) -> None:
     source = FakeSource(seed)
     families = FamilySet(NAMES, (True,) * 8 + (False,), 8, "scripts")
-    rules = DecodingRules(FamilyTable(np.zeros(40, np.intp), families), 0.5, CONFIDENCE)
+    rules = DecodingRules(FamilyTable(np.zeros(40, np.intp), families), (0.5,) * len(families), CONFIDENCE)
     options = TrainOptions(rules="scripts", window=width, positions=positions)
     evaluator = Evaluator(source, None, rules, options)  # type: ignore[arg-type] (asked for no order)
     rows = np.random.default_rng(seed).permutation(len(source.texts) + 1).tolist()

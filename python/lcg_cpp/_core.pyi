@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -44,7 +45,12 @@ def parse_gate_file(data: bytes, source: str) -> GateFile: ...
 
 class Rules:
     def __init__(
-        self, threshold: float, persistence: bool, confidence: bool, first_token: bool, confidence_temperature: float
+        self,
+        thresholds: Sequence[float],
+        persistence: bool,
+        confidence: bool,
+        first_token: bool,
+        confidence_temperature: float,
     ) -> None: ...
 
 class LetterTable:
@@ -92,7 +98,7 @@ class Gate:
     @property
     def neutral(self) -> int: ...
     @property
-    def threshold(self) -> float: ...
+    def thresholds(self) -> list[float]: ...
     @property
     def exempt_tokens(self) -> list[int]: ...
     @property

@@ -23,7 +23,10 @@ void check(const lcg::gate_file & file) {
     const size_t             n_families = config.families.size();
     require(n_families >= 2 && n_families <= lcg::max_families);
     require(config.maskable.size() == n_families && config.neutral < n_families && !config.maskable[config.neutral]);
-    require(config.threshold > 0.0f && config.threshold < 1.0f);
+    require(config.thresholds.size() == n_families);
+    for (const float threshold : config.thresholds) {
+        require(threshold > 0.0f && threshold < 1.0f);
+    }
     require(!config.confidence.empty());
     require(file.weights.token_family.size() == config.n_vocab);
     for (const uint8_t family : file.weights.token_family) {

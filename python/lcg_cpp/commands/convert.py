@@ -41,7 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rule set the gate was trained with (default: what CKPT says, else paper)",
     )
     parser.add_argument(
-        "--threshold", metavar="P", type=float, default=0.5, help="probability of a predicted family (default: 0.5)"
+        "--threshold",
+        metavar="P",
+        type=float,
+        help="probability of a predicted family (default: what CKPT says, else 0.5)",
     )
     for option, metavar, what in (
         ("--name", "NAME", "name of the gate (default: what CKPT says, else LCG for <base name>)"),

@@ -45,12 +45,13 @@ def run(args: argparse.Namespace) -> int:
     print_facts(_facts(gate))
     print()
     print_table(
-        ("family", ">tokens", ">share", "may be masked"),
+        ("family", ">tokens", ">share", ">threshold", "may be masked"),
         [
             (
                 family["name"],
                 f"{family['n_tokens']:,}",
                 f"{family['n_tokens'] / gate.n_vocab:.1%}",
+                f"{short(family['threshold']):g}" if family["maskable"] else "-",
                 "yes" if family["maskable"] else "no (neutral)" if family["neutral"] else "no",
             )
             for family in _families(gate)
@@ -63,8 +64,8 @@ def _families(gate: Gate) -> list[dict[str, Any]]:
     families = gate.families
     counts = np.bincount(gate.token_families, minlength=len(families)).tolist()
     return [
-        {"name": name, "n_tokens": n, "maskable": may, "neutral": f == families.neutral}
-        for f, (name, n, may) in enumerate(zip(families.names, counts, families.maskable))
+        {"name": name, "n_tokens": n, "maskable": may, "neutral": f == families.neutral, "threshold": threshold}
+        for f, (name, n, may, threshold) in enumerate(zip(families.names, counts, families.maskable, gate.thresholds))
     ]
 
 
@@ -87,7 +88,6 @@ def _facts(gate: Gate) -> list[tuple[str, str]]:
             f"{len(gate.exempt_tokens)}, which count as {families.names[families.neutral]} while decoding",
         ),
         ("tokenizer hash", gate.tokenizer_hash),
-        ("threshold", f"{short(gate.threshold):g}"),
         ("confidence", " or ".join(f"top-k {k} with top-p {short(p):g}" for k, p in gate.confidence)),
         *((key, _text(value)) for key, value in metadata.items() if not key.startswith(_SHOWN)),
     ]
@@ -122,7 +122,6 @@ def _to_json(gate: Gate) -> dict[str, Any]:
         "n_hidden": gate.n_hidden,
         "n_vocab": gate.n_vocab,
         "families": _families(gate),
-        "threshold": gate.threshold,
         "confidence": [{"top_k": k, "top_p": p} for k, p in gate.confidence],
         "rules": gate.families.rules,
         "exempt_tokens": list(gate.exempt_tokens),

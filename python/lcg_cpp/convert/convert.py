@@ -33,7 +33,7 @@ def convert(
     *,
     outtype: str = "f16",
     rules: str = "",
-    threshold: float = 0.5,
+    threshold: float | None = None,
     name: str = "",
     version: str = "",
     license: str = "",
@@ -52,7 +52,7 @@ def convert(
         outtype: Type of the gate's matrices: `f32`, `f16`, `bf16` or `q8_0`.
         rules: Rule set the gate was trained with; empty: what the checkpoint says, else `paper`, with which the
             method's reference trains.
-        threshold: Probability from which a family counts as predicted.
+        threshold: Probability from which every family counts as predicted; None: what the checkpoint says, else 0.5.
         name: Name of the gate; empty: what the checkpoint says.
         version: Version of the gate; empty: what the checkpoint says.
         license: SPDX expression of the gate's licence; empty: what the checkpoint says.
@@ -76,7 +76,8 @@ def convert(
         base,
         n_hidden=weights.n_hidden,
         rules=rules,
-        threshold=threshold,
+        threshold=0.5 if threshold is None else threshold,
+        own_thresholds=made.own_thresholds if threshold is None else (),
         name=name or made.name,
         version=version or made.version,
         license=license or made.license,

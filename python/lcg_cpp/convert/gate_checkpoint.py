@@ -8,6 +8,7 @@ How a gate was made stands in the file's metadata, under names that begin with `
 | lcg.base_model | names of the models it was made for |
 | lcg.families | names in the order of the outputs |
 | lcg.rules | rule set it was trained with |
+| lcg.thresholds | JSON array of the thresholds of its families; absent if they have none of their own |
 | lcg.datasets | JSON array of what it was trained on, of each the fields of `spec.Source` that are not empty |
 | lcg.train | JSON object of `adapter.lcg.train.*` |
 """
@@ -66,6 +67,7 @@ def _metadata(spec: GateSpec) -> dict[str, str]:
         "lcg.base_model": ", ".join(source.name for source in spec.base_models),
         "lcg.families": ", ".join(spec.families.names),
         "lcg.rules": spec.families.rules,
+        "lcg.thresholds": json.dumps(spec.own_thresholds) if spec.own_thresholds else "",
         "lcg.datasets": json.dumps(datasets, ensure_ascii=False) if datasets else "",
         "lcg.train": json.dumps(spec.train, ensure_ascii=False, allow_nan=False) if spec.train else "",
     }
@@ -97,6 +99,7 @@ class Provenance:
     version: str = ""
     license: str = ""
     rules: str = ""
+    own_thresholds: tuple[float, ...] = ()
     datasets: tuple[Source, ...] = ()
     train: Mapping[str, TrainValue] = field(default_factory=dict)
 
@@ -110,6 +113,9 @@ def read_provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
     for name, text in texts.items():
         if _SURROGATE.search(text):
             raise _bad(path, name, text, "a text")
+    thresholds = _parsed(path, metadata, "thresholds", [])
+    if not isinstance(thresholds, list) or not all(map(_is_probability, thresholds)):
+        raise _bad(path, "thresholds", thresholds, "an array of probabilities between 0 and 1")
     datasets = _parsed(path, metadata, "datasets", [])
     if not isinstance(datasets, list) or not all(map(_is_source, datasets)):
         raise _bad(path, "datasets", datasets, "an array of objects with a name")
@@ -119,7 +125,9 @@ def read_provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
     for key, value in train.items():
         if not _KEY.fullmatch(key) or not _is_train_value(value):
             raise _bad(path, "train", {key: value}, "bools, natural numbers, floats and texts")
-    return Provenance(**texts, datasets=tuple(Source(**source) for source in datasets), train=train)
+    return Provenance(
+        **texts, own_thresholds=tuple(thresholds), datasets=tuple(Source(**source) for source in datasets), train=train
+    )
 
 
 def _parsed(path: Path, metadata: Mapping[str, str], name: str, default: Any) -> Any:
@@ -130,6 +138,10 @@ def _parsed(path: Path, metadata: Mapping[str, str], name: str, default: Any) ->
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise _bad(path, name, text, "JSON") from error
+
+
+def _is_probability(value: Any) -> bool:
+    return isinstance(value, float) and 0 < np.float32(value) < 1
 
 
 def _is_source(value: Any) -> bool:

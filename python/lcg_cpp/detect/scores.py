@@ -92,7 +92,7 @@ def as_dict(detection: Detection, found: Score) -> dict[str, Any]:
             "model": detection.base.path,
             "gate": detection.gate.path,
             "sampling": dataclasses.asdict(detection.options.sampling),
-            "rules": {"threshold": detection.rules.threshold, **rules},
+            "rules": {"thresholds": _thresholds(detection), **rules},
             "seed": detection.options.seed,
             "texts": detection.n_texts,
             "wanted": detection.n_wanted,
@@ -122,7 +122,7 @@ def score(detection: Detection, *, seed: int = 0) -> Score:
     is the exact bound of as many texts (`evaluation.bootstrap.unanimous_bound`).
     """
     answers = detection.answers
-    counter = _Counter(answers, _verdicts(detection, detection.rules.threshold) == BANNED, detection.n_texts, seed)
+    counter = _Counter(answers, answers.verdicts(detection.rules) == BANNED, detection.n_texts, seed)
     own = _is_any(answers, (*OWN, PLAIN))
     families = {
         name: answers.family == f for f, name in enumerate(detection.gate.families.names) if f in answers.family
@@ -138,8 +138,15 @@ def score(detection: Detection, *, seed: int = 0) -> Score:
     )
 
 
-def _verdicts(detection: Detection, threshold: float) -> npt.NDArray[np.intp]:
-    return detection.answers.verdicts(dataclasses.replace(detection.rules, threshold=threshold))
+def _thresholds(detection: Detection) -> dict[str, float]:
+    chosen = detection.rules.options.threshold
+    thresholds = [t if chosen is None else chosen for t in detection.rules.thresholds]
+    return dict(zip(detection.gate.families.names, thresholds))
+
+
+def _removed_at(detection: Detection, threshold: float) -> Bools:
+    options = dataclasses.replace(detection.rules.options, threshold=threshold)
+    return np.equal(detection.answers.verdicts(dataclasses.replace(detection.rules, options=options)), BANNED)
 
 
 def _is_any(answers: Answers, groups: Sequence[str]) -> Bools:
@@ -207,10 +214,10 @@ def _precision(recall: float, false_bans: float) -> float:
 def _family_score(detection: Detection, counter: _Counter, of_family: Bools) -> FamilyScore:
     answers = detection.answers
     wrong, own, spliced = (of_family & _is_any(answers, groups) for groups in (PLACES, OWN, SPLICED))
-    verdicts = _verdicts(detection, detection.rules.threshold)
+    verdicts = answers.verdicts(detection.rules)
     at_thresholds = []
     for threshold in THRESHOLDS:
-        removed = _verdicts(detection, threshold) == BANNED
+        removed = _removed_at(detection, threshold)
         at_thresholds.append((_percent(removed[wrong]), _percent(removed[own]), _percent(removed[spliced])))
 
     def cells(groups: Sequence[str]) -> dict[str, Cell]:

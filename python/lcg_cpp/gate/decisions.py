@@ -92,16 +92,15 @@ class DecodingRules:
     """The decoding rules of a gate (paper, section 3.3), for steps of given texts."""
 
     families: FamilyTable  # of its tokens
-    threshold: float  # probability from which a family is predicted
+    thresholds: tuple[float, ...]  # of each family, the probability from which it is predicted
     confidence: tuple[tuple[int, float], ...]  # (top-k, top-p) of the sets whose union is H
-    # which rules hold; `mode` and `strength` are ignored: banned tokens are removed
+    # which rules hold, and a threshold for every family; `mode` and `strength` are ignored: banned tokens are removed
     options: GateOptions = GateOptions()  # noqa: RUF009 (frozen)
 
     @classmethod
     def of(cls, gate: Gate | GateSpec, options: GateOptions = GateOptions()) -> DecodingRules:  # noqa: B008 (frozen)
-        """The rules of a gate; where `options` name no threshold, its own."""
-        threshold = gate.threshold if options.threshold is None else options.threshold
-        return cls(FamilyTable.of(gate), threshold, gate.confidence, options)
+        """The rules of a gate."""
+        return cls(FamilyTable.of(gate), gate.thresholds, gate.confidence, options)
 
     def steps(self, logits: npt.NDArray[np.float32], sampling: Sampling = PAPER_SAMPLING) -> Steps:
         """What these rules look at in logits, float32 (n, n_vocab); see `Steps.of`."""
@@ -120,7 +119,7 @@ class DecodingRules:
         self, z: npt.NDArray[np.float32], last: npt.NDArray[np.int64], survivors: Bools, confident: Bools
     ) -> Rulings:
         """The same where only the families of the tokens in S and H are known, both bool (n, n_families)."""
-        rules = dataclasses.replace(self.options, mode="mask").core_rules(self.threshold)
+        rules = dataclasses.replace(self.options, mode="mask").core_rules(self.thresholds)
         return Rulings(*_core.judge(rules, math.inf, self.families.maskable, z, last, survivors, confident))
 
 

@@ -108,9 +108,9 @@ class Gate:
         return self._core.n_vocab
 
     @property
-    def threshold(self) -> float:
-        """Probability from which a family counts as predicted."""
-        return self._core.threshold
+    def thresholds(self) -> tuple[float, ...]:
+        """For each family, the probability from which it counts as predicted."""
+        return tuple(self._core.thresholds)
 
     @property
     def confidence(self) -> tuple[tuple[int, float], ...]:
@@ -188,7 +188,7 @@ class Gate:
             np.asarray(z, dtype=np.float32),
             last,
             temperature,
-            chosen.core_rules(self.threshold),
+            chosen.core_rules(self.thresholds),
             chosen.strength,
         )
         return Decision(
@@ -225,7 +225,7 @@ class Gate:
             options: How the gate acts.
             pins: Makes the pin; None if there is none.
         """
-        return _core.StagePair(self._core, options.core_stage_options(self.threshold, pins))
+        return _core.StagePair(self._core, options.core_stage_options(self.thresholds, pins))
 
     def read_events(self, stages: _core.StagePair) -> list[GateEvent]:
         """The interventions that stages of this gate kept, oldest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,7 +35,7 @@ class GateOptions:
             letter always stays, and so do control and added tokens; `choices` keeps the letters of multiple choice (`A`
             to `G`) where Latin is not allowed. Acts in mode `mask` only, with `strength`.
         deny: Scripts whose letters must not come out, also where `allow` names them.
-        threshold: Probability from which a family counts as predicted; None takes the gate file's.
+        threshold: Probability from which every family counts as predicted; None takes those of the gate file.
         persistence: The gate acts only after a language token was generated, and that token's family stays allowed.
         confidence: The gate acts only where the model itself finds a predicted family plausible.
         confidence_temperature: What the model finds plausible, H, is taken at the request's temperature (1 if greedy),
@@ -79,26 +80,26 @@ class GateOptions:
         """Whether some letters must not come out, so that the options act without a gate."""
         return bool(denied_families(self.allow, self.deny))
 
-    def core_rules(self, threshold: float) -> _core.Rules:
-        """The rules as the core takes them, with a gate's threshold where none is named."""
+    def core_rules(self, thresholds: Sequence[float]) -> _core.Rules:
+        """The rules as the core takes them, with a gate's thresholds, one for each family, where none is named."""
         return _core.Rules(
-            threshold=threshold if self.threshold is None else self.threshold,
+            thresholds=[t if self.threshold is None else self.threshold for t in thresholds],
             persistence=self.persistence,
             confidence=self.confidence,
             first_token=self.first_token,
             confidence_temperature=self.confidence_temperature,
         )
 
-    def core_stage_options(self, threshold: float, pins: Pins | None = None) -> _core.StageOptions:
+    def core_stage_options(self, thresholds: Sequence[float], pins: Pins | None = None) -> _core.StageOptions:
         """Everything as the core takes it.
 
         Args:
-            threshold: The gate's.
+            thresholds: The gate's; none without a gate.
             pins: Makes the pin; None if there is none.
         """
         return _core.StageOptions(
             mode=self.mode,
-            rules=self.core_rules(threshold),
+            rules=self.core_rules(thresholds),
             strength=self.strength,
             n_events=self.n_events,
             eager=self.eager,

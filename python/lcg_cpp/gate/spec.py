@@ -47,6 +47,7 @@ class GateSpec:
     # the families, in the order of the gate's outputs, and the rule set that made `token_family`
     families: FamilySet = DEFAULT_FAMILIES
     threshold: float = 0.5  # probability from which a family counts as predicted, between 0 and 1
+    own_thresholds: tuple[float, ...] = ()  # one for each family instead; empty: `threshold` for all
     # (top_k, top_p) of each set whose union is the confidence set H
     confidence: tuple[tuple[int, float], ...] = CONFIDENCE
     exempt_tokens: tuple[int, ...] = ()  # ids that count as neutral while decoding
@@ -66,8 +67,15 @@ class GateSpec:
         _check_range("n_hidden", self.n_hidden, 0, _MAX_WIDTH)
         self._check_token_family()
         # checked as the reader will see it: 0.99999999 is 1 in 32 bits
-        if not 0.0 < float(np.float32(self.threshold)) < 1.0:
-            raise GateError(f"`threshold` is {self.threshold}, expected a probability between 0 and 1")
+        for what, value in (
+            ("threshold", self.threshold),
+            *(("own_thresholds", value) for value in self.own_thresholds),
+        ):
+            if not 0.0 < float(np.float32(value)) < 1.0:
+                raise GateError(f"`{what}` is {value}, expected a probability between 0 and 1")
+        if self.own_thresholds and len(self.own_thresholds) != len(self.families):
+            n, n_families = len(self.own_thresholds), len(self.families)
+            raise GateError(f"`own_thresholds` has {n} elements, expected {n_families}, one for each family")
         _check_range("number of `confidence` sets", len(self.confidence), 1, _MAX_CONFIDENCE_SETS)
         for top_k, top_p in self.confidence:
             _check_range("`confidence` top_k", top_k, 1, _MAX_CONFIDENCE_K)
@@ -96,6 +104,11 @@ class GateSpec:
         """The number of tokens in the table."""
         return len(self.token_family)
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """For each family, the probability from which it counts as predicted."""
+        return self.own_thresholds or (self.threshold,) * len(self.families)
+
 
 def spec_for(
     base: BaseModel,
@@ -103,6 +116,7 @@ def spec_for(
     n_hidden: int,
     rules: str = "default",
     threshold: float = 0.5,
+    own_thresholds: tuple[float, ...] = (),
     name: str = "",
     version: str = "",
     license: str = "",
@@ -129,6 +143,7 @@ def spec_for(
         token_family=token_family,
         tokenizer_hash=base.vocab.tokenizer_hash,
         threshold=threshold,
+        own_thresholds=own_thresholds,
         exempt_tokens=exempt_tokens(base.vocab),
         families=families.unmaskable(str(train.get(SPARED, "")).split(", ")),
         name=name or f"LCG for {base.name}",

@@ -33,8 +33,6 @@ from .text import WholeTokenizer
 
 __all__ = ["GatedLlama", "Llama"]
 
-_NO_THRESHOLD = 0.5  # that of stages without a gate, which nothing asks for
-
 
 class GatedLlama(Llama):
     """A `llama_cpp.Llama` whose replies stay in the right script.
@@ -152,7 +150,7 @@ class GatedLlama(Llama):
             raise GateError(f"`gate_options` is {options!r}, expected GateOptions")
         self._gate_options = options
         if self._stages is not None:
-            self._stages.set_options(options.core_stage_options(self._threshold, self._pins(options)))
+            self._stages.set_options(options.core_stage_options(self._thresholds, self._pins(options)))
         elif options.has_pin and hasattr(self, "_tokenizer"):  # the model is loaded
             self._stages = self.new_stages(None, options)
 
@@ -195,11 +193,11 @@ class GatedLlama(Llama):
         pins = self._pins(options)
         if gate is not None:
             return gate.new_stages(options, pins)
-        return _core.StagePair.without_gate(self.vocab.n_vocab, options.core_stage_options(_NO_THRESHOLD, pins))
+        return _core.StagePair.without_gate(self.vocab.n_vocab, options.core_stage_options((), pins))
 
     @property
-    def _threshold(self) -> float:
-        return self._gate.threshold if self._gate is not None else _NO_THRESHOLD
+    def _thresholds(self) -> tuple[float, ...]:
+        return self._gate.thresholds if self._gate is not None else ()
 
     def _pins(self, options: GateOptions) -> Pins | None:
         return self._all_pins if options.has_pin else None
