@@ -386,7 +386,7 @@ def test_wrong_shapes_and_families_are_refused_by_name(changes: dict[str, Any], 
 def test_thresholds_that_do_not_fit_the_families_are_refused() -> None:
     rules = dataclasses.replace(rules_of(BY_TENS, GateOptions()), thresholds=(0.5, 0.5, 0.5))
     some = np.ones((1, 4), np.bool_)
-    with pytest.raises(GateError, match="^`thresholds` has 3 elements, expected 4, one for each family$"):
+    with pytest.raises(GateError, match=r"^`thresholds` has 3 elements, expected 4, one for each family$"):
         rules.judge_families(np.zeros((1, 4), np.float32), np.array([3]), some, some)
 
 

@@ -14,6 +14,7 @@ from lcg_cpp.gate.families import family_set
 from lcg_cpp.gate.spec import CONFIDENCE
 from lcg_cpp.gate.steps import PAPER_SAMPLING, Sampling
 from lcg_cpp.train.heldout import FamilyScore, HeldOut, Scores
+from lcg_cpp.train.thresholds import HIGHEST, LEAST_RIGHT, LOWEST, UNSURE, family_thresholds
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
 NAMES = ("cj", "latin", "symbols", "lowres")
@@ -29,6 +30,7 @@ def held_out(
     probabilities: list[dict[int, float]],
     last: list[int],
     following: list[int],
+    max_missed: float = 1.0,
 ) -> HeldOut:
     """Positions whose hidden states are never looked at."""
     n = len(labels)
@@ -43,6 +45,7 @@ def held_out(
         np.array(last),
         np.array(following),
         RULES,
+        max_missed,
     )
 
 
@@ -152,11 +155,72 @@ def test_measured_at_the_papers_sampling() -> None:
     assert measured(outside, [ONLY_LOWRES]).intervene == 0
 
 
+# ---- thresholds ----
+
+
+def chosen(
+    probabilities: list[float], *, max_missed: float, right: int = CJ, last: int = LOWRES, others: float = 0.99
+) -> float:
+    """The threshold of a family that is right wherever it has these probabilities, and the others have another."""
+    z = np.full((len(probabilities), 4), math.log(others / (1 - others)), np.float32)
+    z[:, right] = np.log(np.array(probabilities)) - np.log1p(-np.array(probabilities))
+    n = len(z)
+    return family_thresholds(z, np.full(n, right), np.full(n, last), family_set(), max_missed)[right]
+
+
+def test_a_threshold_is_the_highest_at_which_so_few_right_ones_are_missed() -> None:
+    # 25 right positions: at 4 % one of them may be missed, at 3.9 % none
+    probabilities = [0.125, 0.25, 0.375, *[0.9375] * 22]
+    assert chosen(probabilities, max_missed=0.04) == pytest.approx(0.25)
+    assert chosen(probabilities, max_missed=0.039) == pytest.approx(0.125)
+    assert chosen(probabilities, max_missed=0.12) == HIGHEST == 0.5
+    assert chosen(probabilities, max_missed=1) == 0.5
+
+
+def test_what_has_the_threshold_in_32_bits_is_predicted() -> None:
+    for probability in np.random.default_rng(0).uniform(LOWEST, HIGHEST, 50).tolist():
+        threshold = chosen([probability] * LEAST_RIGHT, max_missed=0)
+        assert float(np.float32(threshold)) == threshold
+        z = np.float32(np.log(probability) - np.log1p(-probability))
+        assert threshold <= 1 / (1 + math.exp(-float(z)))
+        assert threshold == pytest.approx(probability, rel=1e-5)
+
+
+def test_thresholds_have_limits() -> None:
+    assert chosen([0.001] * 25, max_missed=0) == pytest.approx(LOWEST)
+    assert chosen([0.75] * 25, max_missed=0) == HIGHEST
+    assert chosen([0.001] * (LEAST_RIGHT - 1), max_missed=0) == pytest.approx(UNSURE)
+    assert 0 < LOWEST < UNSURE < HIGHEST
+
+
+def test_right_families_that_the_rules_allow_anyway_are_not_missed() -> None:
+    probabilities = [0.125] * 25
+    assert chosen(probabilities, max_missed=0, last=CJ) == HIGHEST  # persistence
+    assert chosen(probabilities, max_missed=0, last=NO_FAMILY) == pytest.approx(0.125)
+    assert chosen(probabilities, max_missed=0, others=0.0625) == HIGHEST  # the most probable family
+
+
+def test_families_that_are_never_masked_keep_their_threshold() -> None:
+    assert chosen([0.125] * 25, max_missed=0, right=LOWRES, last=CJ) == HIGHEST
+
+
+def test_scores_are_those_of_the_gate_with_its_thresholds() -> None:
+    # Chinese is right, and has a probability of sigmoid(-1) = 0.269: at 0.5 it would be banned everywhere
+    n = 30
+    confused = {0: 0.5, 6: 0.4, 4: 0.1}
+    for max_missed, threshold, missed in ((1.0, 0.5, 1), (0.0, 0.2689, 0)):
+        positions = held_out([[1, 0, 0, 1]] * n, [confused] * n, [LOWRES] * n, [0] * n, max_missed)
+        scores = measured(positions, [[-1.0, -4.0, -4.0, 4.0]] * n)
+        assert (scores.intervene, scores.contradict) == (missed, missed)
+        assert scores.families["cj"].threshold == pytest.approx(threshold, abs=1e-4)
+        assert scores.families["cj"].recall == 0  # at 0.5
+
+
 # ---- as a record ----
 
 
 def test_scores_survive_json() -> None:
-    scores = Scores(7, 0.5, {"cj": FamilyScore(3, 0.25, 1.0), "latin": FamilyScore(0, 0.0, 0.5)}, 0.125, 0.0625)
+    scores = Scores(7, 0.5, {"cj": FamilyScore(3, 0.25, 1.0, 0.125), "latin": FamilyScore(0, 0.0, 0.5)}, 0.125, 0.0625)
     assert Scores.from_dict(json.loads(json.dumps(scores.as_dict()))) == scores
     nowhere = Scores(1, 0.5, {"cj": FamilyScore(0, math.nan, math.nan)}, 0.0, 0.0)
     again = Scores.from_dict(json.loads(json.dumps(nowhere.as_dict()))).families["cj"]

@@ -334,6 +334,8 @@ def test_hidden_layer_that_no_state_reaches_still_learns() -> None:
         ("weight_decay", -0.1, "`weight_decay` is -0.1, expected 0 or a positive number"),
         ("weight_decay", math.nan, "`weight_decay` is nan, expected 0 or a positive number"),
         ("held_out", 1.0, "`held_out` is 1.0, expected 0 to less than 1"),
+        ("max_missed", -0.1, "`max_missed` is -0.1, expected 0 to 1"),
+        ("max_missed", math.nan, "`max_missed` is nan, expected 0 to 1"),
         ("held_out", -0.1, "`held_out` is -0.1, expected 0 to less than 1"),
     ],
 )
@@ -351,7 +353,17 @@ def test_paper_preset_is_the_papers() -> None:
     assert (paper.hidden_width(4096), paper.top_k, paper.top_p, paper.norm) == (4096, 20, 0.95, "token")
     assert (paper.learning_rate, paper.warmup, paper.weight_decay) == (2e-5, 100, 0.01)
     assert (paper.passes, paper.n_tokens, paper.n_ctx) == (1, None, 2048)
-    assert (paper.positions, paper.soft) == ("all", False)
+    assert (paper.positions, paper.soft, paper.max_missed) == ("all", False, 1)
+
+
+@pytest.mark.parametrize(
+    ("n_states", "passes"),
+    [(512_000, 3), (170_000, 4), (100_000, 6), (51_200, 10), (1000, 20), (0, 20)],
+)
+def test_few_states_are_learned_from_more_often(n_states: int, passes: int) -> None:
+    # 1,000 steps of 512 states, with 3 to 20 passes
+    assert TrainOptions().passes_for(n_states) == passes
+    assert TrainOptions(passes=7).passes_for(n_states) == 7
 
 
 @pytest.mark.parametrize(("n_hidden", "width"), [(0, 0), (16, 16), (None, 64)])

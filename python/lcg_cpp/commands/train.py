@@ -47,13 +47,26 @@ _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str
     ("--window", "window", "N", options.whole(0), "with --rules scripts: tokens around one that tell of Han and kana"),
     ("--positions", "positions", None, POSITIONS, "learn from all tokens, or only from those of replies"),
     ("--batch", "batch", "N", options.whole(1), "hidden states per step of the optimizer"),
-    ("--passes", "passes", "N", options.whole(1, 100), "passes over each hidden state"),
+    (
+        "--passes",
+        "passes",
+        "N",
+        options.whole(1, 100),
+        "passes over each hidden state (default: 3, more for few texts)",
+    ),
     ("--lr", "learning_rate", "RATE", options.real(0), "learning rate (default: fitted to the model's states)"),
     ("--schedule", "schedule", None, SCHEDULES, "how the learning rate falls"),
     ("--warmup", "warmup", "N", options.whole(0), "steps over which the learning rate rises"),
     ("--weight-decay", "weight_decay", "X", options.real(0), "weight decay"),
     ("--tokens", "n_tokens", "N", options.whole(1, 1 << 50), "tokens to evaluate (default: every text once)"),
     ("--held-out", "held_out", "SHARE", options.real(0, 0.9), "share of the texts to measure on instead of learning"),
+    (
+        "--max-missed",
+        "max_missed",
+        "SHARE",
+        options.real(0, 1),
+        "fit thresholds: a right family is missed at most so often",
+    ),
     ("--rules", "rules", None, RULES, "rule set of the token families"),
     ("--seed", "seed", "N", options.whole(0, 1 << 62), "seed of the whole run"),
 )
@@ -258,7 +271,7 @@ def _print_result(args: argparse.Namespace, output: str, result: Trained) -> Non
                 (
                     f"held out, {name}",
                     f"precision {_share(score.precision)}, recall {_share(score.recall)},"
-                    f" {score.positions:,} positions",
+                    f" threshold {score.threshold:.2g}, {score.positions:,} positions",
                 )
                 for name, score in scores.families.items()
                 if score.positions or len(scores.families) <= _MOST_SHOWN

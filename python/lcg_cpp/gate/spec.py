@@ -14,7 +14,7 @@ from ..errors import GateError
 from .families import DEFAULT_FAMILIES, exempt_tokens, vocab_families
 from .rule_set import FamilySet
 
-SPARED = "never_masked"  # in `train`: names of the families that are not maskable because no label held them
+SPARED = "never_masked"  # in `train`: names of the families that are not maskable because too few labels held them
 CONFIDENCE = ((5, 0.999), (20, 0.95))  # the two sets of H, paper section 3.3
 
 _MAX_WIDTH = 1 << 16

@@ -56,6 +56,7 @@ class Evaluator:
             options: Settings.
         """
         self._source, self._texts, self._rules, self._options = source, texts, rules, options
+        self._seen = np.zeros(3)  # of the held-out texts: rows, tokens, states to learn from if they were not held out
 
     @property
     def skipped(self) -> Mapping[str, int]:
@@ -80,9 +81,12 @@ class Evaluator:
         n = 0
         for row in rows.tolist():
             encoded = self._source.encode(row)
+            self._seen[0] += 1
             if encoded is None:
                 continue
             text = ForcedText.of(encoded.tokens, encoded.is_reply)
+            learned = ForcedText.of(encoded.tokens, encoded.is_reply, self._options.positions)
+            self._seen[1:] += len(text.tokens), np.count_nonzero(learned.wanted)
             try:
                 found = list(self._source.find([row], [text], with_steps=True))
             except StoppedError:
@@ -101,7 +105,14 @@ class Evaluator:
             np.concatenate([part.last for part in parts])[:most],
             np.concatenate([part.following for part in parts])[:most],
             self._rules,
+            self._options.max_missed,
         )
+
+    def n_states(self) -> float:
+        """About how many states the gate will learn from, as the held-out texts show."""
+        rows, tokens, states = self._seen
+        n_tokens = self._options.n_tokens
+        return float(len(self._texts) * states / rows if n_tokens is None else n_tokens * states / tokens)
 
     def batch(self, rows: Sequence[int]) -> Batch | None:
         """States and labels of rows; None if it shall stop."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..gate.decisions import DecodingRules
 from ..gate.steps import Steps
+from .thresholds import family_thresholds
 
 MAX_BYTES = 256 << 20  # of the states that are kept
 MAX_STATES = 16_384
@@ -24,11 +25,13 @@ class FamilyScore:
         positions: Positions whose label holds the family.
         precision: Share of its predictions that are in the label; NaN if there are none.
         recall: Share of the labels that are predicted; NaN if there are none.
+        threshold: Probability from which the gate file will predict it, see `train.thresholds`; the shares are at 0.5.
     """
 
     positions: int
     precision: float
     recall: float
+    threshold: float = 0.5
 
     @property
     def f1(self) -> float:
@@ -78,7 +81,8 @@ class HeldOut:
         steps: What the rules look at.
         last: int64 (n,), family of the newest language token of the reply.
         following: int64 (n,), the text's own next token.
-        rules: The decoding rules.
+        rules: The decoding rules, but for the thresholds.
+        max_missed: How often a right family may be missed, see `family_thresholds`; 1 leaves the thresholds at 0.5.
     """
 
     hidden: npt.NDArray[np.float32]
@@ -87,6 +91,7 @@ class HeldOut:
     last: npt.NDArray[np.int64]
     following: npt.NDArray[np.int64]
     rules: DecodingRules
+    max_missed: float = 1.0
 
     def measure(
         self, predict: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]], spared: Collection[str] = ()
@@ -102,17 +107,23 @@ class HeldOut:
         with np.errstate(invalid="ignore"):  # a gate that has diverged has no loss
             loss = np.maximum(wide, 0) - wide * self.labels + np.log1p(np.exp(-np.abs(wide)))
         families = replace(self.rules.families, families=self.rules.families.families.unmaskable(spared))
-        rulings = replace(self.rules, families=families).judge(self.steps, z, self.last)
-        contradicted = rulings.banned[np.arange(len(z)), families.token_family[self.following]]
+        right = families.token_family[self.following]
+        thresholds = family_thresholds(z, right, self.last, families.families, self.max_missed)
+        rulings = replace(self.rules, families=families, thresholds=thresholds).judge(self.steps, z, self.last)
+        contradicted = rulings.banned[np.arange(len(z)), right]
         return Scores(
             positions=len(z),
             loss=float(loss.mean()),
-            families={name: _score(z[:, f] >= 0, self.labels[:, f] >= 0.5) for f, name in enumerate(families.names)},
+            families={
+                name: _score(z[:, f] >= 0, self.labels[:, f] >= 0.5, thresholds[f])
+                for f, name in enumerate(families.names)
+            },
             intervene=float(rulings.intervene.mean()),
             contradict=float((rulings.intervene & contradicted).mean()),
         )
 
 
-def _score(predicted: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_]) -> FamilyScore:
+def _score(predicted: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_], threshold: float) -> FamilyScore:
     both, n_predicted, n_wanted = (int(np.count_nonzero(x)) for x in (predicted & wanted, predicted, wanted))
-    return FamilyScore(n_wanted, both / n_predicted if n_predicted else np.nan, both / n_wanted if n_wanted else np.nan)
+    precision, recall = (both / n if n else np.nan for n in (n_predicted, n_wanted))
+    return FamilyScore(n_wanted, precision, recall, threshold)

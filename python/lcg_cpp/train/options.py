@@ -14,6 +14,8 @@ POSITIONS = ("all", "reply")
 
 _MAX_RATE = 1e6  # PyTorch computes with it in single precision
 _LEAST_RATE = 0.02  # of the schedule's end, as a share of its top: the last texts count too
+_STEPS = 1000  # of the optimizer, at least, where the number of passes is ours to choose
+_PASSES = (3, 20)  # the least and the most of them
 _TEXTS_PER_STATE = 1 / 32  # texts whose states are gathered and shuffled together, for each state of a batch
 
 
@@ -33,14 +35,17 @@ class TrainOptions:
         soft: Labels are each family's share of these tokens' probability instead of 0 or 1.
         positions: `all` tokens are learned from (paper), or those that predict a token of a `reply`.
         batch: States per step of the optimizer, in each process.
-        passes: How often each state is learned from; evaluating the model is what takes time.
+        passes: How often each state is learned from; None: 3 times (paper: once), but up to 20 times where there are
+            few texts, so that the gate takes about 1,000 steps. Evaluating the model is what takes time.
         learning_rate: Of AdamW; None fits it to the scale of the model's hidden states.
         schedule: How the learning rate falls: `cosine`, `linear` or `constant`.
         warmup: Steps over which it rises first.
         weight_decay: Of AdamW.
         n_ctx: Most tokens of a text; what is longer is cut.
         n_tokens: Tokens to evaluate; texts are repeated if there are too few. None: every text once.
-        held_out: Share of the texts that is only measured on.
+        held_out: Share of the texts that is only measured on, of at most 512 of them.
+        max_missed: At how much of the held-out text that goes on with a family the gate may miss it; each family's
+            threshold follows, see `train.thresholds`. 1 leaves all of them at 0.5 (paper).
         rules: Rule set of the token families.
         seed: Seed of everything.
     """
@@ -53,14 +58,15 @@ class TrainOptions:
     soft: bool = False
     positions: str = "all"
     batch: int = 512
-    passes: int = 3
+    passes: int | None = None
     learning_rate: float | None = None
     schedule: str = "linear"
     warmup: int = 100
     weight_decay: float = 0.01
     n_ctx: int = 2048
     n_tokens: int | None = None
-    held_out: float = 0.02
+    held_out: float = 0.05
+    max_missed: float = 0.001
     rules: str = RULES[0]
     seed: int = 0
 
@@ -95,10 +101,18 @@ class TrainOptions:
             raise GateError(f"`weight_decay` is {self.weight_decay}, expected 0 or a positive number")
         if not 0.0 <= self.held_out < 1.0:
             raise GateError(f"`held_out` is {self.held_out}, expected 0 to less than 1")
+        if not 0.0 <= self.max_missed <= 1.0:
+            raise GateError(f"`max_missed` is {self.max_missed}, expected 0 to 1")
 
     def hidden_width(self, n_embd: int) -> int:
         """Width of the gate's hidden layer for a model of this width."""
         return n_embd if self.n_hidden is None else self.n_hidden
+
+    def passes_for(self, n_states: float) -> int:
+        """How often each of about so many states is learned from."""
+        if self.passes is not None:
+            return self.passes
+        return min(max(math.ceil(_STEPS * self.batch / max(n_states, 1)), _PASSES[0]), _PASSES[1])
 
     @property
     def group(self) -> int:
@@ -129,6 +143,7 @@ PAPER_TRAINING = TrainOptions(
     norm="token",
     learning_rate=2e-5,
     passes=1,
+    max_missed=1.0,
 )
 
 PRESETS = {"default": TrainOptions(), "paper": PAPER_TRAINING}

@@ -64,7 +64,7 @@ def training_page(run: Run, spec: GateSpec, svg: str) -> str:
     """
     scores = run.measurements[-1].scores
     rows = [
-        (name, f"{score.positions:,}", *map(_share, (score.precision, score.recall, score.f1)))
+        (name, f"{score.positions:,}", *map(_share, (score.precision, score.recall, score.f1, score.threshold)))
         for name, score in scores.families.items()
     ]
     return page(
@@ -76,12 +76,12 @@ def training_page(run: Run, spec: GateSpec, svg: str) -> str:
                 [
                     f"On {scores.positions:,} held-out positions in replies: the families that the gate predicts"
                     " (probability of at least 0.5) against the labels, the families of the model's own likely tokens.",
-                    Table(("family", ">positions", ">precision", ">recall", ">F1"), rows),
+                    Table(("family", ">positions", ">precision", ">recall", ">F1", ">threshold"), rows),
                     *_spared(spec),
-                    f"With the decoding rules, at temperature 0.7, top-k 20 and top-p 0.8, it would act at"
-                    f" {scores.intervene:.2%} of these positions, and at {scores.contradict:.2%} it would ban the very"
-                    " token that the text goes on with. On clean text the latter are mistakes; on text that mixes"
-                    " languages by accident they are what a gate is for.",
+                    "With these thresholds and the decoding rules, at temperature 0.7, top-k 20 and top-p 0.8, it"
+                    f" would act at {scores.intervene:.2%} of these positions, and at {scores.contradict:.2%} it would"
+                    " ban the very token that the text goes on with. On clean text the latter are mistakes;"
+                    " on text that mixes languages by accident they are what a gate is for.",
                 ],
             ),
             Section("How it was made", [Facts(_provenance(spec.train))]),
@@ -91,7 +91,11 @@ def training_page(run: Run, spec: GateSpec, svg: str) -> str:
 
 def _spared(spec: GateSpec) -> list[str]:
     names = spec.train.get(SPARED)
-    return [f"The gate never masks {names}: no label held them, so it would ban them everywhere."] if names else []
+    return (
+        [f"The gate never masks {names}: too few labels held them, and it would ban them where they are right."]
+        if names
+        else []
+    )
 
 
 def _share(value: float) -> str:

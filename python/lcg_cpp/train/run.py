@@ -12,6 +12,8 @@ from ..data import Dataset, Encoded, Encoder
 from .heldout import Scores
 from .options import TrainOptions
 
+_MOST_HELD_OUT = 512  # texts
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -70,7 +72,7 @@ class Texts:
         self._seed = options.seed
         n = int(self._ends[-1])
         order = np.random.default_rng([self._seed, 0]).permutation(n)
-        n_held_out = min(round(n * options.held_out) or int(options.held_out > 0), n - 1)
+        n_held_out = min(round(n * options.held_out) or int(options.held_out > 0), _MOST_HELD_OUT, n - 1)
         self.held_out = order[:n_held_out]
         self._training = np.sort(order[n_held_out:])
 

@@ -149,7 +149,9 @@ def train(
             keeper.save(on_notice)
         trainer.finish()
         if trainer.spared:
-            on_notice(f"the gate never masks {', '.join(trainer.spared)}: the texts gave it nothing to learn of them")
+            on_notice(
+                f"the gate never masks {', '.join(trainer.spared)}: the texts gave it too little to learn of them"
+            )
         spec = gate_spec(trainer, datasets, name, license)
         _write(output, spec, result.weights, engine, outtype)
         if finished:
@@ -186,11 +188,18 @@ def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", lic
     return dataclasses.replace(
         trainer.spec,
         families=trainer.spec.families.unmaskable(trainer.spared),
+        own_thresholds=own_thresholds(trainer),
         name=name or trainer.spec.name,
         license=license,
         datasets=tuple(Source(public_name(dataset)) for dataset in datasets),
         train=provenance(trainer, datasets),
     )
+
+
+def own_thresholds(trainer: Trainer) -> tuple[float, ...]:
+    """The thresholds that held-out text gave the families; none where they were not asked for."""
+    families = trainer.run.measurements[-1].scores.families
+    return () if trainer.options.max_missed >= 1 else tuple(score.threshold for score in families.values())
 
 
 def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, TrainValue]:
@@ -213,7 +222,8 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
         "learning_rate": trainer.learner.learning_rates[0],
         "schedule": options.schedule,
         "batch": options.batch,
-        "passes": options.passes,
+        "passes": trainer.passes,
+        **({"max_missed": options.max_missed} if options.max_missed < 1 else {}),
         "seed": options.seed,
         "progress": run.progress,
         "held_out.positions": scores.positions,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .learner import Learner, Ranks
 
 _N_MEASUREMENTS = 50  # on held-out text, spread over a run
+_LEAST_POSITIVES = 64  # labels with a family, below which the gate has not learned where it is right
 
 
 class Trainer:
@@ -34,6 +35,7 @@ class Trainer:
         base: The base model.
         learner: The gate.
         spec: What the gate file will say of the model.
+        passes: How often each state is learned from.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Trainer:
         source = lessons.source(self._texts, labeller, rules)
         self._evaluator = Evaluator(source, self._texts, rules, options)
         self.held_out = self._evaluator.held_out()
+        self.passes = options.passes_for(self._evaluator.n_states())
         self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden, ranks)
 
     @property
@@ -137,7 +140,7 @@ class Trainer:
         options = self.options
         n_steps = max(1, round(n_total / (options.batch * self._ranks.size)))
         loss = 0.0
-        for number_of_pass in range(options.passes):
+        for number_of_pass in range(self.passes):
             salt = np.random.default_rng([options.seed, 2, self.run.epoch, number, number_of_pass]).integers(1 << 63)
             step_of = _mix(batch.keys ^ np.uint64(salt)) % np.uint64(n_steps)
             for step in range(n_steps):
@@ -151,7 +154,7 @@ class Trainer:
                 f"the gate diverged after {self.run.tokens} tokens: its weights are no longer numbers;"
                 f" a lower learning rate helps (was {self.learner.learning_rates[0]:.2g})"
             )
-        return loss / (n_total * options.passes)
+        return loss / (n_total * self.passes)
 
     def _measure(self) -> None:
         run = self.run
@@ -162,10 +165,10 @@ class Trainer:
 
     @property
     def spared(self) -> tuple[str, ...]:
-        """The families that no label held so far, which the gate must not mask: it would ban them everywhere."""
+        """The families that too few labels held so far: the gate must not mask them, it would ban them everywhere."""
         families = self.spec.families
         seen = zip(families.names, families.maskable, self.run.positives)
-        return tuple(name for name, maskable, n in seen if maskable and n == 0)
+        return tuple(name for name, maskable, n in seen if maskable and n < _LEAST_POSITIVES)
 
     def finish(self) -> None:
         """Measure the gate as it is now, if it was not."""
