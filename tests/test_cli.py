@@ -299,7 +299,8 @@ def test_inspect_as_text(documented_gate: Path) -> None:
     assert facts["layers"] == "64 -> 16 -> 4"
     assert facts["lcg.fc1.weight"] == "F16 (16, 64)"
     assert facts["confidence"] == "top-k 5 with top-p 0.999 or top-k 20 with top-p 0.95"
-    assert re.search(r"^  symbols +\d+ +[\d.]+%  no \(neutral\)$", text, re.MULTILINE)
+    assert re.search(r"^  latin +\d+ +[\d.]+% +0\.02  yes$", text, re.MULTILINE)
+    assert re.search(r"^  symbols +\d+ +[\d.]+% +-  no \(neutral\)$", text, re.MULTILINE)
 
 
 # ---- convert ----

@@ -141,7 +141,7 @@ def _parsed(path: Path, metadata: Mapping[str, str], name: str, default: Any) ->
 
 
 def _is_probability(value: Any) -> bool:
-    return isinstance(value, float) and 0 < np.float32(value) < 1
+    return isinstance(value, float) and 0 < float(np.float32(value)) < 1
 
 
 def _is_source(value: Any) -> bool:

@@ -67,12 +67,9 @@ class GateSpec:
         _check_range("n_hidden", self.n_hidden, 0, _MAX_WIDTH)
         self._check_token_family()
         # checked as the reader will see it: 0.99999999 is 1 in 32 bits
-        for what, value in (
-            ("threshold", self.threshold),
-            *(("own_thresholds", value) for value in self.own_thresholds),
-        ):
-            if not 0.0 < float(np.float32(value)) < 1.0:
-                raise GateError(f"`{what}` is {value}, expected a probability between 0 and 1")
+        for threshold in (self.threshold, *self.own_thresholds):
+            if not 0.0 < float(np.float32(threshold)) < 1.0:
+                raise GateError(f"`threshold` is {threshold}, expected a probability between 0 and 1")
         if self.own_thresholds and len(self.own_thresholds) != len(self.families):
             n, n_families = len(self.own_thresholds), len(self.families)
             raise GateError(f"`own_thresholds` has {n} elements, expected {n_families}, one for each family")

@@ -86,7 +86,7 @@ class Evaluator:
                 continue
             text = ForcedText.of(encoded.tokens, encoded.is_reply)
             learned = ForcedText.of(encoded.tokens, encoded.is_reply, self._options.positions)
-            self._seen[1:] += len(text.tokens), np.count_nonzero(learned.wanted)
+            self._seen[1:] += [len(text.tokens), int(np.count_nonzero(learned.wanted))]
             try:
                 found = list(self._source.find([row], [text], with_steps=True))
             except StoppedError:
