@@ -305,6 +305,7 @@ def run(llm: GatedLlama, gate_path: str, tmp_path: Path) -> Run:
     def evaluate_in(folder: str = "run", *, names: str = "none,lcg,ban", n_seeds: int = 2, **others: Any) -> Evaluation:
         options = EvalOptions(n_seeds=n_seeds, **others.pop("options", {}))
         benchmark = others.pop("benchmark", BENCHMARK)
+        others.setdefault("parallel", 1)
         return evaluate(llm, benchmark, parse_methods(names, gate_path), tmp_path / folder, options, **others)
 
     return evaluate_in
@@ -345,9 +346,9 @@ def test_each_method_gets_its_own_prompt(run: Run, replier: Replier) -> None:
 
 def test_all_methods_of_a_prompt_have_the_same_seed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
-    reply = Replier.reply
+    job = Replier.job
     monkeypatch.setattr(
-        Replier, "reply", lambda self, m, p, seed, n, stop: (seeds.append(seed), reply(self, m, p, seed, n))[1]
+        Replier, "job", lambda self, m, p, seed, *others: (seeds.append(seed), job(self, m, p, seed, *others))[1]
     )
     run()
     assert seeds[1:] == [reply_seed(s, p.id) for s in (0, 1) for p in PROMPTS for _ in range(3)]  # the first warms up
@@ -381,6 +382,64 @@ def test_a_torn_line_is_cut_and_answered_again(run: Run, tmp_path: Path) -> None
         file.write_bytes(data[:-cut])
         assert run().finished
         assert lines(tmp_path / "run") == expected
+
+
+def test_replies_of_a_batch_are_those_of_one_by_one(run: Run, tmp_path: Path, gate_path: str) -> None:
+    names = ",".join(parse_methods_of(gate_path)) + ",pin=none+deny=latin"
+    run("single", names=names)
+    found = run("batch", names=names, parallel=8)
+    assert found.finished
+    assert found.settings["engine"]["batch"] is True
+    single = {(r["method"], r["seed"], r["id"]): r for r in lines(tmp_path / "single")}
+    batch = {(r["method"], r["seed"], r["id"]): r for r in lines(tmp_path / "batch")}
+    assert single.keys() == batch.keys()
+    assert len(single) == 9 * 2 * 3
+    same = [batch[key]["tokens"] == reply["tokens"] for key, reply in single.items()]
+    assert sum(same) >= 52  # their logits differ in the last bits
+    for key in [key for key, is_same in zip(single, same) if is_same]:
+        for field in ("reply", "pieces", "families", "n_prompt", "finish", "prompt"):
+            assert batch[key][field] == single[key][field]
+        assert [e["position"] for e in batch[key]["events"]] == [e["position"] for e in single[key]["events"]]
+    assert sum(len(reply["events"]) for reply in batch.values()) > 10
+
+
+def parse_methods_of(gate_path: str) -> list[str]:
+    """Names of all built-in methods."""
+    return [method.name for method in parse_methods("all", gate_path)]
+
+
+@pytest.mark.parametrize("n_asked", [1, 9, 40])
+def test_a_batch_that_was_stopped_goes_on_to_the_same_replies(run: Run, tmp_path: Path, n_asked: int) -> None:
+    whole = run("whole", parallel=4)
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > n_asked
+
+    assert not run(parallel=4, should_stop=stop).finished
+    there = lines(tmp_path / "run")
+    assert len(there) < 18
+    assert all(reply["finish"] != "interrupted" for reply in there)
+    found = run(parallel=None)  # goes on as it was begun
+    assert found.finished
+    assert found.settings == whole.settings
+
+    def ordered(folder: str) -> list[Json]:
+        return sorted(lines(tmp_path / folder), key=lambda reply: (reply["method"], reply["seed"], reply["id"]))
+
+    assert ordered("run") == ordered("whole")
+
+
+def test_a_folder_goes_on_as_it_was_begun(run: Run) -> None:
+    run(names="none", n_seeds=1)
+    assert "batch" not in run(n_seeds=1, parallel=None).settings["engine"]
+    with pytest.raises(GateError, match=r"run: was made with engine.batch null, now it is true"):
+        run(parallel=4)
+    run("batch", names="none", n_seeds=1, parallel=None)
+    with pytest.raises(GateError, match=r"batch: was made with engine.batch true, now it is null"):
+        run("batch", parallel=1)
 
 
 def test_methods_and_seeds_can_be_added(run: Run, tmp_path: Path) -> None:

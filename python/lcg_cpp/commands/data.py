@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..data.prompts import PromptSeries, prompt_languages
 from ..data.recipe import SOURCES, SourceRows, read_source, write_mix
-from ..data.synth import Answer, Corpus, answer, is_confused
+from ..data.synth import Answer, Corpus, answers, is_confused
 from ..errors import GateError
 from ..gate.options import GateOptions
 from . import options
@@ -16,7 +16,7 @@ from .errors import EXIT_INTERRUPTED, UsageError
 from .loading import load_base, load_model
 from .output import print_heading, print_json, print_table
 from .paths import check_output
-from .progress import StatusLines, duration, tell
+from .progress import StatusLines, ask_to_stop, duration, tell
 
 _RECIPES = ("paper",)
 _N_TEXTS = 1000
@@ -86,7 +86,8 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep answers that hold Chinese or Japanese although nobody asked for it; they are left out otherwise",
     )
-    options.add(parser, "--ctx-size", help=f"tokens of context (default: -n and {_N_PROMPT})")
+    options.add(parser, "--parallel")
+    options.add(parser, "--ctx-size", help=f"tokens of context of each answer (default: -n and {_N_PROMPT})")
     options.add(parser, "--threads")
     options.add(parser, "--n-gpu-layers")
     _add_seed(parser, "the prompts and their answers")
@@ -174,22 +175,19 @@ def _synth(args: argparse.Namespace, output: Path) -> int:
         "n_threads_batch": args.threads,
     }
     llm = load_model(args.model, None, GateOptions(), engine)
-    tally = _Tally(corpus.next_number, args.texts)
-    interrupted = False
-    with StatusLines() as line:
+    tally = _Tally(corpus.n_done, args.texts)
+    with StatusLines() as line, ask_to_stop("what is answered is in the file", line) as should_stop:
+        prompts = map(series.prompt, corpus.missing(args.texts))
+        how = {"n_predict": args.n_predict, "temperature": args.temp, "parallel": args.parallel}
         try:
-            for number in range(corpus.next_number, args.texts):
-                prompt = series.prompt(number)
-                said = answer(llm, prompt, n_predict=args.n_predict, temperature=args.temp)
+            for prompt, said in answers(llm, prompts, **how, should_stop=should_stop):
                 confused = is_confused(prompt, said.text) and not args.keep_confused
-                if said.text.strip() and not confused:
-                    corpus.add(prompt, said)
+                corpus.settle(prompt, said, keep=bool(said.text.strip()) and not confused)
                 tally.count(said, confused=confused)
                 line.show(f"{tally.status()}  {prompt.language}")
-        except KeyboardInterrupt:
-            interrupted = True
         except GateError as error:
             raise UsageError(f"-m/--model: {args.model}: {error}") from error
+    interrupted = corpus.n_done < args.texts
     tally.report(args, output, interrupted=interrupted)
     return EXIT_INTERRUPTED if interrupted else 0
 

@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_pin(parser.add_argument_group("pin (of every method that has none of its own)"))
     model = parser.add_argument_group("model")
     options.add(model, "--ctx-size", help="tokens of context (default: fitted to the prompts)")
-    for option in ("--threads", "--n-gpu-layers", "--batch-size", "--lcg-device"):
+    for option in ("--parallel", "--threads", "--n-gpu-layers", "--batch-size", "--lcg-device"):
         options.add(model, option)
 
 
@@ -125,6 +125,7 @@ def run(args: argparse.Namespace) -> int:
             folder,
             settings,
             gates=gates,
+            parallel=args.parallel,
             should_stop=should_stop,
             on_progress=lambda progress: line.show(status(progress)),
         )

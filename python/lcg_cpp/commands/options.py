@@ -112,6 +112,11 @@ _VOCABULARY: dict[str, dict[str, Any]] = {
     "--min-p": {"metavar": "P", "type": real(0, 1), "help": "drop tokens less probable than P times the best one"},
     "--ctx-size": {"flags": ("-c",), "type": whole(1), "help": "tokens of context"},
     "--batch-size": {"flags": ("-b",), "type": whole(1), "help": "tokens evaluated at once"},
+    "--parallel": {
+        "flags": ("-np",),
+        "type": whole(1, 256),
+        "help": "replies generated at once (default: up to 16, as many as fit into 16,384 tokens or four contexts)",
+    },
     "--threads": {
         "flags": ("-t",),
         "type": whole(1),

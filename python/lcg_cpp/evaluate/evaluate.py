@@ -1,4 +1,4 @@
-"""Methods side by side: the same prompts with the same seeds, one reply after the other, prompt by prompt.
+"""Methods side by side: the same prompts with the same seeds, several replies at once.
 
 replies.jsonl has one object a line:
 
@@ -11,7 +11,7 @@ replies.jsonl has one object a line:
 | tokens, pieces, families | of each generated token its id, the text it completes and the index of its family |
 | n_prompt | tokens of the prompt |
 | finish | `stop`, or `length` if the reply was cut |
-| seconds | the reply took, the prompt's evaluation included |
+| seconds | the reply took, the prompt's evaluation included; its share where several were generated at once |
 | events | the gate's interventions |
 | unwanted | letters of the answer by kind, see `measure.unwanted`; null if none can be wrong |
 
@@ -33,10 +33,20 @@ from typing import TYPE_CHECKING, Any
 from ..errors import GateError
 from ..gate.gate import Gate
 from ..measure.judge import unwanted_letters
+from ..run.batch import Job, check_parallel, follow_all
 from ..run.llama import GatedLlama
 from ..run.prompt import PromptTokens
 from ..run.reply import context_size
-from .folder import REPLIES, Json, append_reply, check_replies, join_settings, method_settings, read_replies
+from .folder import (
+    REPLIES,
+    Json,
+    append_reply,
+    check_replies,
+    join_settings,
+    method_settings,
+    read_replies,
+    read_settings,
+)
 from .methods import METHODS, Method, parse_methods
 from .record import prompt_record
 from .replies import Replier, reply_seed
@@ -101,13 +111,16 @@ def evaluate(
     options: EvalOptions = EvalOptions(),
     *,
     gates: Mapping[str, Gate] | None = None,
+    parallel: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Evaluation:
     """Let a model answer the prompts of a benchmark by every method; what is in the folder already is not done again.
 
     Every reply is generated from an empty context with a seed that only depends on the prompt and the number of the
-    seed, so the replies are the same whichever methods, prompts and seeds are asked for, in one run or in several.
+    seed, so the replies are the same whichever methods, prompts and seeds are asked for, in one run or in several; they
+    are written in the order in which they end. Several at once differ from one by one in the last bits of the logits,
+    see `generate_batch`; settings.json tells which it was.
 
     Args:
         llm: The model; its gate is changed.
@@ -116,6 +129,7 @@ def evaluate(
         folder: Where replies.jsonl and settings.json are written; replies are on disk as soon as they are there.
         options: How replies are generated.
         gates: By path, gates of the methods that are loaded already.
+        parallel: Replies generated at once. None: one by one where the folder's are, or else see `check_parallel`.
         should_stop: Asked after every token.
         on_progress: Called after every reply.
 
@@ -128,32 +142,37 @@ def evaluate(
     paths = {method.gate for method in methods if method.gate is not None}
     loaded = {name: (gates or {}).get(name) or Gate.load(name) for name in sorted(paths)}
     replier = Replier(llm, methods, loaded, options.sampling(), thinking=options.thinking)
-    settings = _settings(llm, benchmark, methods, options)
     asked = _asked(replier, benchmark.prompts, methods)
-    settings = join_settings(path, settings)
+    wanted = list(_jobs(benchmark.prompts, methods, options))
+    n_tokens = min(context_size(llm), max(len(asked[job.asked].tokens) + job.max_tokens for job in wanted))
+    parallel = check_parallel(llm, _as_before(path) if parallel is None else parallel, n_tokens)
+    settings = join_settings(path, _settings(llm, benchmark, methods, options, is_batch=parallel > 1))
     replies = read_replies(path)
     check_replies(path, replies, {prompt.id: prompt.prompt for prompt in benchmark.prompts})
     done = {(reply["method"], reply["seed"], reply["id"]) for reply in replies}
-    jobs = [job for job in _jobs(benchmark.prompts, methods, options.n_seeds) if job.key not in done]
-    finished = True
-    begin, n_tokens = time.monotonic(), 0
+    missing = [job for job in wanted if job.key not in done]
+    total = len(replies) + len(missing)
+    jobs = _generated(replier, missing, asked, warm_up=parallel == 1)
+    begin, n_before, n_tokens_new = time.monotonic(), len(replies), 0
     with (path / REPLIES).open("ab") as file:
-        for n_new, job in enumerate(jobs, 1):
-            prompt, seed = asked[job.prompt.id, job.method.warning], reply_seed(job.seed, job.prompt.id)
-            if n_new == 1:  # the first reply of a process is slow
-                replier.reply(job.method, prompt, 0, 1, should_stop)
-            said = replier.reply(job.method, prompt, seed, options.max_tokens or job.prompt.max_tokens, should_stop)
-            if said.finish == "interrupted":
-                finished = False
-                break
-            reply = {**prompt_record(job.prompt, job.method.name, job.seed), **replier.record(job.method, said)}
+        for said in follow_all(llm, jobs, min(parallel, max(2, len(missing))), n_tokens, should_stop):
+            job = said.label
+            if job is None or said.reply.finish == "interrupted":
+                continue
+            reply = {**prompt_record(job.prompt, job.method.name, job.seed), **replier.record(job.method, said.reply)}
             reply["unwanted"] = unwanted_letters(reply, job.prompt)
             append_reply(file, reply)
             replies.append(reply)
-            n_tokens += len(said.tokens)
-            total = len(replies) + len(jobs) - n_new
-            on_progress(Progress(len(replies), total, n_new, n_tokens, time.monotonic() - begin))
-    return Evaluation(replies, replier.families.names, finished, settings)
+            n_tokens_new += len(said.reply.tokens)
+            n_new, seconds = len(replies) - n_before, time.monotonic() - begin
+            on_progress(Progress(len(replies), total, n_new, n_tokens_new, seconds))
+    return Evaluation(replies, replier.families.names, len(replies) == total, settings)
+
+
+def _as_before(folder: Path) -> int | None:
+    """1 if the replies in a folder were generated one by one."""
+    found = read_settings(folder)
+    return 1 if found and not found.get("engine", {}).get("batch") else None
 
 
 @dataclass(frozen=True)
@@ -163,18 +182,33 @@ class _Job:
     seed: int
     prompt: Prompt
     method: Method
+    max_tokens: int
 
     @property
     def key(self) -> tuple[str, int, str]:
         return self.method.name, self.seed, self.prompt.id
 
+    @property
+    def asked(self) -> tuple[str, bool]:
+        return self.prompt.id, self.method.warning
 
-def _jobs(prompts: Sequence[Prompt], methods: Sequence[Method], n_seeds: int) -> Iterator[_Job]:
+
+def _jobs(prompts: Sequence[Prompt], methods: Sequence[Method], options: EvalOptions) -> Iterator[_Job]:
     """Methods inside: a machine that is busy for a while slows all of them alike."""
-    for seed in range(n_seeds):
+    for seed in range(options.n_seeds):
         for prompt in prompts:
             for method in methods:
-                yield _Job(seed, prompt, method)
+                yield _Job(seed, prompt, method, options.max_tokens or prompt.max_tokens)
+
+
+def _generated(
+    replier: Replier, jobs: Sequence[_Job], asked: Mapping[tuple[str, bool], PromptTokens], *, warm_up: bool
+) -> Iterator[Job]:
+    """Jobs as they are generated, labelled with themselves; `warm_up`: the first reply of a process is slow."""
+    for job in jobs[:1] if warm_up else ():
+        yield replier.job(job.method, asked[job.asked], 0, 1)
+    for job in jobs:
+        yield replier.job(job.method, asked[job.asked], reply_seed(job.seed, job.prompt.id), job.max_tokens, job)
 
 
 def _asked(
@@ -188,8 +222,10 @@ def _asked(
     }
 
 
-def _settings(llm: GatedLlama, benchmark: Benchmark, methods: Sequence[Method], options: EvalOptions) -> Json:
-    """What the replies depend on."""
+def _settings(
+    llm: GatedLlama, benchmark: Benchmark, methods: Sequence[Method], options: EvalOptions, *, is_batch: bool
+) -> Json:
+    """What the replies depend on. How many are generated at once is not among it, but whether it is more than one."""
     return {
         "model": {"file": os.path.basename(llm.model_path), "bytes": os.stat(llm.model_path).st_size},
         "benchmark": benchmark.name,
@@ -201,6 +237,7 @@ def _settings(llm: GatedLlama, benchmark: Benchmark, methods: Sequence[Method], 
             "n_batch": llm.n_batch,
             "n_threads": llm.n_threads,
             "n_gpu_layers": llm.model_params.n_gpu_layers,
+            **({"batch": True} if is_batch else {}),
         },
         "methods": {method.name: method_settings(method) for method in methods},
     }

@@ -1,4 +1,4 @@
-"""Replies for an evaluation: one prompt, one method, one seed at a time, on a model that is loaded once."""
+"""Replies for an evaluation, by every method, on a model that is loaded once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from ..errors import GateError
 from ..gate.gate import Gate
 from ..gate.options import GateOptions
+from ..run.batch import Job
 from ..run.llama import GatedLlama
 from ..run.prompt import PromptTokens, chat_prompt, completion_prompt, has_template
 from ..run.reply import Reply, follow, room
@@ -93,14 +94,21 @@ class Replier:
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Reply:
         """Generate a reply: fewer tokens where the context has no room, `interrupted` if it should stop."""
-        self._switch_to(method)
-        sampling = {**self._sampling, "logits_processor": [self._ban] if method.ban else None}
-        if method.temperature is not None:
-            sampling["temp"] = method.temperature
+        self._llm.set_gate(None)
+        self._llm.gate_options = self._options(method)
+        # a stage of its own: no counters from before
+        self._llm.set_gate(self._gate(method))
         reply = Reply(prompt, self._llm.vocab)
+        sampling = self._sampling_of(method)
         for _ in follow(self._llm, reply, max_tokens=max_tokens, seed=seed, should_stop=should_stop, **sampling):
             pass
         return reply
+
+    def job(self, method: Method, prompt: PromptTokens, seed: int, max_tokens: int, label: object = None) -> Job:
+        """The same reply as one of a batch, see `follow_all`."""
+        reply = Reply(prompt, self._llm.vocab)
+        gate, options = self._gate(method), self._options(method)
+        return Job(reply, max_tokens, seed, self._sampling_of(method), gate, options, label)
 
     def replies(self, prompts: Sequence[Prompt], methods: Sequence[Method], seed: int = 0) -> Iterator[dict[str, Any]]:
         """Answer prompts in memory, each by every method, as objects of replies.jsonl; nothing is written.
@@ -119,14 +127,17 @@ class Replier:
         """The fields of a reply in replies.jsonl that generation gives, see `evaluate`."""
         return reply_record(reply, self._gates[method.name].token_families, self._llm.vocab)
 
-    def _switch_to(self, method: Method) -> None:
+    def _sampling_of(self, method: Method) -> dict[str, Any]:
+        temperature = {} if method.temperature is None else {"temp": method.temperature}
+        return {**self._sampling, **temperature, "logits_processor": [self._ban] if method.ban else None}
+
+    def _gate(self, method: Method) -> Gate | None:
+        return self._gates[method.name] if method.options is not None else None
+
+    def _options(self, method: Method) -> GateOptions:
         options = method.options if method.options is not None else GateOptions()
-        self._llm.set_gate(None)
-        self._llm.gate_options = dataclasses.replace(  # events are collected as they come
-            options, n_events=1, allow=method.allow, deny=method.deny
-        )
-        # a stage of its own: no counters from before
-        self._llm.set_gate(self._gates[method.name] if method.options is not None else None)
+        # events are collected as they come
+        return dataclasses.replace(options, n_events=1, allow=method.allow, deny=method.deny)
 
 
 class _StaticBan:

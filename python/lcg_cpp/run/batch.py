@@ -76,8 +76,7 @@ def generate_batch(
     Args:
         llm: The model.
         prompts: Texts to continue, messages of chats, lists of tokens, or `Request`s that have settings of their own.
-        parallel: Replies generated at once; multiples of 4 are best. None: up to 16, fewer where they would take more
-            than four times the tokens of the model's context, or than 16,384 if that is more.
+        parallel: Replies generated at once; multiples of 4 are best. None: see `check_parallel`.
         should_stop: Asked after every step; the replies that are not finished are `interrupted` then.
         settings: Fields of `Request` for the prompts that are none. Prompt i gets the seed `seed` + i.
 
@@ -112,10 +111,20 @@ def tokens_needed(llm: GatedLlama, reply: Reply, max_tokens: int | None) -> int:
 
 
 def check_parallel(llm: GatedLlama, parallel: int | None, n_tokens: int) -> int:
-    """How many sequences of `n_tokens` are generated at once."""
+    """How many replies are generated at once.
+
+    Args:
+        llm: The model.
+        parallel: What was asked for. None: up to 16, fewer where they would take more than four times the tokens of the
+            model's context, or than 16,384 if that is more.
+        n_tokens: Tokens of a reply and its prompt at most.
+
+    Raises:
+        GateError: llama.cpp cannot generate so many.
+    """
     if parallel is None:
-        memory = max(_MEMORY, 4 * context_size(llm))
-        return max(1, min(_PARALLEL, memory // n_tokens, most_sequences()))
+        n = max(1, min(_PARALLEL, max(_MEMORY, 4 * context_size(llm)) // n_tokens))
+        return n if n < 4 else n // 4 * 4
     if type(parallel) is not int or not 1 <= parallel <= most_sequences():
         raise GateError(f"`parallel` is {parallel!r}, expected 1 to {most_sequences()}, or None")
     return parallel
