@@ -148,7 +148,7 @@ def plan(folder: Path, **values: Any) -> Plan:
 def test_every_command_is_one_that_lcg_cpp_reads(tmp_path: Path) -> None:
     own = plan(tmp_path, lcb=tmp_path, engine=("-ngl", "all", "-t", "2"), runs=("--limit", "20"))
     commands = [*own.reply_commands(3), *own.state_commands(), *own.gate_commands(), *own.run_commands()]
-    assert len(commands) == 3 + 3 + len(FITS) + len(RUNS)
+    assert len(commands) == 4 + 3 + len(FITS) + len(RUNS)
     for command in commands:
         assert command[1:3] == ("-m", "lcg_cpp")
         args = build_parser(command[3]).parse_args(command[3:])
@@ -157,9 +157,10 @@ def test_every_command_is_one_that_lcg_cpp_reads(tmp_path: Path) -> None:
 
 def test_parts_of_the_replies_have_prompts_of_their_own(tmp_path: Path) -> None:
     commands = plan(tmp_path, texts=100).reply_commands(3)
-    for option, values in (("--seed", ["0", "1", "2"]), ("--texts", ["34"] * 3)):
+    for option, values in (("--seed", ["0", "1", "2", "3"]), ("--texts", ["34"] * 3 + ["10"])):
         assert [command[command.index(option) + 1] for command in commands] == values
-    assert len({command[command.index("-o") + 1] for command in commands}) == 3
+    assert len({command[command.index("-o") + 1] for command in commands}) == 4
+    assert commands[-1][commands[-1].index("--languages") + 1] == "zh,ja"
 
 
 def test_only_what_is_named_is_done_and_a_gate_is_fitted_once(tmp_path: Path) -> None:

@@ -12,6 +12,12 @@ from pathlib import Path
 
 Command = tuple[str, ...]
 
+# Languages of `lcg-cpp data synth` that the models know well enough to answer in.
+LANGUAGES = (
+    "en", "zh", "ja", "ko", "ar", "he", "th", "hi", "ru", "el", "es", "fr", "de", "bn", "fa", "ur", "ta", "te", "uk",
+    "ka", "hy", "am", "mr", "vi", "id", "tr", "bg", "sr", "pl", "pt", "it",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -131,12 +137,19 @@ class Plan:
         return self.folder / "runs" / name
 
     def reply_commands(self, parts: int) -> list[Command]:
-        """Let the model answer prompts, in parts that can be made at once."""
-        options = ("--resume", "--texts", str(-(-self.texts // parts)), *self.replies, *self.engine)
+        """Let the model answer prompts, in parts that can be made at once.
+
+        Chinese and Japanese have a part of their own besides: which of their families comes next is hardest to tell.
+        """
+        asked = [(str(part), LANGUAGES, -(-self.texts // parts)) for part in range(parts)]
+        asked.append(("cj", ("zh", "ja"), -(-self.texts // 10)))
         return [
-            self._lcg("data", "synth", "-o", str(self.folder / f"replies-{part}.jsonl"), "--seed", str(part), *options)
-            for part in range(parts)
-        ]
+            self._lcg(
+                "data", "synth", "-o", str(self.folder / f"replies-{name}.jsonl"), "--resume", "--seed", str(seed),
+                "--languages", ",".join(languages), "--texts", str(n), *self.replies, *self.engine,
+            )
+            for seed, (name, languages, n) in enumerate(asked)
+        ]  # fmt: skip
 
     def state_commands(self) -> list[Command]:
         """Evaluate the model on the texts, once."""
