@@ -218,9 +218,43 @@ def test_a_row_is_computed_the_same_way_whatever_runs_beside_it(
     assert [len(found[i].tokens) for i in range(6)] == [2, 4, 9, 5, 3, 7]
     n_prompt = len(found[0].prompt.tokens)
     # six grow by a token, then those that want more: five, four, three (8 rows of six or five, 4 of four and fewer)
-    assert sizes == [n_prompt] * 6 + [8, 8, 4, 4, 4, 4, 4, 4]
+    assert sizes == [n_prompt, 8, 8, 4, 4, 4, 4, 4, 4]
     alike = [found[i].tokens for i in range(6)]
     assert all(tokens == alike[2][: len(tokens)] for tokens in alike)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mamba", "lfm2"])
+def test_a_prompt_that_several_share_is_evaluated_once_and_nothing_else_changes(
+    tiny_model_path: Path,
+    gate16: Path,
+    tmp_path: Path,
+    make_gate_file: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+) -> None:
+    path, gate = tiny_model_path, gate16
+    if architecture != "llama":
+        path = tmp_path / f"{architecture}.gguf"
+        getattr(odd_models, f"write_{architecture}")(path)
+        gate = make_gate_file(tiny_model.gate_weights(16, n_embd=odd_models.N_EMBD), base=path)
+    llm = GatedLlama(str(path), gate=gate, gate_options=OPTIONS, **ENGINE)
+    begun = []
+    begin = Sequences.begin
+    monkeypatch.setattr(Sequences, "begin", lambda self, *a: (begun.append(a[0]), begin(self, *a))[1])
+    lengths = (3, 20, 1, 9, 14, 5, 11, 20)
+    asked = [Request(text, n, i) for text in TEXTS[:2] for i, n in enumerate(lengths)]
+    together = dict(llm.generate_batch(asked, parallel=4))
+    assert len(begun) == 2
+    order = [i for pair in zip(range(8), range(8, 16)) for i in pair]  # no two with the same prompt in a row
+    apart = dict(llm.generate_batch([asked[i] for i in order], parallel=4))
+    assert len(begun) == 2 + 16
+    for place, i in enumerate(order):
+        ours, expected = together[i], apart[place]
+        assert (ours.tokens, ours.finish) == (expected.tokens, expected.finish)
+        assert len(ours.tokens) == lengths[i % 8]
+        assert [event.z for event in ours.events] == [event.z for event in expected.events]
+    assert sum(len(reply.events) for reply in together.values()) > 5
+    llm.close()
 
 
 def test_as_one_ends_the_next_begins(llm: GatedLlama) -> None:
@@ -335,8 +369,8 @@ def test_a_batch_that_is_left_frees_its_context(llm: GatedLlama, monkeypatch: py
         (["the"], {"temperature": -1.0}, "`temperature` is -1.0, expected at least 0"),
         (["the"], {"seed": -1}, "`seed` is -1, expected 0 to 4294967294, or None"),
         (["the"], {"gate_options": "mask"}, "`gate_options` is 'mask', expected GateOptions"),
-        (["the"], {"parallel": 0}, "`parallel` is 0, expected 1 to 256, or None"),
-        (["the"], {"parallel": 257}, "`parallel` is 257, expected 1 to 256, or None"),
+        (["the"], {"parallel": 0}, "`parallel` is 0, expected 1 to 252, or None"),
+        (["the"], {"parallel": 253}, "`parallel` is 253, expected 1 to 252, or None"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_reply(

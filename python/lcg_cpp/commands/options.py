@@ -114,7 +114,7 @@ _VOCABULARY: dict[str, dict[str, Any]] = {
     "--batch-size": {"flags": ("-b",), "type": whole(1), "help": "tokens evaluated at once"},
     "--parallel": {
         "flags": ("-np",),
-        "type": whole(1, 256),
+        "type": whole(1, 252),
         "help": "replies generated at once (default: up to 16, as many as fit into 16,384 tokens or four contexts)",
     },
     "--threads": {

@@ -17,6 +17,7 @@ from .model import require_decoder, require_open, require_tokens
 # llama.cpp's CPU kernels multiply four rows at once, and round them otherwise than the rows that are left over. A step
 # has a multiple of four rows, so that a row's logits do not depend on how many others there are.
 _ROWS = 4
+MOST = 252  # sequences: llama.cpp has 256 at most, of which one is spare
 _FILLER = 0  # the token of rows that nobody wants
 
 
@@ -29,6 +30,7 @@ class Sequences:
     Attributes:
         n_sequences: Sequences at most.
         n_tokens: Tokens of each at most.
+        spare: The number of one more, which no step touches.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class Sequences:
         Args:
             model: The loaded model. Closing it closes the context too.
             params: The parameters of its own context; all are kept that do not say how many sequences there are.
-            n_sequences: Sequences at most, 1 to `most_sequences()`.
+            n_sequences: Sequences at most, 1 to `MOST`.
             n_tokens: Tokens of each at most.
             lora: An adapter and its scale.
 
@@ -57,17 +59,17 @@ class Sequences:
         self.n_sequences, self.n_tokens = n_sequences, n_tokens
         self._model = model
         self._chunk = min(params.n_batch, params.n_ubatch)  # as the model's own context evaluates a prompt
-        n_rows = self._n_rows(n_sequences)
+        self.spare = n_rows = self._n_rows(n_sequences)
         params = type(params).from_buffer_copy(params)
-        params.n_seq_max = n_rows
-        params.n_ctx = n_rows * (-(-n_tokens // 256) * 256)  # llama.cpp rounds each part up to this
+        params.n_seq_max = n_parts = n_rows + (n_sequences > 1)
+        params.n_ctx = n_parts * (-(-n_tokens // 256) * 256)  # llama.cpp rounds each part up to this
         params.n_batch = max(params.n_batch, n_rows)
         params.n_ubatch = max(params.n_ubatch, n_rows + 1)  # one more, or llama.cpp splits the step
         params.kv_unified = False
         params.embeddings = False  # it would make every token of a prompt an output
         self.tap = new_tap(params.n_batch)
         attach_tap(self.tap, params)
-        self._lengths = [0] * n_rows
+        self._lengths = [0] * n_parts
         self._stack = contextlib.ExitStack()
         try:
             self._context = internals.LlamaContext(model=model, params=params, verbose=False)
@@ -124,8 +126,8 @@ class Sequences:
         for sequence in range(n_rows):
             self._lengths[sequence] += 1
 
-    def move(self, source: int, target: int) -> None:
-        """Put a sequence into the place of another."""
+    def copy(self, source: int, target: int) -> None:
+        """Put a copy of a sequence into the place of another."""
         self._forget(target)
         bindings.llama_memory_seq_cp(self._memory, source, target, -1, -1)
         self._lengths[target] = self._lengths[source]
@@ -159,8 +161,3 @@ class Sequences:
             raise GateError(
                 f"{self._model.path_model}: llama.cpp failed to evaluate {n} tokens (`llama_decode` gave {code})"
             )
-
-
-def most_sequences() -> int:
-    """Sequences that a context can have."""
-    return int(bindings.llama_max_parallel_sequences())

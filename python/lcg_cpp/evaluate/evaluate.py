@@ -194,10 +194,10 @@ class _Job:
 
 
 def _jobs(prompts: Sequence[Prompt], methods: Sequence[Method], options: EvalOptions) -> Iterator[_Job]:
-    """Methods inside: a machine that is busy for a while slows all of them alike."""
+    """Methods inside: a machine that is busy for a while slows all of them alike, and they share the prompt."""
     for seed in range(options.n_seeds):
         for prompt in prompts:
-            for method in methods:
+            for method in sorted(methods, key=lambda method: method.warning):
                 yield _Job(seed, prompt, method, options.max_tokens or prompt.max_tokens)
 
 

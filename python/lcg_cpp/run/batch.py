@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..engine.chain import Chain
 from ..engine.model import require_open
-from ..engine.sequences import Sequences, most_sequences
+from ..engine.sequences import MOST, Sequences
 from ..errors import GateError
 from ..gate.gate import Gate
 from ..gate.options import GateOptions
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .llama import GatedLlama
 
 _PARALLEL = 16  # sequences by default
+_GROUP = 64  # replies begun at once to one prompt
 _MEMORY = 16_384  # tokens that they have together by default, or four times the model's context if that is more
 
 
@@ -125,8 +127,8 @@ def check_parallel(llm: GatedLlama, parallel: int | None, n_tokens: int) -> int:
     if parallel is None:
         n = max(1, min(_PARALLEL, max(_MEMORY, 4 * context_size(llm)) // n_tokens))
         return n if n < 4 else n // 4 * 4
-    if type(parallel) is not int or not 1 <= parallel <= most_sequences():
-        raise GateError(f"`parallel` is {parallel!r}, expected 1 to {most_sequences()}, or None")
+    if type(parallel) is not int or not 1 <= parallel <= MOST:
+        raise GateError(f"`parallel` is {parallel!r}, expected 1 to {MOST}, or None")
     return parallel
 
 
@@ -166,13 +168,20 @@ def follow_all(
 
 
 class _Batch:
-    """The replies that are being generated."""
+    """The replies that are being generated.
+
+    The prompt of jobs that follow each other is evaluated once, if it is the same: all of them take their first token
+    from its logits, and those that wait for a place a copy of the sequence then.
+    """
 
     def __init__(self, llm: GatedLlama, jobs: Iterable[Job], parallel: int, n_tokens: int) -> None:
         self._llm = llm
-        self._waiting = iter(jobs)
+        self._jobs = iter(jobs)
+        self._next = next(self._jobs, None)
         self._running: list[_Running | None] = [None] * parallel  # None: the place is free
+        self._ready: deque[_Running] = deque()  # begun; their prompt is in the spare sequence
         self._finished: list[Job] = []
+        self._is_single = parallel == 1  # then all is as if each reply were alone
         self.is_open = True  # more replies may come
         self._sequences = Sequences(
             llm._model,
@@ -193,55 +202,80 @@ class _Batch:
 
     def interrupt(self) -> Iterator[Job]:
         """End all replies."""
-        for running in filter(None, self._running):
+        for running in [*filter(None, self._running), *self._ready]:
             running.reply.finish = "interrupted"
             yield running.job
 
     def advance(self) -> None:
         """Begin a reply, if there is a place and one is waiting; or else let all grow by a token."""
-        if None in self._running:
-            job = next(self._waiting, None)
-            if job is not None:
-                return self._begin(self._running.index(None), job)
-            self._close_ranks()
-        if not self._running:
-            self.is_open = False
-            return None
+        if None in self._running and (self._ready or self._next is not None):
+            place = self._running.index(None)
+            if self._ready:
+                self._sequences.copy(self._sequences.spare, place)
+                self._running[place] = self._ready.popleft()
+            else:
+                self._begin(place)
+            return
+        self._close_ranks()
         running = [each for each in self._running if each is not None]
+        self.is_open = bool(running)
+        if running:
+            self._step(running)
+
+    def _begin(self, place: int) -> None:
+        """Evaluate the next prompt, for all jobs in a row that have it."""
+        begin = time.perf_counter()
+        group = self._take_group()
+        prompt = group[0].reply.prompt.tokens
+        self._watch(group)
+        self._sequences.begin(place, prompt)
+        for each in group:
+            each.sample(self._sequences, -1)
+        seconds = time.perf_counter() - begin
+        for each in group:
+            each.reply.prompt_seconds = seconds / len(group)
+        self._finished += [each.job for each in group if each.reply.finish]
+        going_on = [each for each in group if not each.reply.finish]
+        if going_on:
+            self._running[place] = going_on.pop(0)
+        if going_on:
+            self._sequences.copy(place, self._sequences.spare)
+            self._ready.extend(going_on)
+
+    def _take_group(self) -> list[_Running]:
+        group: list[_Running] = []
+        most = 1 if self._is_single else _GROUP
+        while self._next is not None and len(group) < most:
+            prompt = self._next.reply.prompt
+            if group and list(prompt.tokens) != list(group[0].reply.prompt.tokens):
+                break
+            n_tokens = min(room(self._llm, prompt), self._sequences.n_tokens - len(prompt.tokens))
+            if n_tokens < 1:
+                raise GateError(
+                    f"the prompt has {len(prompt.tokens)} tokens, expected fewer than {self._sequences.n_tokens}"
+                )
+            group.append(_Running(self._llm, self._next, n_tokens))
+            self._next = next(self._jobs, None)
+        return group
+
+    def _step(self, running: list[_Running]) -> None:
         begin = time.perf_counter()
         self._watch(running)
         self._sequences.step([each.reply.tokens[-1] for each in running])
         for place, each in enumerate(running):
-            self._sample(place, each, place)
+            each.sample(self._sequences, place)
+            if each.reply.finish:
+                self._finished.append(each.job)
+                self._running[place] = None
         seconds = time.perf_counter() - begin
         for each in running:
             each.reply.seconds += seconds / len(running)
-        return None
-
-    def _begin(self, place: int, job: Job) -> None:
-        prompt = job.reply.prompt.tokens
-        most = min(room(self._llm, job.reply.prompt), self._sequences.n_tokens - len(prompt))
-        if most < 1:
-            raise GateError(f"the prompt has {len(prompt)} tokens, expected fewer than {self._sequences.n_tokens}")
-        begin = time.perf_counter()
-        running = _Running(self._llm, job, most)
-        self._watch([running])
-        self._sequences.begin(place, prompt)
-        self._running[place] = running
-        self._sample(place, running, -1)
-        job.reply.prompt_seconds = time.perf_counter() - begin
 
     def _watch(self, running: list[_Running]) -> None:
         """Let the tap keep hidden states where a gate may ask for them."""
         wanted = any(each.job.gate is not None and each.job.options.mode != "off" for each in running)
         # the first time, the states of several sequences are proven
-        self._sequences.tap.active = wanted and (len(self._running) == 1 or self._llm.several_hidden_width > 0)
-
-    def _sample(self, place: int, running: _Running, row: int) -> None:
-        running.sample(self._sequences, row)
-        if running.reply.finish:
-            self._finished.append(running.job)
-            self._running[place] = None
+        self._sequences.tap.active = wanted and (self._is_single or self._llm.several_hidden_width > 0)
 
     def _close_ranks(self) -> None:
         """Fill places that stay free with the replies behind them."""
@@ -249,7 +283,7 @@ class _Batch:
             last = self._running.pop()
             if last is not None:
                 place = self._running.index(None)
-                self._sequences.move(len(self._running), place)
+                self._sequences.copy(len(self._running), place)
                 self._running[place] = last
 
 
