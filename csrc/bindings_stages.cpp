@@ -18,28 +18,35 @@ gate_rules make_rules(const std::vector<float> & thresholds, bool persistence, b
     return {thresholds, persistence, confidence, first_token, confidence_temperature};
 }
 
-stage_options make_options(const std::string & mode, const gate_rules & rules, float strength, size_t n_events,
-    bool eager, const std::shared_ptr<pin> & pinned) {
+conduct make_conduct(
+    const std::string & mode, const gate_rules & rules, float strength, const std::shared_ptr<pin> & pinned) {
     const gate_mode m = mode == "mask" ? gate_mode::mask : mode == "observe" ? gate_mode::observe : gate_mode::off;
-    return {m, rules, strength, n_events, eager, pinned};
+    return {m, rules, strength, pinned};
 }
 
-std::shared_ptr<letter_table> make_letters(const array_t<uint8_t> & family, uint8_t neutral, const std::string & bytes,
-    const array_t<int64_t> & offset, const array_t<uint8_t> & free) {
-    const auto n_vocab = static_cast<size_t>(free.size());
-    check_shape(family, n_code_points, "family");
-    check_shape(offset, n_vocab + 1, "offset");
-    check_shape(free, n_vocab, "free");
-    const int64_t * o = offset.data();
-    if (!std::is_sorted(o, o + n_vocab + 1) || o[0] != 0 || static_cast<size_t>(o[n_vocab]) != bytes.size()) {
+stage_options make_options(
+    const conduct & usual, size_t n_events, bool eager, const std::shared_ptr<phase_set> & phases) {
+    return {usual, n_events, eager, phases};
+}
+
+std::shared_ptr<token_texts> make_texts(const std::string & bytes, const array_t<int64_t> & offset) {
+    const int64_t *   o = offset.data();
+    const py::ssize_t n = offset.size();
+    if (n < 1 || !std::is_sorted(o, o + n) || o[0] != 0 || static_cast<size_t>(o[n - 1]) != bytes.size()) {
         throw gate_error("`offset` does not divide `bytes`, expected a part for each token");
     }
+    return std::make_shared<token_texts>(token_texts{bytes, {o, o + n}});
+}
+
+std::shared_ptr<letter_table> make_letters(const array_t<uint8_t> & family, uint8_t neutral,
+    const std::shared_ptr<token_texts> & texts, const array_t<uint8_t> & free) {
+    check_shape(family, n_code_points, "family");
+    check_shape(free, texts->n_vocab(), "free");
     auto table = std::make_shared<letter_table>();
     table->family.assign(family.data(), family.data() + family.size());
     table->neutral = neutral;
-    table->bytes   = bytes;
-    table->offset.assign(o, o + n_vocab + 1);
-    table->free.assign(free.data(), free.data() + n_vocab);
+    table->texts   = texts;
+    table->free.assign(free.data(), free.data() + free.size());
     for (const uint8_t f : table->family) {
         if (f >= max_families && f != unassigned) {
             throw gate_error("`family` holds " + std::to_string(f) + ", expected at most " +
@@ -58,19 +65,53 @@ std::shared_ptr<pin> make_pin(const std::shared_ptr<letter_table> & table, const
     return std::make_shared<pin>(table, families, kept);
 }
 
+// Text, or ids of tokens.
+using mark_value = std::variant<py::bytes, std::vector<int32_t>>;
+
+mark make_mark(const mark_value & value) {
+    if (const auto * tokens = std::get_if<std::vector<int32_t>>(&value)) {
+        return {*tokens, true};
+    }
+    const std::string    text = std::get<py::bytes>(value);
+    std::vector<int32_t> bytes;
+    for (const char byte : text) {
+        bytes.push_back(static_cast<uint8_t>(byte));
+    }
+    return {bytes, false};
+}
+
+phase make_phase(const mark_value & begin, const mark_value & end, bool leading, const conduct & options) {
+    return {make_mark(begin), make_mark(end), leading, options};
+}
+
+std::shared_ptr<phase_set> make_phases(const std::shared_ptr<token_texts> & texts, const std::vector<phase> & phases) {
+    auto set = std::make_shared<phase_set>(phase_set{texts, phases});
+    for (phase & p : set->phases) {
+        p.ink = p.begin.ink(*texts);
+    }
+    return set;
+}
+
 chain_facts make_facts(float temperature, int32_t top_k, const std::string & end, bool direct, uintptr_t mirostat) {
     const chain_end e = end == "greedy" ? chain_end::greedy : end == "mirostat" ? chain_end::mirostat : chain_end::draw;
     return {temperature, top_k, e, direct, reinterpret_cast<llama_sampler *>(mirostat)};
+}
+
+void check_options(const stage_options & options, const gate & gate) {
+    check_thresholds(options.usual.rules, gate.config.families.size());
+    for (size_t i = 0; options.phases && i < options.phases->phases.size(); i++) {
+        check_thresholds(options.phases->phases[i].options.rules, gate.config.families.size());
+    }
 }
 
 // The Python object keeps the gate for the checks of apply_row; the state inside keeps it for everything else.
 struct python_stages : stage_pair {
     std::shared_ptr<const gate> model;
     python_stages(std::shared_ptr<const gate> g, const stage_options & options) : stage_pair(g, options), model(g) {
-        check_thresholds(options.rules, g->config.families.size());
+        check_options(options, *g);
     }
     void set_options(const stage_options & options) {
-        check_thresholds(options.rules, model->config.families.size());
+        check_options(options, *model);
         stage_pair::set_options(options);
     }
 };
@@ -115,8 +156,8 @@ py::dict stats_dict(const python_stages & self) {
     using namespace py::literals;
     const stage_stats s = self.stats();
     return py::dict("steps"_a = s.steps, "gate_runs"_a = s.gate_runs, "interventions"_a = s.interventions,
-        "not_confident"_a = s.not_confident, "without_hidden"_a = s.without_hidden, "removed_mass"_a = s.removed_mass,
-        "gate_seconds"_a = s.gate_seconds, "pin_yields"_a = s.pin_yields);
+        "observed"_a = s.observed, "not_confident"_a = s.not_confident, "without_hidden"_a = s.without_hidden,
+        "removed_mass"_a = s.removed_mass, "gate_seconds"_a = s.gate_seconds, "pin_yields"_a = s.pin_yields);
 }
 
 py::list shares(const std::vector<token_data> & tokens) {
@@ -131,10 +172,11 @@ py::list event_list(const python_stages & self) {
     using namespace py::literals;
     py::list list;
     for (const gate_event & event : self.events()) {
-        list.append(py::dict("reply"_a = event.reply, "position"_a = event.position,
-            "last"_a = optional_family(event.last), "predicted"_a = indices(event.predicted),
-            "allowed"_a = indices(event.allowed), "banned"_a = indices(event.banned), "z"_a = event.z,
-            "removed"_a = shares(event.removed), "left"_a = shares(event.left), "chosen"_a = event.chosen));
+        list.append(
+            py::dict("reply"_a = event.reply, "position"_a = event.position, "last"_a = optional_family(event.last),
+                "observed"_a = event.observed, "predicted"_a = indices(event.predicted),
+                "allowed"_a = indices(event.allowed), "banned"_a = indices(event.banned), "z"_a = event.z,
+                "removed"_a = shares(event.removed), "left"_a = shares(event.left), "chosen"_a = event.chosen));
     }
     return list;
 }
@@ -184,11 +226,10 @@ void bind_stage(py::module_ & m) {
     py::class_<gate_rules>(m, "Rules")
         .def(py::init(&make_rules), py::arg("thresholds"), py::arg("persistence"), py::arg("confidence"),
             py::arg("first_token"), py::arg("confidence_temperature"));
-    py::class_<stage_options>(m, "StageOptions")
-        .def(py::init(&make_options), py::arg("mode"), py::arg("rules"), py::arg("strength"), py::arg("n_events"),
-            py::arg("eager"), py::arg("pinned") = nullptr);
+    py::class_<token_texts, std::shared_ptr<token_texts>>(m, "TokenTexts")
+        .def(py::init(&make_texts), py::arg("bytes"), py::arg("offset"));
     py::class_<letter_table, std::shared_ptr<letter_table>>(m, "LetterTable")
-        .def(py::init(&make_letters), py::arg("family"), py::arg("neutral"), py::arg("bytes"), py::arg("offset"),
+        .def(py::init(&make_letters), py::arg("family"), py::arg("neutral"), py::arg("texts").none(false),
             py::arg("free"));
     py::class_<pin, std::shared_ptr<pin>>(m, "Pin")
         .def(py::init(&make_pin), py::arg("table"), py::arg("denied"), py::arg("kept"))
@@ -201,6 +242,16 @@ void bind_stage(py::module_ & m) {
             return array_t<bool>(
                 static_cast<py::ssize_t>(self.n_vocab()), reinterpret_cast<const bool *>(self.away(open, scratch)));
         });
+    py::class_<conduct>(m, "Conduct")
+        .def(py::init(&make_conduct), py::arg("mode"), py::arg("rules"), py::arg("strength"),
+            py::arg("pinned") = nullptr);
+    py::class_<phase>(m, "Phase")
+        .def(py::init(&make_phase), py::arg("begin"), py::arg("end"), py::arg("leading"), py::arg("options"));
+    py::class_<phase_set, std::shared_ptr<phase_set>>(m, "PhaseSet")
+        .def(py::init(&make_phases), py::arg("texts").none(false), py::arg("phases"));
+    py::class_<stage_options>(m, "StageOptions")
+        .def(py::init(&make_options), py::arg("usual"), py::arg("n_events"), py::arg("eager"),
+            py::arg("phases") = nullptr);
     py::class_<chain_facts>(m, "ChainFacts")
         .def(py::init(&make_facts), py::arg("temperature"), py::arg("top_k"), py::arg("end"), py::arg("direct"),
             py::arg("mirostat") = 0);
@@ -220,6 +271,9 @@ void bind_stage(py::module_ & m) {
         .def_property_readonly("has_gate", [](const python_stages & s) { return s.model->weights != nullptr; })
         .def("set_options", &python_stages::set_options)
         .def("begin_reply", &python_stages::begin_reply, py::arg("facts"), py::arg("continued") = false)
+        .def("read_prompt", &python_stages::read_prompt, py::arg("tokens"))
+        .def_property_readonly("phase",
+            [](const python_stages & s) { return s.phase() < 0 ? py::object(py::none()) : py::int_(s.phase()); })
         .def("make_samplers", &make_samplers)
         .def("sample", &sample)
         .def("apply_row", &apply_row)

@@ -242,15 +242,22 @@ class tap {
 enum class gate_mode { mask, observe, off };
 enum class chain_end { draw, greedy, mirostat };
 
-class pin; // pin.h
+class pin;        // pin.h
+struct phase_set; // phases.h
 
-struct stage_options {
+// How the stages act, in the whole of a reply or in one phase of it.
+struct conduct {
     gate_mode                  mode = gate_mode::mask;
     gate_rules                 rules;
     float                      strength = 0.0f; // +inf: mask
-    size_t                     n_events = 0;
-    bool                       eager    = false; // run the MLP at every step
-    std::shared_ptr<const pin> pinned;           // null: every script may come
+    std::shared_ptr<const pin> pinned;          // null: every script may come
+};
+
+struct stage_options {
+    conduct                          usual; // where no phase is open
+    size_t                           n_events = 0;
+    bool                             eager    = false; // run the MLP at every step
+    std::shared_ptr<const phase_set> phases;           // null: there are none
 };
 
 // What the stages must know of the chain they stand in.
@@ -266,6 +273,7 @@ struct stage_stats {
     uint64_t steps          = 0; // tokens sampled
     uint64_t gate_runs      = 0; // steps on which the MLP was evaluated
     uint64_t interventions  = 0;
+    uint64_t observed       = 0; // of these, in mode `observe`
     uint64_t not_confident  = 0; // bans that the confidence rule stopped
     uint64_t without_hidden = 0; // steps on which the gate was wanted and no hidden state was there
     uint64_t pin_yields     = 0; // steps on which the pin left no token, so it was not applied
@@ -277,6 +285,7 @@ struct gate_event {
     uint64_t                reply    = 0;
     uint64_t                position = 0; // of the generated token in its reply
     int                     last     = no_family;
+    bool                    observed = false; // mode `observe`: nothing was removed
     family_set              predicted, allowed, banned;
     std::vector<float>      z;
     std::vector<token_data> removed; // banned tokens that S held, with p, most probable first
@@ -306,6 +315,9 @@ class stage_pair {
 
     void set_options(const stage_options & options);
     void begin_reply(const chain_facts & facts, bool continued);
+    // The last tokens of what the reply answers; before its first step, where phases shall be told by them.
+    void read_prompt(const std::vector<int32_t> & tokens);
+    int  phase() const; // index of the open one, -1: none
 
     // Runs the chain on one row and returns what it leaves; `selected` is set if the chain ends in a choice.
     token_data_array apply(llama_sampler * chain, const float * logits, const float * hidden, bool direct);

@@ -71,9 +71,8 @@ pin::pin(std::shared_ptr<const letter_table> table, const family_set & denied, c
         free_.at(token) = 1;
     }
     for (size_t token = 0; token < away_.size(); token++) {
-        const int64_t begin = table_->offset[token];
-        if (!free_[token] && begin < table_->offset[token + 1] &&
-            (static_cast<uint8_t>(table_->bytes[static_cast<size_t>(begin)]) & 0xC0) == 0x80) {
+        const std::string_view text = table_->texts->of(static_cast<int32_t>(token));
+        if (!free_[token] && !text.empty() && (static_cast<uint8_t>(text[0]) & 0xC0) == 0x80) {
             continuing_.push_back(static_cast<uint32_t>(token));
         }
         away_[token] = forbids({}, token);
@@ -106,10 +105,9 @@ bool pin::forbids(open_character open, size_t token) const {
     if (free_[token]) {
         return open.size > 0; // it would end a character that is not complete
     }
-    const auto begin = static_cast<size_t>(table_->offset[token]), end = static_cast<size_t>(table_->offset[token + 1]);
-    for (size_t i = begin; i < end; i++) {
+    for (const char byte : table_->texts->of(static_cast<int32_t>(token))) {
         uint32_t   character = 0;
-        const utf8 found     = add_byte(open, static_cast<uint8_t>(table_->bytes[i]), character);
+        const utf8 found     = add_byte(open, static_cast<uint8_t>(byte), character);
         if (found == utf8::invalid || (found == utf8::complete && denies(table_->family[character]))) {
             return true;
         }
@@ -133,9 +131,9 @@ open_character pin::after(open_character open, int32_t token) const {
     if (token < 0 || id >= away_.size() || free_[id]) {
         return {};
     }
-    for (auto i = static_cast<size_t>(table_->offset[id]); i < static_cast<size_t>(table_->offset[id + 1]); i++) {
+    for (const char c : table_->texts->of(token)) {
         uint32_t   character = 0;
-        const auto byte      = static_cast<uint8_t>(table_->bytes[i]);
+        const auto byte      = static_cast<uint8_t>(c);
         if (add_byte(open, byte, character) == utf8::invalid) {
             open = {};
             add_byte(open, byte, character); // it may begin the next one

@@ -2,7 +2,7 @@
 // characters (pin.cpp).
 #pragma once
 
-#include "core.h"
+#include "phases.h"
 
 namespace lcg {
 
@@ -17,11 +17,10 @@ struct open_character {
 
 // The letters and the tokens of a model, shared by all its pins.
 struct letter_table {
-    std::vector<uint8_t> family; // [n_code_points]: of each character, or `unassigned`
-    uint8_t              neutral = 0;
-    std::string          bytes;  // of all tokens
-    std::vector<int64_t> offset; // [n_vocab + 1], into them
-    std::vector<uint8_t> free;   // [n_vocab]: tokens that are no text are never pinned away
+    std::vector<uint8_t>               family; // [n_code_points]: of each character, or `unassigned`
+    uint8_t                            neutral = 0;
+    std::shared_ptr<const token_texts> texts;
+    std::vector<uint8_t>               free; // [n_vocab]: tokens that are no text are never pinned away
 };
 
 // Immutable and shared, made for one set of families that shall not come out.

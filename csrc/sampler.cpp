@@ -66,6 +66,7 @@ shared_state clone_state(const stage_pair::state & source) {
     copy->reply          = source.reply;
     copy->position       = source.position;
     copy->open           = source.open;
+    copy->phases         = source.phases;
     return copy;
 }
 

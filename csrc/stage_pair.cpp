@@ -5,6 +5,48 @@
 
 namespace lcg {
 
+stage_pair::state::state(std::shared_ptr<const gate> gate, const stage_options & stage_options)
+    : model(std::move(gate)), z(model->config.families.size()) {
+    set_options(stage_options);
+    if (model->weights) {
+        mlp.emplace(model, 1);
+    }
+    for (const confidence_set & set : model->config.confidence) {
+        n_confident = std::max<size_t>(n_confident, set.top_k);
+    }
+    make_ring();
+}
+
+void stage_pair::state::set_options(const stage_options & stage_options) {
+    if (stage_options.phases != options.phases) {
+        phases = phase_reader(stage_options.phases);
+    }
+    options  = stage_options;
+    bytes_of = options.usual.pinned.get();
+    for (size_t i = 0; bytes_of == nullptr && options.phases && i < options.phases->phases.size(); i++) {
+        bytes_of = options.phases->phases[i].options.pinned.get();
+    }
+}
+
+void stage_pair::state::make_ring() {
+    events.resize(options.n_events);
+    for (gate_event & event : events) {
+        event.z.reserve(z.size());
+        event.removed.reserve(max_event_tokens + 1);
+        event.left.reserve(max_event_tokens);
+    }
+    n_events = 0;
+    pending  = false;
+}
+
+void stage_pair::state::forget() {
+    last     = no_family;
+    position = 0;
+    pending  = false;
+    open     = {};
+    phases.restart();
+}
+
 stage_pair::stage_pair(std::shared_ptr<const gate> gate, const stage_options & options)
     : state_(std::make_shared<state>(std::move(gate), options)) {}
 
@@ -13,7 +55,7 @@ stage_pair::~stage_pair() = default;
 void stage_pair::set_options(const stage_options & options) {
     const std::lock_guard<std::mutex> guard(state_->lock);
     const bool                        new_ring = options.n_events != state_->options.n_events;
-    state_->options                            = options;
+    state_->set_options(options);
     if (new_ring) {
         state_->make_ring();
     }
@@ -22,9 +64,19 @@ void stage_pair::set_options(const stage_options & options) {
 void stage_pair::begin_reply(const chain_facts & facts, bool continued) {
     state_->facts = facts;
     if (!continued) {
+        state_->phases.begin({});
         state_->forget();
         state_->reply++;
     }
+}
+
+void stage_pair::read_prompt(const std::vector<int32_t> & tokens) {
+    state_->phases.begin(tokens);
+}
+
+int stage_pair::phase() const {
+    const lcg::phase * open = state_->phases.open();
+    return open != nullptr ? static_cast<int>(open - state_->options.phases->phases.data()) : -1;
 }
 
 token_data_array stage_pair::apply(llama_sampler * chain, const float * logits, const float * hidden, bool direct) {

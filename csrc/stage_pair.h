@@ -1,12 +1,15 @@
 // The state that the two stages of a sampling chain share.
 #pragma once
 
+#include "phases.h"
 #include "pin.h"
 
 #include <mutex>
 #include <optional>
 
 namespace lcg {
+
+constexpr size_t max_event_tokens = 20; // removed, and left
 
 struct stage_pair::state {
     state(std::shared_ptr<const gate> gate, const stage_options & stage_options);
@@ -15,6 +18,7 @@ struct stage_pair::state {
     void on_shortlist(token_data_array * tokens);
     void on_gate(token_data_array * tokens);
     void on_accept(int32_t token);
+    void set_options(const stage_options & stage_options);
     void forget(); // the history
 
     std::shared_ptr<const gate> model;
@@ -29,6 +33,7 @@ struct stage_pair::state {
     uint64_t position = 0;
 
     open_character open; // what the newest token left of a character
+    phase_reader   phases{nullptr};
 
     // this step
     const float *           row    = nullptr; // the logits of all candidates, by index
@@ -53,7 +58,8 @@ struct stage_pair::state {
 
     std::shared_ptr<state> clone_for_gate; // between the clones of a chain's two stages
 
-    bool acts() const { return mlp && options.mode != gate_mode::off && may_act(options.rules, last); }
+    const conduct & now() const { return phases.open() != nullptr ? phases.open()->options : options.usual; }
+    bool            acts() const { return mlp && now().mode != gate_mode::off && may_act(now().rules, last); }
     // Finds the best candidates of a row and builds the array from them; false if the array must be built whole.
     bool   build_direct(const float * logits);
     size_t n_wanted() const;        // tokens to look for
@@ -61,7 +67,8 @@ struct stage_pair::state {
     void   make_ring();
 
   private:
-    const uint8_t *  pinned_away(); // [n_vocab], null: no pin acts
+    const pin *      bytes_of = nullptr; // a pin that follows the bytes of tokens, as all of a model do alike
+    const uint8_t *  pinned_away();      // [n_vocab], null: no pin acts
     const float *    without_pinned(const float * logits, const uint8_t * pinned);
     void             remove_pinned(token_data_array * tokens);
     float            lowered(float logit) const;

@@ -11,51 +11,18 @@
 
 namespace lcg {
 
-namespace {
-constexpr size_t max_event_tokens = 20; // removed, and left
-} // namespace
-
-stage_pair::state::state(std::shared_ptr<const gate> gate, const stage_options & stage_options)
-    : model(std::move(gate)), options(stage_options), z(model->config.families.size()) {
-    if (model->weights) {
-        mlp.emplace(model, 1);
-    }
-    for (const confidence_set & set : model->config.confidence) {
-        n_confident = std::max<size_t>(n_confident, set.top_k);
-    }
-    make_ring();
-}
-
-void stage_pair::state::make_ring() {
-    events.resize(options.n_events);
-    for (gate_event & event : events) {
-        event.z.reserve(z.size());
-        event.removed.reserve(max_event_tokens + 1);
-        event.left.reserve(max_event_tokens);
-    }
-    n_events = 0;
-    pending  = false;
-}
-
-void stage_pair::state::forget() {
-    last     = no_family;
-    position = 0;
-    pending  = false;
-    open     = {};
-}
-
 // ---- pin ----
 
 const uint8_t * stage_pair::state::pinned_away() {
-    if (options.pinned == nullptr || options.mode != gate_mode::mask) {
+    if (now().pinned == nullptr || now().mode != gate_mode::mask) {
         return nullptr;
     }
-    return options.pinned->away(open, away);
+    return now().pinned->away(open, away);
 }
 
 float stage_pair::state::lowered(float logit) const {
     const float least = logit == -INFINITY ? logit : std::numeric_limits<float>::lowest();
-    return options.strength == INFINITY ? -INFINITY : std::max(logit - options.strength, least);
+    return now().strength == INFINITY ? -INFINITY : std::max(logit - now().strength, least);
 }
 
 // The row that is left of one; the row itself if nothing is.
@@ -63,7 +30,7 @@ const float * stage_pair::state::without_pinned(const float * logits, const uint
     const size_t n = model->config.n_vocab;
     copied_row.resize(n);
     bool is_empty = true;
-    if (options.strength == INFINITY) {
+    if (now().strength == INFINITY) {
         int left = 0;
         for (size_t i = 0; i < n; i++) { // written for the compiler to vectorize
             const float logit = pinned[i] != 0 ? -INFINITY : logits[i];
@@ -86,7 +53,7 @@ void stage_pair::state::remove_pinned(token_data_array * tokens) {
         return;
     }
     token_data * const end = tokens->data + tokens->size;
-    if (options.strength < INFINITY) {
+    if (now().strength < INFINITY) {
         for (token_data * token = tokens->data; token < end; token++) {
             token->logit = pinned[token->id] != 0 ? lowered(token->logit) : token->logit;
         }
@@ -213,7 +180,7 @@ void stage_pair::state::on_gate(token_data_array * tokens) {
     }
     const token_data_array s          = survivors(tokens);
     const family_set       present    = families_of(s.data, s.size, model->token_family.data());
-    const family_set       certain    = allowed_families(options.rules, {}, last);
+    const family_set       certain    = allowed_families(now().rules, {}, last);
     const bool             can_matter = (present & model->maskable & ~certain).any();
     if (!can_matter && !options.eager) {
         return;
@@ -231,8 +198,8 @@ void stage_pair::state::on_gate(token_data_array * tokens) {
 
 void stage_pair::state::judge(token_data_array * tokens, const token_data_array & s, const family_set & present) {
     const uint8_t *  family      = model->token_family.data();
-    const float      temperature = std::max(facts.temperature, options.rules.confidence_temperature);
-    const family_set predicted   = predicted_families(z.data(), options.rules.thresholds);
+    const float      temperature = std::max(facts.temperature, now().rules.confidence_temperature);
+    const family_set predicted   = predicted_families(z.data(), now().rules.thresholds);
     double           sum         = 0; // of the softmax at that temperature
     size_t           n           = 0; // of the best are in H
     const auto       confident   = [&] {
@@ -242,7 +209,7 @@ void stage_pair::state::judge(token_data_array * tokens, const token_data_array 
     };
     // by reference: a copy of the lambda would be allocated
     const ruling found =
-        rule(options.rules, options.strength, model->maskable, predicted, last, present, std::cref(confident));
+        rule(now().rules, now().strength, model->maskable, predicted, last, present, std::cref(confident));
     if (found.outcome == verdict::not_confident) {
         const std::lock_guard<std::mutex> guard(lock);
         stats.not_confident++;
@@ -250,10 +217,10 @@ void stage_pair::state::judge(token_data_array * tokens, const token_data_array 
     if (found.outcome != verdict::intervene) {
         return;
     }
-    apply_ban(s, best.data(), n, found.banned, family, options.strength, kept);
+    apply_ban(s, best.data(), n, found.banned, family, now().strength, kept);
     const bool same = temperature == facts.temperature;
     record(s, predicted, found.banned, same ? sum : softmax_sum(row, n_row, best[0].logit, facts.temperature));
-    if (options.mode == gate_mode::mask) {
+    if (now().mode == gate_mode::mask) {
         tokens->data   = kept.data();
         tokens->size   = kept.size();
         tokens->sorted = true;
@@ -268,8 +235,9 @@ gate_event * stage_pair::state::new_event(const family_set & predicted, const fa
     event.reply        = reply;
     event.position     = position;
     event.last         = last;
+    event.observed     = now().mode != gate_mode::mask;
     event.predicted    = predicted;
-    event.allowed      = allowed_families(options.rules, predicted, last);
+    event.allowed      = allowed_families(now().rules, predicted, last);
     event.banned       = banned;
     event.z.assign(z.begin(), z.end());
     event.removed.clear();
@@ -289,6 +257,7 @@ void stage_pair::state::record(
     };
     const std::lock_guard<std::mutex> guard(lock);
     stats.interventions++;
+    stats.observed += now().mode == gate_mode::observe;
     gate_event * event = new_event(predicted, banned);
     for (size_t i = 0; i < s.size; i++) {
         token_data token = s.data[i];
@@ -320,15 +289,15 @@ void stage_pair::state::on_accept(int32_t token) {
         events[(n_events - 1) % events.size()].chosen = token;
         pending                                       = false;
     }
-    if (options.pinned != nullptr) {
-        open = options.pinned->after(open, token);
+    if (bytes_of != nullptr) {
+        open = bytes_of->after(open, token);
     }
-    if (token < 0 || static_cast<size_t>(token) >= model->token_family.size()) {
-        return;
+    const auto id = static_cast<size_t>(token);
+    if (token >= 0 && id < model->token_family.size() && model->token_family[id] != model->config.neutral) {
+        last = model->token_family[id];
     }
-    const uint8_t family = model->token_family[static_cast<size_t>(token)];
-    if (family != model->config.neutral) {
-        last = family;
+    if (phases.accept(token)) {
+        last = no_family; // the language of a thought says nothing about the answer's
     }
 }
 

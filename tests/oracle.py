@@ -8,6 +8,7 @@ kept in `margin`, so that a test can leave out what rounding decides.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -390,6 +391,70 @@ def pin(row: npt.ArrayLike, away: npt.NDArray[np.bool_], strength: float) -> dic
         return {i: x - (strength if away[i] else 0.0) for i, x in candidates.items()}
     left = {i: x for i, x in candidates.items() if not away[i]}
     return left if any(x > -math.inf for x in left.values()) else candidates
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a reply between two marks, bytes or ids of tokens; an empty one is the reply's start or its end."""
+
+    begin: bytes | tuple[int, ...]
+    end: bytes | tuple[int, ...]
+    leading: bool = False
+
+
+def phase_at_start(phases: list[Phase], texts: list[bytes], prompt: list[int]) -> int | None:
+    """Index of the phase that is open when a reply to this prompt begins."""
+    text = b"".join(texts[token] for token in prompt)
+    for i, phase in enumerate(phases):
+        if isinstance(phase.begin, bytes):
+            found = re.search(re.escape(phase.begin) + rb"\s*\Z", text) is not None
+        else:
+            n = len(phase.begin)
+            found = any(
+                tuple(prompt[at : at + n]) == phase.begin and not b"".join(texts[t] for t in prompt[at + n :]).strip()
+                for at in range(len(prompt) - n + 1)
+            )
+        if found and phase.begin and phase.begin != phase.end:
+            return i
+    return next((i for i, phase in enumerate(phases) if not phase.begin), None)
+
+
+def follow_phases(
+    phases: list[Phase], texts: list[bytes], tokens: list[int], prompt: list[int]
+) -> tuple[list[int | None], list[int]]:
+    """The phase that is open before each token of a reply and behind its last one, and the tokens that end in a mark.
+
+    Everything since the newest mark is compared again at every byte and every token.
+    """
+    opened = phase_at_start(phases, texts, prompt)
+    found, marks = [opened], []
+    text, whole = b"", []  # since the newest mark: its bytes, and the tokens that begin behind it
+
+    def completes(mark: bytes | tuple[int, ...], leading: bool) -> bool:
+        if not mark:
+            return False
+        if isinstance(mark, bytes):
+            return at_byte and text.endswith(mark) and not (leading and text[: -len(mark)].strip())
+        before = text[: len(text) - sum(len(texts[t]) for t in mark)]
+        return not at_byte and tuple(whole[-len(mark) :]) == mark and not (leading and before.strip())
+
+    for token in tokens:
+        marks_before = len(marks)
+        for at_byte, piece in [*((True, bytes([b])) for b in texts[token]), (False, b"")]:
+            text += piece
+            if not at_byte:
+                if len(marks) > marks_before:
+                    break
+                whole.append(token)
+            if opened is None:
+                now = next((i for i, phase in enumerate(phases) if completes(phase.begin, phase.leading)), None)
+            else:
+                now = None if completes(phases[opened].end, False) else opened
+            if now != opened:
+                opened, text, whole = now, b"", []
+                marks.append(len(found) - 1)
+        found.append(opened)
+    return found, marks
 
 
 def step(

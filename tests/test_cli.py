@@ -193,6 +193,23 @@ def test_scripts_that_do_not_exist_are_refused(tiny_model_path: Path, capsys: py
         assert "argument --deny-scripts: names 'tai', expected thai" in capsys.readouterr().err
 
 
+def test_thoughts_are_observed_and_code_is_left_alone(
+    tiny_model_path: Path, gate16: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lcg_cpp.cli import main
+
+    plain = ("run", "-m", tiny_model_path, "-n", "40", "--seed", "1", "--lcg", gate16)
+    for prompt, phase in (("the <think>\n", ("--while-thinking", "observe")), ("the", ("--while-thinking", "off"))):
+        found = output_json(*plain, "-p", prompt, *phase)
+        is_observed = "think" in prompt
+        assert found["stats"]["interventions"] > 3
+        assert found["stats"]["observed"] == found["stats"]["interventions"] * is_observed
+        assert len(found["events"]) == found["stats"]["interventions"] * (not is_observed)
+    with pytest.raises(SystemExit):
+        main(["run", "-m", str(tiny_model_path), "--leave-alone", "code,thinking"])
+    assert "argument --leave-alone: is 'code,thinking', expected code or tool_calls" in capsys.readouterr().err
+
+
 # ---- families ----
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lcg_cpp import PAPER_OPTIONS, Gate, GateError, GateOptions
+from lcg_cpp import PAPER_OPTIONS, Gate, GateError, GateOptions, Phase
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.evaluate.methods import METHODS, SOFT_STRENGTH, Method, parse_methods, rules_gate
 from lcg_cpp.gate.families import DEFAULT_FAMILIES, token_families
@@ -57,6 +58,10 @@ def test_methods_stand_in_the_order_they_are_named() -> None:
         ("hot=none+temperature=1.2", Method("hot", temperature=1.2)),
         ("pin=none+deny=cj/thai", Method("pin", deny=("cj", "thai"))),
         ("lcg+allow=latin", Method("lcg+allow=latin", GateOptions(), "g.gguf", allow=("latin",))),
+        (
+            "a=lcg+while_thinking=observe+leave_alone=code/tool_calls",
+            Method("a", GateOptions(), "g.gguf", while_thinking="observe", leave_alone=("code", "tool_calls")),
+        ),
         ("hard=lcg-soft+strength=inf", Method("hard", GateOptions(strength=math.inf), "g.gguf")),
         (
             "bare=o.gguf+persistence=off+confidence=off",
@@ -82,6 +87,8 @@ def test_gates_names_and_options(text: str, expected: Method) -> None:
         ("none+threshold=0.3", "method `none+threshold=0.3` has no gate, `threshold` has no meaning"),
         ("a=none+temperature=-1", "method `a`: `temperature` is -1.0, expected at least 0"),
         ("a=none+allow=latim", "method `a`: `allow` names 'latim', expected latin"),
+        ("a=lcg+while_thinking=no", 'method `a`: `mode` is "no", expected "mask"'),
+        ("a=none+leave_alone=cod", "method `a`: `marks` is 'cod', expected code"),
         ("a=none+temperature=nan", "method `a`: `temperature` is nan, expected at least 0"),
     ],
 )
@@ -89,6 +96,17 @@ def test_what_is_no_method_is_refused(text: str, message: str) -> None:
     with pytest.raises(GateError) as error:
         parse_methods(text, "g.gguf")
     assert str(error.value).startswith(message)
+
+
+def test_a_method_asks_for_its_gate_its_pin_and_its_phases_together() -> None:
+    method = Method(
+        "a", GateOptions(threshold=0.3), "g.gguf", deny=("thai",), while_thinking="off", leave_alone=("code",)
+    )
+    usual = GateOptions(threshold=0.3, deny=("thai",))
+    thinking = Phase("thinking", GateOptions(threshold=0.3, deny=("thai",), mode="off"))
+    code = Phase("code", GateOptions(mode="off"))
+    assert method.gate_options() == dataclasses.replace(usual, phases=(thinking, code))
+    assert Method("none").gate_options() == GateOptions()
 
 
 def test_a_method_that_needs_a_gate_says_so() -> None:

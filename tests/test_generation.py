@@ -123,8 +123,12 @@ class IndependentLoop:
         chain: Chain = GREEDY,
         seed: int = 0,
         repeat_penalty: float = 1.0,
+        judged: Callable[[list[int]], tuple[bool, list[int]]] = lambda tokens: (True, tokens),
     ) -> list[LoopStep]:
-        """Generates up to n tokens; stops where rounding alone would decide."""
+        """Generates up to n tokens; stops where rounding alone would decide.
+
+        `judged` says of the tokens so far whether the gate acts on the next one, and behind which of them.
+        """
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.ctx), True)
         if len(prompt) > 1:
             self._decode(prompt[:-1], hidden=False)
@@ -136,8 +140,9 @@ class IndependentLoop:
             for seen in {s.token for s in steps[-64:]}:
                 row[seen] = row[seen] / repeat_penalty if row[seen] > 0 else row[seen] * repeat_penalty
             z = oracle.gate_forward(weights, hidden) if weights is not None else None
-            last = oracle.last_family(rules, [s.token for s in steps]) if rules is not None else None
-            step = oracle.step(row, chain, rules=rules, z=z, last=last, switches=switches)
+            acts, history = judged([s.token for s in steps])
+            last = oracle.last_family(rules, history) if rules is not None else None
+            step = oracle.step(row, chain, rules=rules if acts else None, z=z, last=last, switches=switches)
             margin = step.margin
             if step.chosen is not None:
                 token = step.chosen

@@ -225,7 +225,7 @@ MISUSE = {
     "too few hidden channels": "stage.apply_row(1, np.zeros(5, np.float32), np.zeros(3, np.float32), False)",
     "no options": "stage.set_options(None)",
     "no facts": "stage.begin_reply(None)",
-    "endless events": "_core.StageOptions('mask', GateOptions().core_rules(()), 1.0, -1, False)",
+    "endless events": "_core.StageOptions(GateOptions().core_conduct((), None), -1, False)",
     "no file": "_core.Gate(None, 'cpu')",
     "no device": "_core.Gate(_core.parse_gate_file(data, 'gate.gguf'), None)",
     "text for bytes": "_core.parse_gate_file('GGUF', 'gate.gguf')",

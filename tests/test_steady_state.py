@@ -24,6 +24,7 @@ def test_sampling_allocates_nothing_per_token(tmp_path: Path) -> None:
             "gate.cpp",
             "gate_file.cpp",
             "gguf_reader.cpp",
+            "phases.cpp",
             "pin.cpp",
             "policy.cpp",
             "sampler.cpp",

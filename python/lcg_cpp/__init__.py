@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .gate.gate import Gate
     from .gate.labels import family_labels
     from .gate.options import PAPER_OPTIONS, GateOptions
+    from .gate.phase import Phase
     from .gate.results import Decision, GateEvent, GateStats
     from .run.llama import GatedLlama
     from .run.reply import Reply
@@ -23,6 +24,7 @@ __all__ = [
     "GateOptions",
     "GateStats",
     "GatedLlama",
+    "Phase",
     "Reply",
     "Request",
     "family_labels",

@@ -10,6 +10,7 @@ class Event(TypedDict):
     reply: int
     position: int
     last: int | None
+    observed: bool
     predicted: Families
     allowed: Families
     banned: Families
@@ -22,6 +23,7 @@ class Stats(TypedDict):
     steps: int
     gate_runs: int
     interventions: int
+    observed: int
     not_confident: int
     without_hidden: int
     removed_mass: float
@@ -53,24 +55,29 @@ class Rules:
         confidence_temperature: float,
     ) -> None: ...
 
+class TokenTexts:
+    def __init__(self, bytes: bytes, offset: npt.NDArray[np.int64]) -> None: ...
+
 class LetterTable:
     def __init__(
-        self,
-        family: npt.NDArray[np.uint8],
-        neutral: int,
-        bytes: bytes,
-        offset: npt.NDArray[np.int64],
-        free: npt.NDArray[np.uint8],
+        self, family: npt.NDArray[np.uint8], neutral: int, texts: TokenTexts, free: npt.NDArray[np.uint8]
     ) -> None: ...
 
 class Pin:
     def __init__(self, table: LetterTable, denied: list[int], kept: list[int]) -> None: ...
     def away(self, tokens: list[int]) -> npt.NDArray[np.bool_]: ...
 
+class Conduct:
+    def __init__(self, mode: str, rules: Rules, strength: float, pinned: Pin | None = None) -> None: ...
+
+class Phase:
+    def __init__(self, begin: bytes | list[int], end: bytes | list[int], leading: bool, options: Conduct) -> None: ...
+
+class PhaseSet:
+    def __init__(self, texts: TokenTexts, phases: list[Phase]) -> None: ...
+
 class StageOptions:
-    def __init__(
-        self, mode: str, rules: Rules, strength: float, n_events: int, eager: bool, pinned: Pin | None = None
-    ) -> None: ...
+    def __init__(self, usual: Conduct, n_events: int, eager: bool, phases: PhaseSet | None = None) -> None: ...
 
 class ChainFacts:
     def __init__(self, temperature: float, top_k: int, end: str, direct: bool, mirostat: int = 0) -> None: ...
@@ -176,6 +183,9 @@ class StagePair:
     def has_gate(self) -> bool: ...
     def set_options(self, options: StageOptions) -> None: ...
     def begin_reply(self, facts: ChainFacts, continued: bool = False) -> None: ...
+    def read_prompt(self, tokens: list[int]) -> None: ...
+    @property
+    def phase(self) -> int | None: ...
     def make_samplers(self, shortlist_interface: int, gate_interface: int) -> tuple[int, int]: ...
     def sample(self, chain: int, context: int, row: int, tap: Tap) -> int: ...
     def apply_row(

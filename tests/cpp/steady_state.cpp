@@ -91,7 +91,19 @@ void fake_host() {
     };
 }
 
-// Letters of two families, every fifth token the first half of one: a character stays open now and then.
+// Every fifth token is the first half of a letter: a character stays open now and then.
+std::shared_ptr<const token_texts> make_texts() {
+    auto texts = std::make_shared<token_texts>();
+    for (uint32_t token = 0; token < n_vocab; token++) {
+        const char * pieces[] = {"A", "B", "\xC3", "\x80", "\xBF"};
+        texts->offset.push_back(static_cast<int64_t>(texts->bytes.size()));
+        texts->bytes += pieces[token % 5];
+    }
+    texts->offset.push_back(static_cast<int64_t>(texts->bytes.size()));
+    return texts;
+}
+
+// Letters of two families.
 std::shared_ptr<const pin> make_pin() {
     auto table = std::make_shared<letter_table>();
     table->family.assign(n_code_points, 0);
@@ -100,14 +112,14 @@ std::shared_ptr<const pin> make_pin() {
         table->family[c] = c % 64 < 32;
     }
     table->neutral = 2;
-    for (uint32_t token = 0; token < n_vocab; token++) {
-        const char * pieces[] = {"A", "B", "\xC3", "\x80", "\xBF"};
-        table->offset.push_back(static_cast<int64_t>(table->bytes.size()));
-        table->bytes += pieces[token % 5];
-    }
-    table->offset.push_back(static_cast<int64_t>(table->bytes.size()));
+    table->texts   = make_texts();
     table->free.resize(n_vocab);
     return std::make_shared<pin>(table, family_set(2), std::vector<uint32_t>());
+}
+
+// Phases of the same options, between AB and the token 7.
+std::shared_ptr<const phase_set> make_phases(const conduct & options) {
+    return std::make_shared<phase_set>(phase_set{make_texts(), {{{{'A', 'B'}, false}, {{7}, true}, false, options}}});
 }
 
 gate_file make_file() {
@@ -165,22 +177,24 @@ result run(const std::shared_ptr<const gate> & model, const stage_options & opti
 int main() {
     fake_host();
     const auto    model   = load_gate(make_file(), "cpu");
-    stage_options options = {gate_mode::mask, {0.5f, true, true, true}, INFINITY, 16, false};
-    chain_facts   facts;
+    stage_options options = {
+        {gate_mode::mask, {std::vector<float>(n_families, 0.5f), true, true, true}, INFINITY, nullptr}, 16, false,
+        nullptr};
+    chain_facts facts;
     facts.top_k = top_k;
     bool passed = true;
     for (const int turn : {0, 1, 2, 3}) {
-        const bool direct = turn % 2 == 0;
-        options.pinned    = turn < 2 ? nullptr : make_pin();
+        const bool direct    = turn % 2 == 0;
+        options.usual.pinned = turn < 2 ? nullptr : make_pin();
         for (const float strength : {INFINITY, 2.0f}) {
             for (const bool eager : {false, true}) {
-                facts.direct     = direct;
-                options.strength = strength;
-                options.eager    = eager;
-                const result r   = run(model, options, facts);
+                facts.direct           = direct;
+                options.usual.strength = strength;
+                options.eager          = eager;
+                const result r         = run(model, options, facts);
                 std::printf(
                     "pin %d direct %d strength %g eager %d: %zu allocations in 300 steps, %llu interventions in 600\n",
-                    options.pinned != nullptr, direct, double(strength), eager, r.allocations,
+                    options.usual.pinned != nullptr, direct, double(strength), eager, r.allocations,
                     static_cast<unsigned long long>(r.stats.interventions));
                 passed = passed && r.allocations == 0 && r.stats.interventions > 100;
             }

@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling = parser.add_argument_group("sampling (defaults are those of the paper)")
     for option, name in options.SAMPLING.items():
         options.add(sampling, option, getattr(default, name))
-    options.add_pin(parser.add_argument_group("pin (of every method that has none of its own)"))
+    options.add_pin(parser.add_argument_group("pin and phases (of every method that has none of its own)"))
     model = parser.add_argument_group("model")
     options.add(model, "--ctx-size", help="tokens of context (default: fitted to the prompts)")
     for option in ("--parallel", "--threads", "--n-gpu-layers", "--batch-size", "--lcg-device"):
@@ -143,9 +143,15 @@ def _methods(args: argparse.Namespace) -> tuple[Method, ...]:
         methods = parse_methods(text, args.lcg)
     except GateError as error:
         raise UsageError(f"--methods: {error}") from error
-    allow, deny = args.allow_scripts or (), args.deny_scripts or ()
+    given = {
+        "allow": args.allow_scripts or (),
+        "deny": args.deny_scripts or (),
+        "while_thinking": args.while_thinking,
+        "leave_alone": args.leave_alone or (),
+    }
     return tuple(
-        dataclasses.replace(method, allow=method.allow or allow, deny=method.deny or deny) for method in methods
+        dataclasses.replace(method, **{field: getattr(method, field) or value for field, value in given.items()})
+        for method in methods
     )
 
 

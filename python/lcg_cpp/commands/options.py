@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.load import Engine
 from ..gate.families import RULES
+from ..gate.marks import LEFT_ALONE
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +59,13 @@ def _scripts(field: str) -> Callable[[str], tuple[str, ...]]:
             raise argparse.ArgumentTypeError(str(error).partition("` ")[2]) from error
 
     return parse
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().replace("-", "_") for name in text.split(","))
+    if not set(names) <= set(LEFT_ALONE):
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected {' or '.join(LEFT_ALONE)}, or both with a comma")
+    return names
 
 
 def _layers(text: str) -> int:
@@ -136,6 +144,15 @@ _VOCABULARY: dict[str, dict[str, Any]] = {
         "metavar": "LIST",
         "type": _scripts("deny"),
         "help": "no letters of these scripts may come out (`lcg-cpp families --rules scripts` lists names)",
+    },
+    "--while-thinking": {
+        "choices": ("mask", "observe", "off"),
+        "help": "how gate and pin act on the thoughts of a model that thinks before it answers (default: as elsewhere)",
+    },
+    "--leave-alone": {
+        "metavar": "LIST",
+        "type": _parts,
+        "help": "parts of a reply on which gate and pin do not act: code (between fences), tool_calls",
     },
     "--json": {"action": "store_true", "help": "print one JSON object and nothing else"},
 }
@@ -274,9 +291,9 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pin(group: argparse._ActionsContainer) -> None:
-    """Add the scripts whose letters may come out."""
-    add(group, "--allow-scripts")
-    add(group, "--deny-scripts")
+    """Add the scripts whose letters may come out, and in which parts of a reply that and the gate are different."""
+    for option in ("--allow-scripts", "--deny-scripts", "--while-thinking", "--leave-alone"):
+        add(group, option)
 
 
 def add_rules(group: argparse._ActionsContainer) -> None:
@@ -313,12 +330,12 @@ def add_rules(group: argparse._ActionsContainer) -> None:
 def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
     """The gate's options as they were given; `changes` are fields that the command line does not have."""
     from ..errors import GateError  # noqa: PLC0415 (only when a command runs)
-    from ..gate.options import GateOptions  # noqa: PLC0415
+    from ..gate.options import GateOptions, with_phases  # noqa: PLC0415
 
     fields = ("mode", "strength", "threshold", "confidence_temperature", "first_token")
     given = {field: vars(args).get(f"lcg_{field}") for field in fields}  # not every command has all of them
     try:
-        return GateOptions(
+        options = GateOptions(
             persistence=not args.no_lcg_persistence,
             confidence=not args.no_lcg_confidence,
             allow=vars(args).get("allow_scripts") or (),
@@ -326,5 +343,6 @@ def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
             **{name: value for name, value in given.items() if value is not None},
             **changes,
         )
+        return with_phases(options, vars(args).get("while_thinking"), vars(args).get("leave_alone") or ())
     except GateError as error:  # its message begins with the field in backticks, which is the option without --lcg-
         raise UsageError(str(error).replace("`", "`--lcg-", 1)) from error

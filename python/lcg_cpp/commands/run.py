@@ -148,6 +148,7 @@ def _summary(args: argparse.Namespace, llm: GatedLlama, reply: Reply, seed: int)
             "steps": stats.steps,
             "gate_runs": stats.gate_runs,
             "interventions": stats.interventions,
+            "observed": stats.observed,
             "not_confident": stats.not_confident,
             "removed_mass": stats.removed_mass,
             "gate_seconds": stats.gate_seconds,
@@ -166,6 +167,7 @@ def _event_to_json(vocab: Vocab, event: GateEvent) -> dict[str, Any]:
         "banned": list(event.banned),
         "z": list(event.z),
         "removed": [{"id": id_, "text": vocab.text(id_), "probability": p} for id_, p in event.removed],
+        "observed": event.observed,
         "chosen": {"id": event.chosen, "text": vocab.text(event.chosen)},
     }
 
@@ -184,8 +186,11 @@ def _summary_line(args: argparse.Namespace, summary: dict[str, Any]) -> str:
     if summary["gate"] is None:
         parts.append("no gate")
     else:
-        action = "interventions only observed" if summary["mode"] == "observe" else "interventions"
-        parts += [f"gate runs {stats['gate_runs']}", f"{action} {stats['interventions']}"]
+        parts.append(f"gate runs {stats['gate_runs']}")
+        if summary["mode"] != "observe":
+            parts.append(f"interventions {stats['interventions'] - stats['observed']}")
+        if stats["observed"] or summary["mode"] == "observe":
+            parts.append(f"interventions only observed {stats['observed']}")
         parts.append(f"removed mass {stats['removed_mass']:.2f}")
     parts.append(f"seed {summary['seed']}")
     return "lcg-cpp: " + " · ".join(parts)

@@ -19,6 +19,8 @@ _FIELDS = ("method", "seed", "id", "prompt", "reply", "tokens", "events")  # of 
 
 # of a gate's, those that change replies
 _OPTIONS = ("strength", "threshold", "persistence", "confidence", "confidence_temperature", "first_token", "mode")
+# of a method, those that few have
+_PARTS = ("allow", "deny", "while_thinking", "leave_alone")
 
 Json = dict[str, Any]
 
@@ -34,11 +36,13 @@ def write_json(path: Path, value: Json) -> None:
 def method_settings(method: Method) -> Json:
     """What the replies of a method depend on; a gate is known by its bytes, wherever it lies."""
     settings: Json = {"temperature": method.temperature, "ban": method.ban, "warning": method.warning}
-    settings.update({field: list(names) for field in ("allow", "deny") if (names := getattr(method, field))})
+    settings.update({field: value for field in _PARTS if (value := getattr(method, field))})
     if method.options is not None:
         options = method.options
         settings["gate"] = None if method.gate is None else {"file": method.gate, "sha256": _sha256(method.gate)}
         settings["options"] = {name: getattr(options, name) for name in _OPTIONS}
+        if options.phases:
+            settings["options"]["phases"] = repr(options.phases)
         settings["options"]["strength"] = "inf" if math.isinf(options.strength) else options.strength
     return settings
 

@@ -30,7 +30,7 @@ from ..engine.base_model import BaseModel
 from ..errors import GateError
 from ..gate.gate import Gate
 from ..gate.gate_file import write_gate
-from ..gate.options import PAPER_OPTIONS, GateOptions
+from ..gate.options import PAPER_OPTIONS, GateOptions, Mode, with_phases
 from ..gate.spec import GateSpec, spec_for
 
 SOFT_STRENGTH = 3.0  # a banned token keeps 1/73 of its weight at temperature 0.7
@@ -56,6 +56,8 @@ class Method:
     warning: bool = False  # whether `WARNING` stands in front of the prompt
     allow: tuple[str, ...] = ()  # the only scripts that may come out, as in `GateOptions`; also without a gate
     deny: tuple[str, ...] = ()  # scripts that must not come out
+    while_thinking: Mode | None = None  # how gate and pin act on thoughts; None: as on the answer
+    leave_alone: tuple[str, ...] = ()  # parts of a reply on which they do not act: `code`, `tool_calls`
 
     def __post_init__(self) -> None:
         if self.gate is not None and self.options is None:
@@ -65,9 +67,15 @@ class Method:
         if self.temperature is not None and not self.temperature >= 0:
             raise GateError(f"method `{self.name}`: `temperature` is {self.temperature}, expected at least 0")
         try:
-            GateOptions(allow=self.allow, deny=self.deny)
+            self.gate_options()
         except GateError as error:
             raise GateError(f"method `{self.name}`: {error}") from error
+
+    def gate_options(self) -> GateOptions:
+        """All that is asked of the gate and of the pin; of a pin alone where there is no gate."""
+        options = self.options if self.options is not None else GateOptions()
+        options = dataclasses.replace(options, allow=self.allow, deny=self.deny)
+        return with_phases(options, self.while_thinking, self.leave_alone)
 
 
 def builtin_methods(gate: str | None) -> dict[str, Method]:
@@ -115,8 +123,10 @@ _CHANGES: dict[str, tuple[Callable[[str], Any], str]] = {
     "temperature": (float, "a number from 0"),
     "allow": (_names, "scripts with / in between"),
     "deny": (_names, "scripts with / in between"),
+    "while_thinking": (str, "mask, observe or off"),
+    "leave_alone": (_names, "code or tool_calls, or both with / in between"),
 }
-_OF_METHOD = ("temperature", "allow", "deny")  # those that need no gate
+_OF_METHOD = ("temperature", "allow", "deny", "while_thinking", "leave_alone")  # those that need no gate
 _METHOD = re.compile(rf"(?P<base>.*?)(?P<changes>(?:\+(?:{'|'.join(_CHANGES)})=[^+]*)*)", re.DOTALL)
 _NAME = re.compile(r"\w[\w.-]*")
 

@@ -135,9 +135,7 @@ class Replier:
         return self._gates[method.name] if method.options is not None else None
 
     def _options(self, method: Method) -> GateOptions:
-        options = method.options if method.options is not None else GateOptions()
-        # events are collected as they come
-        return dataclasses.replace(options, n_events=1, allow=method.allow, deny=method.deny)
+        return dataclasses.replace(method.gate_options(), n_events=1)  # events are collected as they come
 
 
 class _StaticBan:

@@ -170,8 +170,8 @@ class Gate:
             z: float32 (n_families,), the gate's output at this step.
             last: Family index of the most recent generated language token, None at the start of a reply.
             temperature: The request's temperature, above 0 (1 for greedy).
-            options: Rules, threshold and strength; `mode`, `n_events`, `eager`, `allow` and `deny` have no
-                meaning here: what is pinned away is not in C.
+            options: Rules, threshold and strength; `mode`, `n_events`, `eager`, `allow`, `deny` and `phases` have
+                no meaning here: what is pinned away is not in C.
 
         Raises:
             GateError: An argument does not fit the gate or the others.
@@ -223,7 +223,7 @@ class Gate:
 
         Args:
             options: How the gate acts.
-            pins: Makes the pin; None if there is none.
+            pins: What is known of the model's tokens; None if there is neither a pin nor a phase.
         """
         return _core.StagePair(self._core, options.core_stage_options(self.thresholds, pins))
 
@@ -241,6 +241,7 @@ class Gate:
                 removed=tuple(event["removed"]),
                 left=tuple(event["left"]),
                 chosen=event["chosen"],
+                observed=event["observed"],
             )
             for event in stages.events()
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 
 from .. import _core
 from ..errors import GateError
+from .phase import Phase
 from .pin import Pins, check_scripts, denied_families
 
 Mode = Literal["mask", "observe", "off"]
@@ -43,6 +45,8 @@ class GateOptions:
             the model's first choice, until the confidence rule overrules the gate wherever that choice is wrong.
         first_token: Act before the first language token of a reply too, on the gate's word alone (the paper never
             does).
+        phases: Parts of a reply with options of their own, such as the thoughts of a model; where two begin at once,
+            the first counts. Everything else in these options is for the rest of the reply.
         n_events: How many of the latest interventions are kept in `GatedLlama.gate_events`.
         eager: Run the MLP at every step at which the gate may act, not only where its answer can matter. Changes no
             decision.
@@ -57,6 +61,7 @@ class GateOptions:
     confidence: bool = True
     confidence_temperature: float = LEAST_CONFIDENCE_TEMPERATURE
     first_token: bool = True
+    phases: tuple[Phase, ...] = ()
     n_events: int = 256
     eager: bool = False
 
@@ -72,13 +77,28 @@ class GateOptions:
             raise GateError(f"`confidence_temperature` is {self.confidence_temperature}, expected a number from 0")
         for field in ("allow", "deny"):
             object.__setattr__(self, field, check_scripts(field, getattr(self, field)))
+        object.__setattr__(self, "phases", tuple(self.phases))
+        for phase in self.phases:
+            if not isinstance(phase, Phase) or not isinstance(phase.options, GateOptions):
+                raise GateError(f"`phases` holds {phase!r}, expected a Phase with GateOptions")
+            if phase.options.phases:
+                raise GateError("`phases` holds a phase with phases of its own, expected none")
         if type(self.n_events) is not int or not 0 <= self.n_events <= MAX_EVENTS:
             raise GateError(f"`n_events` is {self.n_events}, expected 0 to {MAX_EVENTS}")
 
     @property
+    def _everywhere(self) -> tuple[GateOptions, ...]:
+        return (self, *(phase.options for phase in self.phases))
+
+    @property
     def has_pin(self) -> bool:
         """Whether some letters must not come out, so that the options act without a gate."""
-        return bool(denied_families(self.allow, self.deny))
+        return any(denied_families(options.allow, options.deny) for options in self._everywhere)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the gate does nothing in any part of a reply."""
+        return all(options.mode == "off" for options in self._everywhere)
 
     def core_rules(self, thresholds: Sequence[float]) -> _core.Rules:
         """The rules as the core takes them, with a gate's thresholds, one for each family, where none is named."""
@@ -90,21 +110,43 @@ class GateOptions:
             confidence_temperature=self.confidence_temperature,
         )
 
+    def core_conduct(self, thresholds: Sequence[float], pins: Pins | None) -> _core.Conduct:
+        """What holds in one part of a reply, as the core takes it; see `core_stage_options`."""
+        return _core.Conduct(
+            mode=self.mode,
+            rules=self.core_rules(thresholds),
+            strength=self.strength,
+            pinned=pins.pin(self.allow, self.deny) if pins is not None else None,
+        )
+
     def core_stage_options(self, thresholds: Sequence[float], pins: Pins | None = None) -> _core.StageOptions:
         """Everything as the core takes it.
 
         Args:
             thresholds: The gate's; none without a gate.
-            pins: Makes the pin; None if there is none.
+            pins: What is known of the model's tokens; None if there is neither a pin nor a phase.
         """
+        phases = None
+        if pins is not None and self.phases:
+            found = [core for phase in self.phases for core in phase.core_phases(thresholds, pins)]
+            phases = _core.PhaseSet(pins.texts, found)
         return _core.StageOptions(
-            mode=self.mode,
-            rules=self.core_rules(thresholds),
-            strength=self.strength,
-            n_events=self.n_events,
-            eager=self.eager,
-            pinned=pins.pin(self.allow, self.deny) if pins is not None else None,
+            usual=self.core_conduct(thresholds, pins), n_events=self.n_events, eager=self.eager, phases=phases
         )
+
+
+def with_phases(options: GateOptions, thinking: Mode | None = None, alone: tuple[str, ...] = ()) -> GateOptions:
+    """Add the phases that most people want to some options, in front of those that are there.
+
+    Args:
+        options: The options.
+        thinking: The mode while a model thinks; None: the same as elsewhere.
+        alone: Names of parts that are left alone (`code`, `tool_calls`).
+    """
+    phases = [Phase(name, GateOptions(mode="off")) for name in alone]
+    if thinking is not None:
+        phases.insert(0, Phase("thinking", dataclasses.replace(options, mode=thinking, phases=())))
+    return dataclasses.replace(options, phases=(*phases, *options.phases))
 
 
 PAPER_OPTIONS = GateOptions(first_token=False, confidence_temperature=0.0)

@@ -7,6 +7,8 @@ step, the first included, and acts on the logits before anything truncates. Byte
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from .. import _core
@@ -51,19 +53,27 @@ def denied_families(allow: tuple[str, ...], deny: tuple[str, ...]) -> frozenset[
 
 
 class Pins:
-    """Makes the pins of one model."""
+    """Makes the pins of one model, and knows what its tokens write."""
 
     def __init__(self, vocab: Vocab) -> None:
         """Take the tokens of a model. Control and added tokens will never be pinned away."""
-        self._choices = list(exempt_tokens(vocab))
-        lengths = np.fromiter(map(len, vocab.tokens), np.int64, vocab.n_vocab)
-        self._table = _core.LetterTable(
-            character_families(),
-            _FAMILIES.neutral,
-            b"".join(vocab.tokens),
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            (vocab.types & np.uint32(CONTROL | UNKNOWN | USER_DEFINED | UNUSED) != 0).astype(np.uint8),
-        )
+        self._vocab = vocab
+
+    @functools.cached_property
+    def texts(self) -> _core.TokenTexts:
+        """What the tokens write, as the core takes it."""
+        lengths = np.fromiter(map(len, self._vocab.tokens), np.int64, self._vocab.n_vocab)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return _core.TokenTexts(b"".join(self._vocab.tokens), offsets)
+
+    @functools.cached_property
+    def _choices(self) -> list[int]:
+        return list(exempt_tokens(self._vocab))
+
+    @functools.cached_property
+    def _table(self) -> _core.LetterTable:
+        no_text = self._vocab.types & np.uint32(CONTROL | UNKNOWN | USER_DEFINED | UNUSED) != 0
+        return _core.LetterTable(character_families(), _FAMILIES.neutral, self.texts, no_text.astype(np.uint8))
 
     def pin(self, allow: tuple[str, ...], deny: tuple[str, ...]) -> _core.Pin | None:
         """The pin of some options; None if every script may come."""

@@ -20,6 +20,7 @@ class GateStats:
         steps: Tokens sampled.
         gate_runs: Steps on which the MLP was evaluated.
         interventions: Steps on which a banned family was removed (in mode `observe`: would have been).
+        observed: Of these, steps in mode `observe`, where nothing was removed.
         not_confident: Steps on which the gate banned a family that could be sampled and the confidence rule, the
             model's own opinion, overruled it.
         without_hidden: Steps on which the gate was wanted but no hidden state was there to read.
@@ -31,6 +32,7 @@ class GateStats:
     steps: int = 0
     gate_runs: int = 0
     interventions: int = 0
+    observed: int = 0
     not_confident: int = 0
     without_hidden: int = 0
     removed_mass: float = 0.0
@@ -55,6 +57,7 @@ class GateEvent:
         left: (token id, probability) of the tokens that were sampled from, likewise. The probabilities are those before
             the intervention; a banned token that a finite `strength` leaves has what it kept of its own.
         chosen: The token sampled instead.
+        observed: Nothing was removed: the mode was `observe`.
     """
 
     reply: int
@@ -67,6 +70,7 @@ class GateEvent:
     removed: tuple[tuple[int, float], ...]
     left: tuple[tuple[int, float], ...]
     chosen: int
+    observed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

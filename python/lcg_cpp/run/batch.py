@@ -18,7 +18,8 @@ from ..engine.sequences import MOST, Sequences
 from ..errors import GateError
 from ..gate.gate import Gate
 from ..gate.options import GateOptions
-from .reply import Reply, context_size, room
+from ..gate.phase import PROMPT_END
+from .reply import Reply, context_size, event_to_tell, room
 from .requests import Prompt, Request, make_requests
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ class _Batch:
 
     def _watch(self, running: list[_Running]) -> None:
         """Let the tap keep hidden states where a gate may ask for them."""
-        wanted = any(each.job.gate is not None and each.job.options.mode != "off" for each in running)
+        wanted = any(each.job.gate is not None and not each.job.options.is_off for each in running)
         # the first time, the states of several sequences are proven
         self._sequences.tap.active = wanted and (self._is_single or self._llm.several_hidden_width > 0)
 
@@ -302,6 +303,7 @@ class _Running:
             sampling["logits_processor"] = [lambda _, scores, p=p: p(self._tokens(), scores) for p in processors]
         with llm.seeded(job.seed):
             self.chain: Chain = llm.new_chain(llm.new_stages(job.gate, options), **sampling)
+        self.chain.stages.read_prompt(list(self.reply.prompt.tokens[-PROMPT_END:]))
 
     def _tokens(self) -> Any:
         """What a logits processor gets: int32 tokens of the prompt and the reply."""
@@ -315,5 +317,5 @@ class _Running:
         n_events = stages.stats()["interventions"]
         if self.job.gate is not None and n_events != self._n_events:
             self._n_events = n_events
-            event = self.job.gate.read_events(stages)[-1]
+            event = event_to_tell(self.job.gate.read_events(stages)[-1], self.job.options)
         self.reply.grow(token, event, ends=self._llm.ends_reply(token), most=self._most)

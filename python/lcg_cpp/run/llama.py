@@ -26,6 +26,7 @@ from ..errors import GateError, first_line
 from ..files import PathLike, require_regular
 from ..gate.gate import Gate
 from ..gate.options import Device, GateOptions
+from ..gate.phase import PROMPT_END
 from ..gate.pin import Pins
 from ..gate.results import GateEvent, GateStats
 from .batch import generate_batch
@@ -79,6 +80,7 @@ class GatedLlama(Llama):
         self._sampled: int | None = None  # the newest sampled token, until it is evaluated
         self._in_reply = False  # the newest evaluated tokens continue a reply
         self._low_level = False  # sample() is called without generate()
+        self._at_start = False  # the next token is the first of a reply
         self._tap = new_tap()
         if os.path.exists(model_path):  # Llama says itself where it does not exist
             require_regular(model_path)
@@ -200,7 +202,7 @@ class GatedLlama(Llama):
         return self._gate.thresholds if self._gate is not None else ()
 
     def _pins(self, options: GateOptions) -> Pins | None:
-        return self._all_pins if options.has_pin else None
+        return self._all_pins if options.has_pin or options.phases else None
 
     @functools.cached_property
     def _all_pins(self) -> Pins:
@@ -257,7 +259,9 @@ class GatedLlama(Llama):
     def _init_sampler(self, *args: Any, **kwargs: Any) -> internals.LlamaSampler:
         if self._stages is None:
             return super()._init_sampler(*args, **kwargs)
-        self._chain = self.new_chain(self._stages, *args, continued=self._low_level and self._in_reply, **kwargs)
+        continued = self._low_level and self._in_reply
+        self._chain = self.new_chain(self._stages, *args, continued=continued, **kwargs)
+        self._at_start = not continued
         if not self._low_level:
             self._sampled = None
         return self._chain.sampler
@@ -280,7 +284,7 @@ class GatedLlama(Llama):
             self._in_reply = self._sampled is not None and tokens[0] == self._sampled
             self._sampled = None
         stages = self._stages_of_reply()
-        self._tap.active = stages is not None and stages.has_gate and self._gate_options.mode != "off"
+        self._tap.active = stages is not None and stages.has_gate and not self._gate_options.is_off
         try:
             super().eval(tokens)
         except BaseException:
@@ -303,6 +307,10 @@ class GatedLlama(Llama):
         if self._sampler is None:
             self._make_one_token_chain(*args, **kwargs)
         chain = cast(Chain, self._chain)
+        if self._at_start:
+            self._at_start = False
+            end = self.n_tokens if idx is None else idx + 1
+            chain.stages.read_prompt(self.input_ids[max(0, end - PROMPT_END) : end].tolist())
         row = -1 if idx is None else idx - self.n_tokens
         token = chain.stages.sample(chain.address, self._ctx.ctx or 0, row, self._tap)
         self._sampled = token

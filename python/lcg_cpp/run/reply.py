@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.base_model import Vocab
 from ..errors import GateError
+from ..gate.options import GateOptions
 from ..gate.results import GateEvent
 from .prompt import PromptTokens
 from .thinking import Thought, find_thinking
@@ -24,7 +25,7 @@ class Step:
 
     token: int  # its id
     data: bytes  # the bytes that it adds to the text; none if it is a control token or stands behind a stop text
-    event: GateEvent | None  # what the gate did when it was sampled, None if it did nothing
+    event: GateEvent | None  # what the gate did when it was sampled (in mode `observe`: would have), None if nothing
 
 
 class Reply:
@@ -120,6 +121,11 @@ class Reply:
         return [Thought(*(at[place] for place in astuple(thought))) for thought in thoughts]
 
 
+def event_to_tell(event: GateEvent, options: GateOptions) -> GateEvent | None:
+    """An event as part of a reply; None if it only was observed, in a phase of options that do more."""
+    return None if event.observed and options.mode != "observe" else event
+
+
 def context_size(llm: GatedLlama) -> int:
     """Tokens of a prompt and its reply together at most."""
     return min(llm.n_ctx(), len(llm.input_ids))  # llama.cpp rounds up, llama_cpp does not
@@ -177,7 +183,7 @@ def follow(
         reply.seconds = now - begin
         event = None
         if llm.n_interventions != n_events:
-            n_events, event = llm.n_interventions, llm.gate_events[-1]
+            n_events, event = llm.n_interventions, event_to_tell(llm.gate_events[-1], llm.gate_options)
         step = reply.grow(token, event, ends=llm.ends_reply(token), most=most)
         if step is not None:
             yield step

@@ -5,18 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# What begins and what ends a thought; control tokens are written out. Two formats go on with a header of the answer.
-_MARKS = (
-    *((f"<{name}>", f"</{name}>") for name in ("think", "thinking", "thought", "reasoning", "seed:think", "mm:think")),
-    ("[THINK]", "[/THINK]"),
-    ("◁think▷", "◁/think▷"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
-    ("<|channel>thought", "<channel|>"),
-    ("<unused94>thought", "<unused95>"),
-    ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
-)
-_BEGIN = "|".join(re.escape(begin) for begin, _ in _MARKS)
-_END = re.compile("|".join(re.escape(end) for _, end in _MARKS))
+from ..gate.marks import THOUGHTS
+
+# Two formats go on with a header of the answer.
+_BEGIN = "|".join(re.escape(begin) for begin, _ in THOUGHTS)
+_END = re.compile("|".join(re.escape(end) for _, end in THOUGHTS))
 _FINAL = r"(?:<\|start\|>assistant)?<\|channel\|>final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
 _FORMATS = (
     (re.compile(rf"\s*(?:{_BEGIN})"), _END),
