@@ -148,7 +148,7 @@ def plan(folder: Path, **values: Any) -> Plan:
 def test_every_command_is_one_that_lcg_cpp_reads(tmp_path: Path) -> None:
     own = plan(tmp_path, lcb=tmp_path, engine=("-ngl", "all", "-t", "2"), runs=("--limit", "20"))
     commands = [*own.reply_commands(3), *own.state_commands(), *own.gate_commands(), *own.run_commands()]
-    assert len(commands) == 4 + 3 + len(FITS) + len(RUNS)
+    assert len(commands) == 4 + 4 + len(FITS) + len(RUNS)
     for command in commands:
         assert command[1:3] == ("-m", "lcg_cpp")
         args = build_parser(command[3]).parse_args(command[3:])

@@ -23,7 +23,7 @@ LANGUAGES = (
 class Fit:
     """A gate that is fitted to kept states."""
 
-    data: str  # `mix`, or `udhr` alone
+    data: str  # `mix`, or of what that is made: `udhr` or `replies` alone
     options: tuple[str, ...] = ()
 
 
@@ -32,13 +32,14 @@ MAIN = "scripts"  # the gate that is compared with everything else
 FITS = {
     MAIN: Fit("mix", _SCRIPTS),
     "udhr": Fit("udhr", _SCRIPTS),
+    "replies": Fit("replies", _SCRIPTS),
     "no-window": Fit("mix", (*_SCRIPTS, "--window", "0")),
     "window-24": Fit("mix", (*_SCRIPTS, "--window", "24")),
     "labels-20": Fit("mix", (*_SCRIPTS, "--label-top-k", "20", "--label-top-p", "0.95")),
     "norm-none": Fit("mix", (*_SCRIPTS, "--norm", "none")),
     "hidden-64": Fit("mix", (*_SCRIPTS, "--hidden", "64")),
     "no-thresholds": Fit("mix", (*_SCRIPTS, "--max-missed", "1")),
-    "replies-only": Fit("mix", (*_SCRIPTS, "--positions", "reply")),
+    "positions-reply": Fit("mix", (*_SCRIPTS, "--positions", "reply")),
     "four": Fit("mix", ("--rules", "default")),
     "paper": Fit("mix", ("--preset", "paper", "--rules", "paper")),
 }
@@ -64,7 +65,7 @@ RUNS = {
     "rules": Run("rules-only,later=lcg+first_token=off"),
     "four": Run("four={four}"),
     "paper": Run("paper={paper}"),
-    "fits-data": Run("udhr={udhr},replies-only={replies-only},no-thresholds={no-thresholds}"),
+    "fits-data": Run("udhr={udhr},replies={replies},positions-reply={positions-reply},no-thresholds={no-thresholds}"),
     "fits-labels": Run("no-window={no-window},labels-20={labels-20},norm-none={norm-none},hidden-64={hidden-64}"),
     "curve": Run(",".join(f"tokens-{n}={{tokens-{n}}}" for n in CURVE)),
     "cool": Run("none,lcg", options=("--temp", "0.2")),
@@ -129,7 +130,7 @@ class Plan:
         return self.folder / "gates" / f"{name}.gguf"
 
     def states(self, name: str) -> Path:
-        """What the model makes of texts: `udhr`, `mix` or `test`."""
+        """What the model makes of texts: `udhr`, `replies`, `mix` or `test`."""
         return self.folder / f"states-{name}"
 
     def run(self, name: str) -> Path:
@@ -153,7 +154,7 @@ class Plan:
 
     def state_commands(self) -> list[Command]:
         """Evaluate the model on the texts, once."""
-        data = {"mix": (self.udhr, self.clean), "udhr": (self.udhr,), "test": (self.test,)}
+        data = {"mix": (self.udhr, self.clean), "udhr": (self.udhr,), "replies": (self.clean,), "test": (self.test,)}
         needed = {"test", *(fit.data for fit in self._fits().values())}
         return [
             self._lcg("train", *_datasets(files), "--keep-states", str(self.states(name)), *self.engine)
