@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from training_data import chat_rows, evaluate, write_rows
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
+import make_real_models
 from real_models import models, report, texts
 from real_models.bans import bans_by_language
 from real_models.mix import clean_rows
@@ -174,6 +176,35 @@ def test_only_what_is_named_is_done_and_a_gate_is_fitted_once(tmp_path: Path) ->
     own.gate("udhr").parent.mkdir(parents=True)
     own.gate("udhr").write_bytes(b"")
     assert own.gate_commands() == []
+
+
+def test_replies_are_cleaned_also_when_their_command_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "own.gguf", [])
+    (tmp_path / "own").mkdir()
+    said = [reply_row(0, "ru", "free", "Как дела?", "Хорошо."), reply_row(1, "ru", "free", "Как дела?", "Well done.")]
+    write_rows(tmp_path / "own" / "replies-0.jsonl", said)
+    monkeypatch.setattr(make_real_models.subprocess, "run", lambda args, **_: CompletedProcess(args, 130))
+    arguments = ["--work", tmp_path, "--model", tmp_path / "own.gguf", "--steps", "replies", "--jobs", "2"]
+    monkeypatch.setattr(sys, "argv", ["make_real_models.py", *map(str, arguments)])
+    with pytest.raises(SystemExit, match=r"^failed: .* data synth .*replies-0.jsonl .*; .*replies-cj.jsonl"):
+        make_real_models.main()
+    rows = (tmp_path / "own" / "clean.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(row)["number"] for row in rows] == [0]
+    assert "1 of 2 replies; left out for latin 1" in capsys.readouterr().out
+
+
+def test_a_dry_run_only_prints_the_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "own.gguf", [])
+    arguments = ["--work", tmp_path / "w", "--model", tmp_path / "own.gguf", "--dry-run"]
+    arguments += ["--steps", "texts,replies,states,gates,bans,runs", "--engine", "-ngl all"]
+    monkeypatch.setattr(sys, "argv", ["make_real_models.py", *map(str, arguments)])
+    make_real_models.main()
+    assert capsys.readouterr().out.count("-ngl all") == 2 + 4 + len(RUNS) - 1  # gates need no model; no lcb is given
+    assert not [path for path in (tmp_path / "w").rglob("*") if path.is_file()]
 
 
 # ---- right tokens banned ----

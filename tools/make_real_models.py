@@ -98,7 +98,12 @@ class _Work:
 
     def replies(self) -> None:
         """Let the model answer, and keep what is clean."""
-        self.run(self.plan.reply_commands(self.jobs), self.jobs)
+        try:
+            self.run(self.plan.reply_commands(self.jobs), self.jobs)
+        finally:  # also of what is there when it is stopped
+            self._clean()
+
+    def _clean(self) -> None:
         if self.dry:
             return
         said = [row for path in self.plan.said for row in _read_rows(path)]
