@@ -273,6 +273,17 @@ def test_the_headline_counts_slips_and_switches(tmp_path: Path) -> None:
     assert "Switches kept: 0.0 % of the model's own" in found
 
 
+def test_bans_are_shares_of_the_positions_of_all_languages_and_of_each(tmp_path: Path) -> None:
+    own = plan(tmp_path)
+    own.folder.mkdir()
+    counts = {"rus": {"positions": 300, "interventions": 6, "wrong": 3}}
+    counts["cmn_hans"] = {"positions": 100, "interventions": 2, "wrong": 0}
+    own.bans.write_text(json.dumps({"scripts": counts, "four": {"rus": counts["rus"]}}))
+    lines = report.bans(own).splitlines()
+    assert lines[2:4] == ["| scripts | 400 | 0.75 | 2.00 |", "| four | 300 | 1.00 | 2.00 |"]
+    assert lines[-2:] == ["| rus | 300 | 1.00 | 2.00 |", "| cmn_hans | 100 | 0.00 | 2.00 |"]
+
+
 def test_a_document_is_written_before_anything_is_measured(tmp_path: Path) -> None:
     report.write_report(tmp_path / "x.md", [plan(tmp_path)])
     text = (tmp_path / "x.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from markdown import cell, table, times
 from .bans import Bans
 from .models import MODELS
 from .outcome import BASELINE, GATED, Outcome, main_runs
-from .plan import RUNS, Plan
+from .plan import MAIN, RUNS, Plan
 from .published import pass_rates, published_rows, rate_rows, rate_table
 
 TEMPLATE = Path(__file__).with_name("document.md")
@@ -168,20 +168,15 @@ def bans(plan: Plan) -> str:
         name: {language: Bans(**counts) for language, counts in of_gate.items()}
         for name, of_gate in json.loads(plan.bans.read_text(encoding="utf-8")).items()
     }
-    languages = dict.fromkeys(language for of_gate in found.values() for language in of_gate)
-    every = {name: sum(of_gate.values(), Bans()) for name, of_gate in found.items()}
-    lines = [
-        ["all", *map(_bans, every.values())],
-        *([language, *(_bans(of_gate.get(language, Bans())) for of_gate in found.values())] for language in languages),
-    ]
-    return table(["language", *(f"`{name}`" for name in found)], lines)
+    every = [[name, *_bans(sum(of_gate.values(), Bans()))] for name, of_gate in found.items()]
+    each = [[language, *_bans(counts)] for language, counts in found.get(MAIN, {}).items()]
+    heads = ["positions", "right token banned, %", "would act, %"]
+    return "\n\n".join(filter(None, (_table(["gate", *heads], every), _table([f"`{MAIN}`, language", *heads], each))))
 
 
-def _bans(found: Bans) -> str:
-    if not found.positions:
-        return ""
-    share, acts = 100 * found.wrong / found.positions, 100 * found.interventions / found.positions
-    return f"{share:.2f} / {acts:.2f}"
+def _bans(found: Bans) -> list[str]:
+    shares = (100 * n / max(found.positions, 1) for n in (found.wrong, found.interventions))
+    return [f"{found.positions:,}", *(f"{share:.2f}" for share in shares)]
 
 
 def lcb(plan: Plan) -> str:
