@@ -22,10 +22,13 @@ from lcg_cpp.data import open_dataset, prompts
 from lcg_cpp.data.languages import cldr_version
 from lcg_cpp.data.prompts import Prompt, PromptSeries, prompt_languages
 from lcg_cpp.data.synth import Answer, Corpus, answers
+from lcg_cpp.gate.families import text_families
+from lcg_cpp.gate.scripts import RULE_SET, families_of_script
 
 # The scripts that a language's instructions are written in; all others are written in Latin.
 SCRIPTS = {
     "zh": {"CJK"},
+    "zh_Hant": {"CJK"},
     "ja": {"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA"},
     "ko": {"HANGUL"},
     **{code: {"ARABIC"} for code in ("ar", "fa", "ur")},
@@ -88,7 +91,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def test_there_are_prompts_in_at_least_forty_languages(series: PromptSeries) -> None:
-    languages = [series.prompt(number).language for number in range(50)]
+    languages = [series.prompt(number).language for number in range(len(prompt_languages()))]
     assert len(set(languages)) >= 40
     assert set(languages) == set(prompt_languages())
 
@@ -145,6 +148,15 @@ def test_some_prompts_ask_for_a_switch_and_some_for_a_translation(series: Prompt
     kinds = Counter(series.prompt(number).kind for number in range(n))
     assert 0.30 < sum(kinds[kind] for kind in ("say", "program", "names", *WITH_BLANKS)) / n < 0.42
     assert 0.17 < sum(kinds[kind] for kind in ("from_en", "from_zh", "translate")) / n < 0.25
+
+
+def test_traditional_chinese_is_asked_in_its_own_characters() -> None:
+    own = PromptSeries(["zh_Hant"], 3)
+    asked = [own.prompt(number) for number in range(300)]
+    texts = [p.text for p in asked if p.kind not in ("from_en", "from_zh", "translate", "formula", "quote")]
+    assert all(text_families(text, RULE_SET.families) <= {*families_of_script("Hant"), "latin"} for text in texts)
+    assert any("hantj" in text_families(text, RULE_SET.families) for text in texts)
+    assert not [p.text for p in asked if p.kind == "say" and p.text.endswith("中文")]  # which is no other language
 
 
 def test_nothing_is_translated_into_itself(series: PromptSeries) -> None:

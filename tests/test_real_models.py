@@ -162,7 +162,7 @@ def test_parts_of_the_replies_have_prompts_of_their_own(tmp_path: Path) -> None:
     for option, values in (("--seed", ["0", "1", "2", "3"]), ("--texts", ["34"] * 3 + ["10"])):
         assert [command[command.index(option) + 1] for command in commands] == values
     assert len({command[command.index("-o") + 1] for command in commands}) == 4
-    assert commands[-1][commands[-1].index("--languages") + 1] == "zh,ja"
+    assert commands[-1][commands[-1].index("--languages") + 1] == "zh,zh_Hant,ja"
 
 
 def test_only_what_is_named_is_done_and_a_gate_is_fitted_once(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ Command = tuple[str, ...]
 # Languages of `lcg-cpp data synth` that the models know well enough to answer in.
 LANGUAGES = (
     "en", "zh", "ja", "ko", "ar", "he", "th", "hi", "ru", "el", "es", "fr", "de", "bn", "fa", "ur", "ta", "te", "uk",
-    "ka", "hy", "am", "mr", "vi", "id", "tr", "bg", "sr", "pl", "pt", "it",
+    "ka", "hy", "am", "mr", "vi", "id", "tr", "bg", "sr", "pl", "pt", "it", "zh_Hant",
 )  # fmt: skip
 
 
@@ -143,7 +143,7 @@ class Plan:
         Chinese and Japanese have a part of their own besides: which of their families comes next is hardest to tell.
         """
         asked = [(str(part), LANGUAGES, -(-self.texts // parts)) for part in range(parts)]
-        asked.append(("cj", ("zh", "ja"), -(-self.texts // 10)))
+        asked.append(("cj", ("zh", "zh_Hant", "ja"), -(-self.texts // 10)))
         return [
             self._lcg(
                 "data", "synth", "-o", str(self.folder / f"replies-{name}.jsonl"), "--resume", "--seed", str(seed),

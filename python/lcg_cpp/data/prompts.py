@@ -142,7 +142,7 @@ def _blanks(language: str, rng: random.Random) -> dict[str, str]:
     """Random fillings for the blanks of an instruction."""
     names = _names(language)
     drawn = {kind: rng.choice(known) for kind, known in names.items()}
-    target = rng.choice([code for code in _SWITCHES if code != language])
+    target = rng.choice([code for code in _SWITCHES if code != language.split("_", maxsplit=1)[0]])
     return {
         **drawn,
         **{kind: rng.choice(known) for kind, known in _instructions()["blanks"].items()},

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..run.llama import GatedLlama
     from .prompts import Prompt, PromptSeries
 
-_CJ_LANGUAGES = ("zh", "ja")
+_CJ_LANGUAGES = ("zh", "zh_Hant", "ja")
 
 
 @dataclass(frozen=True)
