@@ -2,6 +2,8 @@
 // integers; llama.py is the only caller that has any.
 #include "bindings.h"
 
+#include "vocab.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -94,13 +96,11 @@ std::map<std::string, std::map<std::string, size_t>> host_layouts() {
                 {"size_", offsetof(token_data_array, size)}, {"selected", offsetof(token_data_array, selected)},
                 {"sorted", offsetof(token_data_array, sorted)}}},
         {"llama_sampler", {{"size", sizeof(sampler_object)}, {"iface", offsetof(sampler_object, iface)},
-                              {"ctx", offsetof(sampler_object, ctx)}}}};
-}
-
-std::map<std::string, uintptr_t> addresses(const stage_callbacks & callbacks) {
-    const auto number = [](void * address) { return reinterpret_cast<uintptr_t>(address); };
-    return {{"name", number(callbacks.name)}, {"accept", number(callbacks.accept)}, {"apply", number(callbacks.apply)},
-        {"reset", number(callbacks.reset)}, {"clone", number(callbacks.clone)}, {"free", number(callbacks.free)}};
+                              {"ctx", offsetof(sampler_object, ctx)}}},
+        {"llama_sampler_i",
+            {{"name", offsetof(sampler_functions, name)}, {"accept", offsetof(sampler_functions, accept)},
+                {"apply", offsetof(sampler_functions, apply)}, {"reset", offsetof(sampler_functions, reset)},
+                {"clone", offsetof(sampler_functions, clone)}, {"free", offsetof(sampler_functions, free)}}}};
 }
 
 // ---- vocabulary ----
@@ -111,21 +111,12 @@ py::tuple read_vocab(uintptr_t address) {
     const auto *          vocab   = pointer<const llama_vocab>(address);
     const int32_t         n_vocab = host.llama_vocab_n_tokens(vocab);
     std::string           bytes;
-    std::vector<char>     piece(256);
     py::array_t<int64_t>  offsets(n_vocab + 1);
     py::array_t<uint32_t> attributes(n_vocab);
     for (int32_t token = 0; token < n_vocab; token++) {
         offsets.mutable_at(token)    = static_cast<int64_t>(bytes.size());
         attributes.mutable_at(token) = static_cast<uint32_t>(host.llama_vocab_get_attr(vocab, token));
-        const auto read              = [&] {
-            return host.llama_token_to_piece(vocab, token, piece.data(), static_cast<int32_t>(piece.size()), 0, true);
-        };
-        int32_t n = read();
-        if (n < 0) {
-            piece.resize(static_cast<size_t>(-n));
-            n = read();
-        }
-        bytes.append(piece.data(), static_cast<size_t>(n));
+        bytes += token_bytes(vocab, token);
     }
     offsets.mutable_at(n_vocab) = static_cast<int64_t>(bytes.size());
     return py::make_tuple(py::bytes(bytes), offsets, attributes);
@@ -307,9 +298,10 @@ PYBIND11_MODULE(_core, m) {
     m.def("host_functions", &host_functions);
     m.def("set_host_api", &set_host_api);
     m.def("host_layouts", &host_layouts);
-    m.def("shortlist_callbacks", [] { return addresses(shortlist_callbacks()); });
-    m.def("gate_callbacks", [] { return addresses(gate_callbacks()); });
     m.def("read_vocab", &read_vocab);
+    m.def("has_tokenizer_hash", [](uintptr_t vocab, const std::string & hash) {
+        return has_tokenizer_hash(pointer<const llama_vocab>(vocab), hash);
+    });
     bind_gate(m);
     bind_rows(m);
     bind_tap(m);

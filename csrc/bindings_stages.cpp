@@ -144,12 +144,10 @@ py::tuple apply_row(python_stages & self, uintptr_t chain, const array_t<float> 
     return split_tokens(tokens.data, tokens.size);
 }
 
-py::tuple make_samplers(const python_stages & self, uintptr_t shortlist_iface, uintptr_t gate_iface) {
-    const auto make = [&](uintptr_t iface) {
-        auto * state = new std::shared_ptr<stage_pair::state>(self.shared());
-        return reinterpret_cast<uintptr_t>(host.llama_sampler_init(pointer<llama_sampler_i>(iface), state));
-    };
-    return py::make_tuple(make(shortlist_iface), make(gate_iface));
+// (index of the shortlist, index of the gate, facts)
+py::tuple insert(const python_stages & self, uintptr_t chain, float temperature, int32_t top_k) {
+    const placement place = insert_stages(pointer<llama_sampler>(chain), self.shared(), temperature, top_k);
+    return py::make_tuple(place.shortlist, place.gate, place.facts);
 }
 
 py::dict stats_dict(const python_stages & self) {
@@ -274,7 +272,7 @@ void bind_stage(py::module_ & m) {
         .def("read_prompt", &python_stages::read_prompt, py::arg("tokens"))
         .def_property_readonly("phase",
             [](const python_stages & s) { return s.phase() < 0 ? py::object(py::none()) : py::int_(s.phase()); })
-        .def("make_samplers", &make_samplers)
+        .def("insert", &insert, py::arg("chain"), py::arg("temperature"), py::arg("top_k"))
         .def("sample", &sample)
         .def("apply_row", &apply_row)
         .def("stats", &stats_dict)

@@ -8,6 +8,7 @@
 #include <bitset>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -295,22 +296,13 @@ struct gate_event {
 
 class stage_pair;
 
-// What one stage does, as addresses for a llama_sampler_i.
-struct stage_callbacks {
-    void * name;
-    void * accept;
-    void * apply;
-    void * reset;
-    void * clone;
-    void * free;
-};
-stage_callbacks shortlist_callbacks();
-stage_callbacks gate_callbacks();
-
 // State that the two stages of one chain share; it outlives the chains that are built around it.
 class stage_pair {
   public:
+    struct state;
+
     stage_pair(std::shared_ptr<const gate> gate, const stage_options & options);
+    explicit stage_pair(std::shared_ptr<state> state) : state_(std::move(state)) {}
     ~stage_pair();
 
     void set_options(const stage_options & options);
@@ -328,11 +320,31 @@ class stage_pair {
     std::vector<gate_event> events() const;
     void                    reset_stats();
 
-    struct state;
     const std::shared_ptr<state> & shared() const { return state_; }
 
   private:
     std::shared_ptr<state> state_;
 };
+
+using shared_state = std::shared_ptr<stage_pair::state>;
+
+llama_sampler *      new_shortlist(const shared_state & state);
+llama_sampler *      new_gate_stage(const shared_state & state);
+const shared_state & state_in(const llama_sampler * stage); // of one of the two
+
+// ---- their places in a chain (chain.cpp) ----
+
+// Where the stages stand in a chain, and what they know of it.
+struct placement {
+    size_t      shortlist, gate; // indices in the chain that has both
+    chain_facts facts;
+};
+
+// Puts the shortlist before the first sampler that truncates or chooses, the gate behind top-k, typical and top-p,
+// where the logits are not yet divided by the temperature. The chain owns the stages from then on. Temperature and
+// top-k are those of the request; where they are not given, the chain's samplers are asked by applying them to a few
+// tokens. Throws gate_error, and leaves the chain alone, if nothing in it chooses.
+placement insert_stages(
+    llama_sampler * chain, const shared_state & state, std::optional<float> temperature, std::optional<int32_t> top_k);
 
 } // namespace lcg

@@ -1,14 +1,15 @@
 // The functions of llama.cpp and ggml that the core calls, and the few layouts it shares with them.
 //
-// The extension links neither library: Python resolves the functions from the libraries that llama_cpp has loaded and
-// hands their addresses over once (set_host_api in bindings.cpp). tests/cpp/host_api_drift.cpp compares every
-// declaration here with the headers that llama-cpp-python installs.
+// The core links neither library. The Python extension gets the functions' addresses once, from the libraries that
+// llama_cpp has loaded (set_host_api in bindings.cpp); liblcg looks them up in its process (c_host.cpp).
+// tests/cpp/host_api_drift.cpp compares every declaration here with the headers that llama-cpp-python installs.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 struct llama_context;
+struct llama_model;
 struct llama_sampler;
 struct llama_sampler_i;
 struct llama_token_data_array;
@@ -46,6 +47,17 @@ struct sampler_object {
     void *            ctx;
 };
 
+// llama_sampler_i: what llama.cpp calls, and zeros for whatever it may call in addition
+struct sampler_functions {
+    const char * (*name)(const llama_sampler *);
+    void (*accept)(llama_sampler *, int32_t);
+    void (*apply)(llama_sampler *, token_data_array *);
+    void (*reset)(llama_sampler *);
+    llama_sampler * (*clone)(const llama_sampler *);
+    void (*free)(llama_sampler *);
+    void * unused[26] = {};
+};
+
 // ggml_init_params
 struct tensor_context_params {
     size_t mem_size;
@@ -67,9 +79,21 @@ enum device_type : int32_t { device_cpu = 0, device_gpu = 1, device_igpu = 2 };
     X(llama_sampler_accept, void, (llama_sampler *, int32_t))                                                          \
     X(llama_sampler_clone, llama_sampler *, (const llama_sampler *))                                                   \
     X(llama_sampler_free, void, (llama_sampler *))                                                                     \
+    X(llama_sampler_reset, void, (llama_sampler *))                                                                    \
+    X(llama_sampler_name, const char *, (const llama_sampler *))                                                       \
+    X(llama_sampler_chain_n, int32_t, (const llama_sampler *))                                                         \
+    X(llama_sampler_chain_get, llama_sampler *, (llama_sampler *, int32_t))                                            \
+    X(llama_sampler_chain_remove, llama_sampler *, (llama_sampler *, int32_t))                                         \
+    X(llama_sampler_chain_add, void, (llama_sampler *, llama_sampler *))                                               \
+    X(llama_get_model, const llama_model *, (const llama_context *))                                                   \
+    X(llama_model_get_vocab, const llama_vocab *, (const llama_model *))                                               \
+    X(llama_model_n_embd, int32_t, (const llama_model *))                                                              \
+    X(llama_model_n_embd_out, int32_t, (const llama_model *))                                                          \
+    X(llama_model_meta_val_str, int32_t, (const llama_model *, const char *, char *, size_t))                          \
     X(llama_get_logits_ith, float *, (llama_context *, int32_t))                                                       \
     X(llama_get_logits, float *, (llama_context *))                                                                    \
     X(llama_vocab_n_tokens, int32_t, (const llama_vocab *))                                                            \
+    X(llama_vocab_get_text, const char *, (const llama_vocab *, int32_t))                                              \
     X(llama_vocab_get_attr, int32_t, (const llama_vocab *, int32_t))                                                   \
     X(llama_token_to_piece, int32_t, (const llama_vocab *, int32_t, char *, int32_t, int32_t, bool))                   \
     X(ggml_init, ggml_context *, (tensor_context_params))                                                              \

@@ -8,9 +8,6 @@ namespace lcg {
 
 namespace {
 
-// One per stage: a chain frees its samplers one by one, the state lives as long as any of them or the Python object.
-using shared_state = std::shared_ptr<stage_pair::state>;
-
 stage_pair::state & state_of(const llama_sampler * sampler) {
     return **static_cast<shared_state *>(reinterpret_cast<const sampler_object *>(sampler)->ctx);
 }
@@ -51,9 +48,12 @@ void gate_reset(llama_sampler * sampler) {
     state_of(sampler).forget();
 }
 
-llama_sampler * new_sampler(const llama_sampler * like, shared_state state) {
-    llama_sampler_i * iface = reinterpret_cast<const sampler_object *>(like)->iface;
-    return host.llama_sampler_init(iface, new shared_state(std::move(state)));
+// A chain keeps pointers to these two for as long as the process lives.
+extern sampler_functions shortlist_functions;
+extern sampler_functions gate_functions;
+
+llama_sampler * new_sampler(sampler_functions & functions, shared_state state) {
+    return host.llama_sampler_init(reinterpret_cast<llama_sampler_i *>(&functions), new shared_state(std::move(state)));
 }
 
 // A clone has its own history and scratch. Nobody gives it hidden states, so a cloned chain samples as stock does, and
@@ -73,33 +73,34 @@ shared_state clone_state(const stage_pair::state & source) {
 llama_sampler * shortlist_clone(const llama_sampler * sampler) {
     stage_pair::state & state = state_of(sampler);
     state.clone_for_gate      = clone_state(state);
-    return new_sampler(sampler, state.clone_for_gate);
+    return new_sampler(shortlist_functions, state.clone_for_gate);
 }
 llama_sampler * gate_clone(const llama_sampler * sampler) {
     stage_pair::state & state = state_of(sampler);
     shared_state        copy  = state.clone_for_gate ? std::move(state.clone_for_gate) : clone_state(state);
     state.clone_for_gate.reset();
-    return new_sampler(sampler, std::move(copy));
+    return new_sampler(gate_functions, std::move(copy));
 }
 
 void free_state(llama_sampler * sampler) {
     delete static_cast<shared_state *>(reinterpret_cast<sampler_object *>(sampler)->ctx);
 }
 
-template <typename F> void * address(F * function) {
-    return reinterpret_cast<void *>(function);
-}
+sampler_functions shortlist_functions = {
+    shortlist_name, shortlist_accept, shortlist_apply, shortlist_reset, shortlist_clone, free_state};
+sampler_functions gate_functions = {gate_name, gate_accept, gate_apply, gate_reset, gate_clone, free_state};
 
 } // namespace
 
-stage_callbacks shortlist_callbacks() {
-    return {address(shortlist_name), address(shortlist_accept), address(shortlist_apply), address(shortlist_reset),
-        address(shortlist_clone), address(free_state)};
+llama_sampler * new_shortlist(const shared_state & state) {
+    return new_sampler(shortlist_functions, state);
+}
+llama_sampler * new_gate_stage(const shared_state & state) {
+    return new_sampler(gate_functions, state);
 }
 
-stage_callbacks gate_callbacks() {
-    return {address(gate_name), address(gate_accept), address(gate_apply), address(gate_reset), address(gate_clone),
-        address(free_state)};
+const shared_state & state_in(const llama_sampler * stage) {
+    return *static_cast<shared_state *>(reinterpret_cast<const sampler_object *>(stage)->ctx);
 }
 
 } // namespace lcg

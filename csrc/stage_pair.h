@@ -35,6 +35,8 @@ struct stage_pair::state {
     open_character open; // what the newest token left of a character
     phase_reader   phases{nullptr};
 
+    bool listens = true; // accepted tokens are of the reply
+
     // this step
     const float *           row    = nullptr; // the logits of all candidates, by index
     size_t                  n_row  = 0;

@@ -282,6 +282,9 @@ void stage_pair::state::record(
 }
 
 void stage_pair::state::on_accept(int32_t token) {
+    if (!listens) {
+        return;
+    }
     const std::lock_guard<std::mutex> guard(lock);
     stats.steps++;
     position++;

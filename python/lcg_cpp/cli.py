@@ -49,6 +49,13 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    prefix = os.path.dirname(os.path.abspath(__file__))
+    parser.add_argument(
+        "--prefix",
+        action="version",
+        version=prefix,
+        help="print the folder of lib/ and include/ for C and C++ programs, for CMAKE_PREFIX_PATH, and exit",
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, summary in COMMANDS.items():
         subparser = commands.add_parser(

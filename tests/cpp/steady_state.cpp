@@ -33,31 +33,36 @@ namespace {
 constexpr uint32_t n_vocab = 5000, n_families = 4;
 constexpr int32_t  top_k = 40;
 
-int            dummy;
-float          z[n_families];
-sampler_object samplers[2]; // shortlist, gate
+int             dummy;
+float           z[n_families];
+llama_sampler * shortlist;
+llama_sampler * judge;
 
 template <typename T> T * any() {
     return reinterpret_cast<T *>(&dummy);
 }
 
-using apply_t  = void (*)(sampler_object *, token_data_array *);
-using accept_t = void (*)(sampler_object *, int32_t);
+const sampler_functions & functions_of(llama_sampler * sampler) {
+    return *reinterpret_cast<sampler_functions *>(reinterpret_cast<sampler_object *>(sampler)->iface);
+}
 
 // A chain of shortlist, top-k, gate and a choice of the first candidate.
 void apply_chain(llama_sampler *, llama_token_data_array * array) {
     auto * tokens = reinterpret_cast<token_data_array *>(array);
-    reinterpret_cast<apply_t>(shortlist_callbacks().apply)(&samplers[0], tokens);
+    functions_of(shortlist).apply(shortlist, tokens);
     tokens->size = std::min<size_t>(tokens->size, top_k);
-    reinterpret_cast<apply_t>(gate_callbacks().apply)(&samplers[1], tokens);
+    functions_of(judge).apply(judge, tokens);
     tokens->selected = 0;
 }
 
 void accept_token(llama_sampler *, int32_t token) {
-    reinterpret_cast<accept_t>(gate_callbacks().accept)(&samplers[1], token);
+    functions_of(judge).accept(judge, token);
 }
 
 void fake_host() {
+    host.llama_sampler_init = [](llama_sampler_i * iface, void * ctx) {
+        return reinterpret_cast<llama_sampler *>(new sampler_object{iface, ctx});
+    };
     host.llama_sampler_apply        = apply_chain;
     host.llama_sampler_accept       = accept_token;
     host.ggml_init                  = [](tensor_context_params) { return any<ggml_context>(); };
@@ -144,9 +149,8 @@ struct result {
 
 result run(const std::shared_ptr<const gate> & model, const stage_options & options, const chain_facts & facts) {
     stage_pair s(model, options);
-    for (sampler_object & sampler : samplers) {
-        sampler.ctx = new std::shared_ptr<stage_pair::state>(s.shared());
-    }
+    shortlist = new_shortlist(s.shared());
+    judge     = new_gate_stage(s.shared());
     std::mt19937                    random(1);
     std::normal_distribution<float> normal(0.0f, 3.0f);
     std::vector<float>              logits(n_vocab);
@@ -166,8 +170,9 @@ result run(const std::shared_ptr<const gate> & model, const stage_options & opti
         s.sample(any<llama_sampler>(), logits.data(), hidden);
     }
     const result r = {n_allocations - before, s.stats()};
-    for (sampler_object & sampler : samplers) {
-        delete static_cast<std::shared_ptr<stage_pair::state> *>(sampler.ctx);
+    for (llama_sampler * stage : {shortlist, judge}) {
+        functions_of(stage).free(stage);
+        delete reinterpret_cast<sampler_object *>(stage);
     }
     return r;
 }
@@ -178,8 +183,12 @@ int main() {
     fake_host();
     const auto    model   = load_gate(make_file(), "cpu");
     stage_options options = {
+<<<<<<< HEAD
         {gate_mode::mask, {std::vector<float>(n_families, 0.5f), true, true, true}, INFINITY, nullptr}, 16, false,
         nullptr};
+=======
+        gate_mode::mask, {std::vector<float>(n_families, 0.5f), true, true, true}, INFINITY, 16, false};
+>>>>>>> fd6d7fc (The core puts the two stages into a chain: one rule for Python and for programs in C)
     chain_facts facts;
     facts.top_k = top_k;
     bool passed = true;

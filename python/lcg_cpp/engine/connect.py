@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import llama_cpp
 from llama_cpp import _ctypes_extensions as ctypes_extensions
@@ -14,14 +12,6 @@ from llama_cpp import llama_cpp as bindings
 
 from .. import _core
 from ..errors import GateError
-
-
-@dataclass(frozen=True)
-class _StageInterfaces:
-    """The two `llama_sampler_i`. Every chain keeps pointers to them, also while the interpreter exits."""
-
-    shortlist: Any
-    gate: Any
 
 
 def _libraries() -> list[ctypes.CDLL]:
@@ -62,16 +52,6 @@ def _check_layouts(wanted: dict[str, dict[str, int]]) -> None:
                 )
 
 
-def _interface(callbacks: dict[str, int]) -> Any:
-    interface = bindings.llama_sampler_i()
-    for field, address in callbacks.items():
-        function_type: Any = getattr(bindings, f"llama_sampler_i_{field}")
-        setattr(interface, field, function_type(address))
-    # Never freed: chains are freed last, some as late as the interpreter's exit, and call through it then.
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(interface))
-    return interface
-
-
 def new_tap(capacity: int = 1) -> _core.Tap:
     """A tap that keeps at most `capacity` hidden states, for the life of one context."""
     connect_core()
@@ -85,8 +65,7 @@ def attach_tap(tap: _core.Tap, params: bindings.llama_context_params) -> None:
 
 
 @functools.cache
-def connect_core() -> _StageInterfaces:
+def connect_core() -> None:
     """Give the core the functions of the llama.cpp that llama_cpp has loaded; once per process."""
     _check_layouts(_core.host_layouts())
     _core.set_host_api(function_addresses(_core.host_functions()))
-    return _StageInterfaces(_interface(_core.shortlist_callbacks()), _interface(_core.gate_callbacks()))

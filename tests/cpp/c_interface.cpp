@@ -1,0 +1,223 @@
+// Drives lcg.h as a program would, for tests/test_c_interface.py:
+//
+//     c_interface MODEL.gguf GATE.gguf MODE TOKENS...
+//
+// Each TOKENS is a prompt, "5,6,7". Prints a line for each reply: its tokens, steps, interventions, first event.
+#include <lcg.h>
+#include <llama.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+namespace {
+
+constexpr int n_predict = 24;
+
+[[noreturn]] void stop(const std::string & message) {
+    std::fprintf(stderr, "%s\n", message.c_str());
+    std::exit(1);
+}
+
+void require(bool holds, const char * what) {
+    if (!holds) {
+        stop(std::string("does not hold: ") + what);
+    }
+}
+
+std::vector<llama_token> parse(const char * text) {
+    std::vector<llama_token> tokens;
+    for (const char * at = text; *at != '\0'; at += *at == ',') {
+        char * end = nullptr;
+        tokens.push_back(static_cast<llama_token>(std::strtol(at, &end, 10)));
+        at = end;
+    }
+    return tokens;
+}
+
+struct program {
+    llama_model *   model   = nullptr;
+    lcg_gate *      gate    = nullptr;
+    lcg_tap *       tap     = nullptr;
+    llama_context * context = nullptr;
+
+    program(const char * model_path, const char * gate_path, uint32_t n_seq) {
+        lcg_error error;
+        model = llama_model_load_from_file(model_path, llama_model_default_params());
+        gate  = lcg_gate_load(gate_path, "cpu", &error);
+        if (gate == nullptr) {
+            stop(error.message);
+        }
+        tap                         = lcg_tap_init(512);
+        llama_context_params params = llama_context_default_params();
+        params.n_ctx                = 256 * n_seq;
+        params.n_batch              = 512;
+        params.n_seq_max            = n_seq;
+        params.cb_eval              = lcg_tap_eval;
+        params.cb_eval_user_data    = tap;
+        context                     = llama_init_from_model(model, params);
+    }
+
+    ~program() {
+        llama_free(context);
+        lcg_tap_free(tap);
+        lcg_gate_free(gate);
+        llama_model_free(model);
+    }
+
+    llama_sampler * sampler(lcg_params params = lcg_params_default()) const {
+        llama_sampler * chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
+        llama_sampler_chain_add(chain, llama_sampler_init_greedy());
+        lcg_error       error;
+        llama_sampler * made = lcg_sampler_init(gate, tap, context, chain, params, &error);
+        if (made == nullptr) {
+            stop(error.message);
+        }
+        return made;
+    }
+};
+
+void print(const llama_sampler * sampler, const std::vector<llama_token> & tokens) {
+    for (const llama_token token : tokens) {
+        std::printf("%d ", token);
+    }
+    const lcg_stats stats = lcg_sampler_stats(sampler);
+    lcg_event       event = {};
+    const uint32_t  n     = lcg_sampler_events(sampler, &event, 1);
+    std::printf("| %d %d | %u %d %d %d\n", static_cast<int>(stats.steps), static_cast<int>(stats.interventions), n,
+        static_cast<int>(event.position), event.removed, event.chosen);
+}
+
+// One reply after the other, in a context that is cleared in between.
+void one_by_one(const program & p, const std::string & mode, const std::vector<std::vector<llama_token>> & prompts) {
+    for (std::vector<llama_token> tokens : prompts) {
+        lcg_params params       = lcg_params_default();
+        params.mode             = mode == "observe" ? LCG_MODE_OBSERVE : LCG_MODE_MASK;
+        llama_sampler * sampler = p.sampler(params);
+        llama_memory_clear(llama_get_memory(p.context), true);
+        if (mode == "accepted") { // as servers do, for penalties
+            for (const llama_token token : tokens) {
+                llama_sampler_accept(sampler, token);
+            }
+        }
+        std::vector<llama_token> reply;
+        llama_batch              batch = llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size()));
+        while (reply.size() < n_predict && llama_decode(p.context, batch) == 0) {
+            if (mode == "clone" && reply.size() == 3) {
+                llama_sampler * copy = llama_sampler_clone(sampler);
+                llama_sampler_free(sampler);
+                sampler = copy;
+            }
+            reply.push_back(llama_sampler_sample(sampler, p.context, -1));
+            require(lcg_sampler_error(sampler, nullptr) == LCG_OK, "a step without an error");
+            batch = llama_batch_get_one(&reply.back(), 1);
+        }
+        print(sampler, reply);
+        if (mode == "reset") {
+            llama_sampler_reset(sampler);
+        }
+        llama_sampler_free(sampler);
+    }
+}
+
+// All replies at once: a sequence and a sampler for each.
+void in_slots(const program & p, const std::vector<std::vector<llama_token>> & prompts) {
+    const size_t                          n = prompts.size();
+    std::vector<llama_sampler *>          samplers;
+    std::vector<std::vector<llama_token>> replies(n);
+    std::vector<int32_t>                  row(n);
+    llama_batch                           batch = llama_batch_init(512, 0, 1);
+    const auto add = [&](llama_token token, size_t slot, size_t position, bool wants_logits) {
+        const int32_t i    = batch.n_tokens++;
+        batch.token[i]     = token;
+        batch.pos[i]       = static_cast<llama_pos>(position);
+        batch.n_seq_id[i]  = 1;
+        batch.seq_id[i][0] = static_cast<llama_seq_id>(slot);
+        batch.logits[i]    = wants_logits;
+        row[slot]          = i;
+    };
+    for (size_t slot = 0; slot < n; slot++) {
+        samplers.push_back(p.sampler());
+        for (size_t i = 0; i < prompts[slot].size(); i++) {
+            add(prompts[slot][i], slot, i, i + 1 == prompts[slot].size());
+        }
+    }
+    for (size_t step = 0; step < n_predict; step++) {
+        require(llama_decode(p.context, batch) == 0, "a batch of all slots");
+        for (size_t i = n; i > 0; i--) { // in another order than that of the rows
+            replies[i - 1].push_back(llama_sampler_sample(samplers[i - 1], p.context, row[i - 1]));
+        }
+        batch.n_tokens = 0;
+        for (size_t slot = 0; slot < n; slot++) {
+            add(replies[slot].back(), slot, prompts[slot].size() + step, true);
+        }
+    }
+    for (size_t slot = 0; slot < n; slot++) {
+        print(samplers[slot], replies[slot]);
+        llama_sampler_free(samplers[slot]);
+    }
+    llama_batch_free(batch);
+}
+
+void say(const char * what, const lcg_error & error) {
+    std::printf("%s: %d %s\n", what, static_cast<int>(error.status), error.message);
+}
+
+void errors(const program & p, const char * model_path, const char * gate_path) {
+    lcg_error error;
+    require(lcg_gate_load("nowhere.gguf", "cpu", &error) == nullptr, "no file, no gate");
+    say("missing", error);
+    require(lcg_gate_load(model_path, "cpu", &error) == nullptr, "a model is not a gate");
+    say("model", error);
+    require(lcg_gate_load(gate_path, "abacus", &error) == nullptr, "no such device");
+    say("device", error);
+    require(lcg_gate_load(nullptr, "cpu", nullptr) == nullptr, "NULL, and nobody asks why");
+    const auto refused = [&](const char * what, llama_sampler * chain, lcg_params params) {
+        require(lcg_sampler_init(p.gate, p.tap, p.context, chain, params, &error) == nullptr, what);
+        say(what, error);
+    };
+    llama_sampler * chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
+    refused("empty chain", chain, lcg_params_default());
+    llama_sampler_chain_add(chain, llama_sampler_init_top_k(40));
+    refused("no choice", chain, lcg_params_default());
+    require(llama_sampler_chain_n(chain) == 1, "a refused chain is left alone");
+    llama_sampler_chain_add(chain, llama_sampler_init_greedy());
+    lcg_params params = lcg_params_default();
+    params.strength   = -1.0f;
+    refused("strength", chain, params);
+    params           = lcg_params_default();
+    params.threshold = 1.0f;
+    refused("threshold", chain, params);
+    refused("no chain", nullptr, lcg_params_default());
+    require(lcg_sampler_stats(chain).steps == 0, "a chain of llama.cpp has no statistics");
+    require(lcg_sampler_error(chain, &error) == LCG_ERROR_ARGUMENT, "nor an error");
+    llama_sampler_free(chain);
+    require(lcg_gate_check(p.gate, p.model, &error) == LCG_OK && error.message[0] == '\0', "the gate fits");
+    require(std::strcmp(lcg_gate_family(p.gate, 0), "cj") == 0, "the first family");
+    require(lcg_gate_family(p.gate, lcg_gate_n_families(p.gate)) == nullptr, "none behind the last");
+    lcg_gate_free(nullptr);
+    lcg_tap_free(nullptr);
+}
+
+} // namespace
+
+int main(int argc, char ** argv) {
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    require(argc > 3, "MODEL GATE MODE");
+    const std::string                     mode = argv[3];
+    std::vector<std::vector<llama_token>> prompts;
+    for (int i = 4; i < argc; i++) {
+        prompts.push_back(parse(argv[i]));
+    }
+    const program p(argv[1], argv[2], mode == "slots" ? static_cast<uint32_t>(prompts.size()) : 1);
+    if (mode == "errors") {
+        errors(p, argv[1], argv[2]);
+    } else if (mode == "slots") {
+        in_slots(p, prompts);
+    } else {
+        one_by_one(p, mode, prompts);
+    }
+    return 0;
+}
