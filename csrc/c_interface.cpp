@@ -24,7 +24,7 @@ lcg_status report(lcg_error * error, lcg_status status, const char * message) {
     return status;
 }
 
-stage_options options_of(const lcg_params & params, float threshold) {
+stage_options options_of(const lcg_params & params, std::vector<float> thresholds) {
     if (params.mode < LCG_MODE_MASK || params.mode > LCG_MODE_OFF) {
         throw bad_argument(joined("`mode` is ", static_cast<int>(params.mode), ", expected one of lcg_mode"));
     }
@@ -32,8 +32,8 @@ stage_options options_of(const lcg_params & params, float threshold) {
         throw bad_argument(joined("`strength` is ", params.strength, ", expected logits from 0 to INFINITY"));
     }
     if (!(params.threshold >= 0 && params.threshold < 1)) {
-        throw bad_argument(
-            joined("`threshold` is ", params.threshold, ", expected 0 (the gate file's) or a probability below 1"));
+        throw bad_argument(joined(
+            "`threshold` is ", params.threshold, ", expected 0 (as the gate file says) or a probability below 1"));
     }
     if (!(params.confidence_temperature >= 0 && std::isfinite(params.confidence_temperature))) {
         throw bad_argument(
@@ -43,13 +43,16 @@ stage_options options_of(const lcg_params & params, float threshold) {
         throw bad_argument(joined("`n_events` is ", params.n_events, ", expected at most ", max_events));
     }
     stage_options options;
-    options.mode     = params.mode == LCG_MODE_MASK      ? gate_mode::mask
-                       : params.mode == LCG_MODE_OBSERVE ? gate_mode::observe
-                                                         : gate_mode::off;
-    options.rules    = {params.threshold > 0 ? params.threshold : threshold, params.persistence, params.confidence,
-        params.first_token, params.confidence_temperature};
-    options.strength = params.strength;
-    options.n_events = params.n_events;
+    options.usual.mode = params.mode == LCG_MODE_MASK      ? gate_mode::mask
+                         : params.mode == LCG_MODE_OBSERVE ? gate_mode::observe
+                                                           : gate_mode::off;
+    if (params.threshold > 0) {
+        thresholds.assign(thresholds.size(), params.threshold);
+    }
+    options.usual.rules    = {std::move(thresholds), params.persistence, params.confidence, params.first_token,
+        params.confidence_temperature};
+    options.usual.strength = params.strength;
+    options.n_events       = params.n_events;
     return options;
 }
 

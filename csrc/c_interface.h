@@ -49,8 +49,8 @@ template <typename F> lcg_status guarded(lcg_error * error, F run) {
     }
 }
 
-// Throws bad_argument.
-stage_options options_of(const lcg_params & params, float threshold);
+// thresholds: the gate file's. Throws bad_argument.
+stage_options options_of(const lcg_params & params, std::vector<float> thresholds);
 
 // Throws wrong_model.
 void check_model(const lcg_gate & gate, const llama_model * model);

@@ -146,7 +146,7 @@ llama_sampler * lcg_sampler_init(const lcg_gate * gate, lcg_tap * tap, llama_con
             }
         }
         check_model(*gate, host.llama_get_model(context));
-        auto stages = std::make_shared<stage_pair>(gate->weights, options_of(params, gate->weights->config.threshold));
+        auto stages = std::make_shared<stage_pair>(gate->weights, options_of(params, gate->weights->config.thresholds));
         placement place;
         try {
             place = insert_stages(chain, stages->shared(), std::nullopt, std::nullopt);

@@ -183,12 +183,8 @@ int main() {
     fake_host();
     const auto    model   = load_gate(make_file(), "cpu");
     stage_options options = {
-<<<<<<< HEAD
         {gate_mode::mask, {std::vector<float>(n_families, 0.5f), true, true, true}, INFINITY, nullptr}, 16, false,
         nullptr};
-=======
-        gate_mode::mask, {std::vector<float>(n_families, 0.5f), true, true, true}, INFINITY, 16, false};
->>>>>>> fd6d7fc (The core puts the two stages into a chain: one rule for Python and for programs in C)
     chain_facts facts;
     facts.top_k = top_k;
     bool passed = true;
