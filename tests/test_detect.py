@@ -22,15 +22,11 @@ from lcg_cpp.detect.detect import Detection, DetectOptions, detect, detect_on
 from lcg_cpp.detect.places import (
     AFTER,
     BETWEEN,
-    BLOCK,
-    BRACKETS,
-    CODE,
     GROUPS,
     INSIDE,
     LANGUAGE,
     PLACES,
     PLAIN,
-    QUOTATION,
     START,
     SWITCH,
     UNSPACED,
@@ -44,17 +40,20 @@ from lcg_cpp.detect.places import (
 from lcg_cpp.detect.rules import BANNED, CONFIDENT, FIRST_TOKEN, NOTHING_LEFT, PERSISTENCE, PREDICTED, Answers
 from lcg_cpp.detect.scores import THRESHOLDS, as_dict, score
 from lcg_cpp.detect.texts import Probe, Question, Splicer
+from lcg_cpp.detect.words import BLOCK, BRACKETS, CODE, QUOTATION, switches, words
 from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.engine.teacher import Teacher
 from lcg_cpp.gate.decisions import NO_FAMILY, DecodingRules, FamilyTable
-from lcg_cpp.gate.families import family_set
-from lcg_cpp.gate.spec import CONFIDENCE
+from lcg_cpp.gate.families import family_set, text_families
+from lcg_cpp.gate.gate_file import write_gate
+from lcg_cpp.gate.spec import CONFIDENCE, spec_for
 from lcg_cpp.gate.steps import Sampling
 from oracle import Chain, Rules, Switches
 
 MakeGate = Callable[..., Gate]
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
+SCRIPTS = family_set("scripts")
 MASKABLE = (True, True, False, False)
 MARGIN = 1e-5  # closer to a border than this, single precision may decide otherwise
 
@@ -140,11 +139,27 @@ def test_switches_have_the_punctuation_of_the_text() -> None:
 
 
 def test_names_in_brackets_are_those_of_the_prompt() -> None:
-    assert name_in("Translate.\n\nNepal\nCuba", "Непал\nКуба", 10, "latin") == "Cuba"
-    assert name_in("Nepal, Cuba\nRussian:", " Непал, Куба", 6, "latin") == "Nepal"
-    assert name_in("What is “Nepal” in Russian?", "Непал", 5, "latin") == "Nepal"
-    assert name_in("What is “Nepal” in Russian?", "Непал", 5, "cj") is None
-    assert name_in("“Nepal” or “Cuba”?", "Непал", 5, "latin") is None
+    def found(prompt: str, reply: str, at: int, family: str) -> str | None:
+        (name,) = {name_in(prompt, reply, at, family, families) for families in (family_set(), SCRIPTS)}
+        return name
+
+    assert found("Translate.\n\nNepal\nCuba", "Непал\nКуба", 10, "latin") == "Cuba"
+    assert found("Nepal, Cuba\nRussian:", " Непал, Куба", 6, "latin") == "Nepal"
+    assert found("What is “Nepal” in Russian?", "Непал", 5, "latin") == "Nepal"
+    assert found("What is “Nepal” in Russian?", "Непал", 5, "cj") is None
+    assert found("“Nepal” or “Cuba”?", "Непал", 5, "latin") is None
+
+
+def test_there_are_words_and_switches_of_every_script() -> None:
+    for families in (family_set(), SCRIPTS):
+        for family in families.languages.values():
+            assert words(family, families), family
+            assert switches(family, families), family
+            for text in (*words(family, families), *sum(switches(family, families).values(), ())):
+                assert family in text_families(text, families)
+    assert not words("symbols", SCRIPTS)
+    assert set(switches("latin", SCRIPTS)) == {BRACKETS, QUOTATION, CODE, BLOCK}
+    assert set(switches("greek", SCRIPTS)) == {BRACKETS, QUOTATION}
 
 
 # ---- the texts of a prompt, on the demo model ----
@@ -297,6 +312,62 @@ def test_the_same_is_spliced_in_whatever_other_prompts_there_are(teacher: Teache
     first, second = (Splicer(teacher, FamilyTable.of(gate), 256) for _ in range(2))
     first.probes(SWITCHING, 0)
     assert [p.tokens for p in first.probes(ARABIC, 0)] == [p.tokens for p in second.probes(ARABIC, 0)]
+
+
+# ---- a gate with one family for each script ----
+
+
+@pytest.fixture(scope="module")
+def finer(teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Gate:
+    """A gate that always expects Arabic, of 14 families."""
+    spec = spec_for(teacher.base, n_hidden=0, rules="scripts")
+    bias = np.array([8.0 if name in ("arabic", "symbols") else -8.0 for name in spec.families.names], np.float32)
+    weights = {"lcg.fc2.weight": np.zeros((len(bias), teacher.base.n_embd), np.float32), "lcg.fc2.bias": bias}
+    path = tmp_path_factory.mktemp("finer") / "gate.gguf"
+    write_gate(path, spec, weights, "f32")
+    return Gate.load(path)
+
+
+def test_every_script_but_the_replys_is_wrong_and_takes_turns(teacher: Teacher, finer: Gate) -> None:
+    splicer = Splicer(teacher, FamilyTable.of(finer), 256)
+    names = finer.families.names
+    all_wrong = {*finer.families.languages.values()} - {"arabic"}
+    slipped, switched = set(), set()
+    for number in range(26):
+        clean, *spliced = splicer.probes(ARABIC, number)
+        assert {names[q.family] for q in clean.questions if q.group == BETWEEN} == all_wrong
+        slipped |= {names[q.family] for probe in spliced for q in probe.questions if q.group == AFTER}
+        found = [names[q.family] for probe in spliced for q in probe.questions if q.group != AFTER]
+        assert len(found) <= 2  # Latin and one other
+        switched |= set(found)
+    # the demo's vocabulary writes the words of `other` byte by byte, and the names that are `hans`
+    assert slipped >= all_wrong - {"other"}
+    assert switched >= all_wrong - {"other", "hans"}
+
+
+def test_all_families_of_a_language_are_its_own(teacher: Teacher, finer: Gate) -> None:
+    splicer = Splicer(teacher, FamilyTable.of(finer), 256)
+    chinese = Prompt("zh", "Spain\nChinese:", chat=False, reference="丹麦语, 中国, 语, Rome", language="zh")
+    questions = splicer.probes(chinese, 0)[0].questions
+    of_group = {
+        group: {finer.families.names[q.family] for q in questions if q.group == group} for group in (LANGUAGE, SWITCH)
+    }
+    assert of_group[LANGUAGE] <= {"hans", "hansj", "han"}
+    assert len(of_group[LANGUAGE]) > 1
+    assert of_group[SWITCH] == {"latin"}
+    wrong = {finer.families.names[q.family] for q in questions if q.group == BETWEEN}
+    assert "kana" in wrong
+    assert not wrong & {"hans", "hansj", "han", "latin"}
+
+
+def test_a_gate_of_many_families_is_scored_by_script_and_over_all(teacher: Teacher, finer: Gate) -> None:
+    prompts = [dataclasses.replace(ARABIC, id=str(i)) for i in range(6)]
+    found = score(detect_on(teacher, finer, prompts, DetectOptions(n_ctx=256)))
+    assert set(found.families) >= {"latin", "hans", "kana", "cyrillic", "arabic"}
+    assert found.every.wrong.asked.n == sum(family.wrong.asked.n for family in found.families.values())
+    assert found.every.own.asked.n == sum(family.own.asked.n for family in found.families.values())
+    assert found.families["arabic"].wrong.asked.n == 0
+    assert found.every.thresholds[9][0] == pytest.approx(found.every.wrong.asked.percent)
 
 
 def test_replies_that_cannot_be_used_are_counted(teacher: Teacher, gate: Gate) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..detect.detect import Detection, DetectOptions, Progress, detect, usable_prompts
-from ..detect.places import OWN, SPLICED
+from ..detect.places import OWN
 from ..detect.scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share, as_dict, score
+from ..detect.words import SPLICED
 from ..errors import GateError
 from ..files import write_whole
 from ..gate.gate import Gate
@@ -155,38 +156,41 @@ def _print(detection: Detection, found: Score, benchmark: Benchmark) -> None:
         ]
     )
     print()
-    print_table(
-        ("token", ">asked", ">removed %", ">in reach", ">removed %"),
-        [row for name, family in found.families.items() for row in _rows(name, family)],
-    )
+    print_table(("token", ">asked", ">removed %", ">in reach", ">removed %"), list(_rows(found.every)))
     print(textwrap.fill(_LEGEND, _WIDTH))
-    for name, family in found.families.items():
-        kept = {why: n for why, n in family.kept_because.items() if n}
-        if kept:
-            print()
-            print_heading(f"Why wrong {name} tokens would stay")
-            print_facts([(f"{n:,}", why) for why, n in kept.items()])
+    print()
+    print_heading("By script")
+    print_table(
+        ("wrong", ">asked", ">removed %", ">in reach", ">removed %", ">own removed"),
+        [(name, *_cells(family.wrong), _counts(family)) for name, family in found.families.items()],
+    )
+    kept = {why: n for why, n in found.every.kept_because.items() if n}
+    if kept:
+        print()
+        print_heading("Why wrong tokens would stay")
+        print_facts([(f"{n:,}", why) for why, n in kept.items()])
     print()
     print_heading("Precision %, with as many wrong tokens as right ones")
-    print_table(
-        ("", ">the replies' own", ">spliced in"),
-        [
-            (name, _rate(family.precision_own), _rate(family.precision_spliced))
-            for name, family in found.families.items()
-        ],
+    print_facts(
+        [("the replies' own", _rate(found.every.precision_own)), ("spliced in", _rate(found.every.precision_spliced))]
     )
     print()
-    _print_thresholds(found)
+    _print_thresholds(found.every)
 
 
-def _rows(name: str, family: FamilyScore) -> Iterator[tuple[str, ...]]:
-    yield (f"{name}: wrong", *_cells(family.wrong))
-    for place, cell in family.places.items():
+def _counts(family: FamilyScore) -> str:
+    own = family.own.asked
+    return f"{own.removed:,} of {own.n:,}" if own.n else "-"
+
+
+def _rows(found: FamilyScore) -> Iterator[tuple[str, ...]]:
+    yield ("wrong", *_cells(found.wrong))
+    for place, cell in found.places.items():
         yield (f"  {place}", *_cells(cell))
-    for title, whole, kinds in ((f"{name}: own", family.own, OWN), (f"{name}: spliced in", family.spliced, SPLICED)):
+    for title, whole, kinds in (("own", found.own, OWN), ("spliced in", found.spliced, SPLICED)):
         if whole.asked.n:
             yield (title, *_cells(whole))
-            cells = {kind: family.kinds[kind] for kind in kinds if kind in family.kinds}
+            cells = {kind: found.kinds[kind] for kind in kinds if kind in found.kinds}
             for kind, cell in cells.items():
                 yield (f"  {kind}", *_cells(cell))
 
@@ -203,13 +207,12 @@ def _rate(rate: Rate) -> str:
     return f"{rate.value:.1f} ({rate.low:.1f}–{rate.high:.1f})" if math.isfinite(rate.value) else "-"
 
 
-def _print_thresholds(found: Score) -> None:
-    """Which shares other thresholds give, the families side by side."""
+def _print_thresholds(found: FamilyScore) -> None:
+    """Which shares other thresholds give."""
     print_heading("Removed % at other thresholds")
-    columns = [f">{name} {kind}" for name in found.families for kind in ("wrong", "own", "spliced")]
-    rows = []
-    for i, threshold in enumerate(THRESHOLDS):
-        if threshold in _SHOWN:
-            shares = [share for family in found.families.values() for share in family.thresholds[i]]
-            rows.append((f"{threshold:g}", *(f"{share:.1f}" if math.isfinite(share) else "-" for share in shares)))
-    print_table(("threshold", *columns), rows)
+    rows = [
+        (f"{threshold:g}", *(f"{share:.1f}" if math.isfinite(share) else "-" for share in shares))
+        for threshold, shares in zip(THRESHOLDS, found.thresholds)
+        if threshold in _SHOWN
+    ]
+    print_table(("threshold", ">wrong", ">own", ">spliced in"), rows)

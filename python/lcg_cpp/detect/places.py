@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Sequence
 
 from ..gate.families import text_families
+from ..gate.rule_set import FamilySet
+from .words import BRACKETS, CODE, QUOTATION, SPLICED
 
 START, BETWEEN, INSIDE, UNSPACED, AFTER = PLACES = (
     "start",
@@ -16,26 +18,9 @@ START, BETWEEN, INSIDE, UNSPACED, AFTER = PLACES = (
     "after a slip",
 )
 SWITCH, LANGUAGE = OWN = ("own switch", "own language")
-BRACKETS, QUOTATION, CODE, BLOCK = SPLICED = ("brackets", "quotation", "code", "code block")
 PLAIN = "plain"  # the reply's own token, of the family that it was in already
 GROUPS = (*PLACES, *OWN, *SPLICED, PLAIN)
 
-WORDS = {
-    "cj": ("但是", "时间", "问题", "可以", "非常", "世界", "しかし", "ありがとう", "テスト"),
-    "latin": ("because", "together", "información", "mañana", "toujours", "beaucoup", "wirklich", "zusammen", "nhưng"),
-}
-SWITCHES = {
-    "cj": {
-        BRACKETS: ("北京", "上海", "王明", "東京", "トヨタ"),
-        QUOTATION: ("千里之行，始于足下", "你好，世界", "ありがとう"),
-    },
-    "latin": {
-        BRACKETS: ("Google", "Maria Rossi", "NATO", "Wikipedia", "Toyota"),
-        QUOTATION: ("To be, or not to be", "Carpe diem", "Hello, world"),
-        CODE: ("print(x)", "README.md", "git status"),
-        BLOCK: ("python\nprint(x)", "bash\ngit status"),
-    },
-}
 _QUOTES = ("“”", "«»", "„“", "「」", "『』", '""')
 _CLOSERS = {"(": ")", "（": "）", "[": "]", "【": "】", "“": "”", "„": "“”", "«": "»", "「": "」", "『": "』"}
 _BRACKETS = ("(", "（", "[", "【")
@@ -131,10 +116,10 @@ def splice(text: str, at: int, kind: str, what: str) -> tuple[str, int]:
     return begin + what, len(begin)
 
 
-def name_in(prompt: str, reply: str, at: int, script: str) -> str | None:
+def name_in(prompt: str, reply: str, at: int, family: str, families: FamilySet) -> str | None:
     """What the prompt calls the thing that the reply names before `at`: its item of a list, or what is quoted alone.
 
-    None where there is no such thing in the script, see `text_families`.
+    None where there is no such thing with letters of that family alone.
     """
     quoted = set(_QUOTED.findall(prompt))
     name = quoted.pop() if len(quoted) == 1 else ""
@@ -144,4 +129,4 @@ def name_in(prompt: str, reply: str, at: int, script: str) -> str | None:
             items = block.split(separator)
             if n > 1 and len(items) == n:
                 name = items[number].strip()
-    return name if text_families(name) == {script} else None
+    return name if text_families(name, families) == {family} else None

@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from ..measure.bootstrap import interval, resampled_sums, unanimous_bound
 from .detect import Detection
-from .places import GROUPS, OWN, PLACES, PLAIN, SPLICED
+from .places import GROUPS, OWN, PLACES, PLAIN
 from .rules import BANNED, REASONS, Answers
+from .words import SPLICED
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -53,7 +54,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class FamilyScore:
-    """A gate as a detector of one family's tokens."""
+    """A gate as a detector of tokens of one or of all families."""
 
     wrong: Cell  # tokens that are wrong: the share is the recall
     own: Cell  # tokens that the replies themselves have there: the share is a rate of false bans
@@ -72,6 +73,7 @@ class FamilyScore:
 class Score:
     """A gate as a detector."""
 
+    every: FamilyScore  # of all maskable families together
     # name of a maskable family -> its score; families that nothing was asked about are absent
     families: dict[str, FamilyScore]
     own_tokens: int  # tokens of the clean replies
@@ -81,7 +83,7 @@ class Score:
 def as_dict(detection: Detection, found: Score) -> dict[str, Any]:
     """All of it as plain values, for JSON; None for what is not defined."""
     values = dataclasses.asdict(found)
-    for family in values["families"].values():
+    for family in (values["every"], *values["families"].values()):
         rows = zip(THRESHOLDS, family["thresholds"])
         family["thresholds"] = [dict(zip(("threshold", "wrong", "own", "spliced"), (at, *row))) for at, row in rows]
     gate = detection.options.gate_options
@@ -122,16 +124,17 @@ def score(detection: Detection, *, seed: int = 0) -> Score:
     is the exact bound of as many texts (`evaluation.bootstrap.unanimous_bound`).
     """
     answers = detection.answers
-    counter = _Counter(answers, answers.verdicts(detection.rules) == BANNED, detection.n_texts, seed)
+    verdicts = answers.verdicts(detection.rules)
+    removed = [_removed_at(detection, threshold) for threshold in THRESHOLDS]
+    counter = _Counter(answers, verdicts == BANNED, detection.n_texts, seed)
     own = _is_any(answers, (*OWN, PLAIN))
-    families = {
-        name: answers.family == f for f, name in enumerate(detection.gate.families.names) if f in answers.family
-    }
+    names = enumerate(detection.gate.families.names)
     return Score(
+        every=_family_score(answers, verdicts, removed, counter, np.ones(len(answers), np.bool_)),
         families={
-            name: _family_score(detection, counter, of_family)
-            for name, of_family in families.items()
-            if of_family.any()
+            name: _family_score(answers, verdicts, removed, counter, answers.family == f)
+            for f, name in names
+            if f in answers.family
         },
         own_tokens=int(detection.own_tokens.sum()),
         own_removed=int(np.count_nonzero(own & counter.removed)),
@@ -211,14 +214,16 @@ def _precision(recall: float, false_bans: float) -> float:
     return 100 * recall / (recall + false_bans) if recall + false_bans > 0 else math.nan
 
 
-def _family_score(detection: Detection, counter: _Counter, of_family: Bools) -> FamilyScore:
-    answers = detection.answers
+def _family_score(
+    answers: Answers,
+    verdicts: npt.NDArray[np.intp],
+    removed_at: Sequence[Bools],
+    counter: _Counter,
+    of_family: Bools,
+) -> FamilyScore:
+    """Verdicts by the gate's own thresholds; `removed_at` each of `THRESHOLDS`; of all answers."""
     wrong, own, spliced = (of_family & _is_any(answers, groups) for groups in (PLACES, OWN, SPLICED))
-    verdicts = answers.verdicts(detection.rules)
-    at_thresholds = []
-    for threshold in THRESHOLDS:
-        removed = _removed_at(detection, threshold)
-        at_thresholds.append((_percent(removed[wrong]), _percent(removed[own]), _percent(removed[spliced])))
+    at_thresholds = [(_percent(gone[wrong]), _percent(gone[own]), _percent(gone[spliced])) for gone in removed_at]
 
     def cells(groups: Sequence[str]) -> dict[str, Cell]:
         chosen = {group: of_family & _is_any(answers, (group,)) for group in groups}

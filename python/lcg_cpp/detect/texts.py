@@ -13,8 +13,8 @@ every one of its positions. What follows a slip, and switches that the reply doe
 
 | legitimate token | what it is |
 |---|---|
-| own switch | where the reply itself changes to a family that is not its main one |
-| own language | where it begins in its main one, or comes back to it |
+| own switch | where the reply itself changes to a family that is not its language's |
+| own language | where it begins in its language, comes back to it, or goes on in another of its families |
 | brackets, quotation, code, code block | where such a thing, spliced in behind a word, changes the family |
 
 Positions within a character, before punctuation, and in brackets, quotations and code are no place for a wrong token:
@@ -40,14 +40,11 @@ from ..measure.unwanted import Expected, expected
 from .places import (
     AFTER,
     BETWEEN,
-    BRACKETS,
     LANGUAGE,
     PLAIN,
     START,
     SWITCH,
-    SWITCHES,
     UNSPACED,
-    WORDS,
     ends,
     insert,
     marked,
@@ -55,6 +52,7 @@ from .places import (
     place_of,
     splice,
 )
+from .words import BRACKETS, switches, words
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
@@ -113,9 +111,9 @@ class Splicer:
         self.skipped: Counter[str] = self._chat.skipped
 
     def probes(self, prompt: Prompt, number: int) -> list[Probe]:
-        """The texts of a prompt: its reply as it is, one with slips, and one with a switch for each script.
+        """The texts of a prompt: its reply as it is, one with slips, and some with a switch; none if it is left out.
 
-        None if the prompt is left out. `number`, its place among the prompts, makes slips and switches take turns.
+        `number`, its place among the prompts, makes scripts and kinds of slips and switches take turns.
         """
         clean = self._render(prompt, prompt.reference.strip())
         if clean is None:
@@ -124,29 +122,30 @@ class Splicer:
         if not letters:
             self.skipped["the reference holds no letter"] += 1
             return []
-        own = self._families.token_family[clean.tokens[clean.is_reply]]
+        held = self._families.token_family[clean.tokens[clean.is_reply]]
         right = expected(prompt)
-        main_family = self._main_family(right, own)
+        own = self._own_families(right, held)
         if right is not None:
             letters |= families_of_scripts(right.every, self._families.families)
         wrong = [
             f
             for f in np.flatnonzero(self._families.maskable).tolist()
-            if self._names[f] not in letters and f not in own.tolist()
+            if self._names[f] not in letters and f not in held.tolist()
         ]
         rng = random.Random(f"{self._seed}:{prompt.id}")
         return [
-            self._clean(clean, wrong, main_family),
+            self._clean(clean, wrong, own),
             *self._slips(prompt, clean, wrong, number, rng),
-            *self._switches(prompt, clean, main_family, number, rng),
+            *self._switches(prompt, clean, own, number, rng),
         ]
 
-    def _main_family(self, right: Expected | None, own: npt.NDArray[np.intp]) -> int:
-        """The family of the reply's language; that of most of its tokens where that is not one family."""
-        names = sorted(families_of_scripts(right.own, self._families.families)) if right is not None else []
-        if len(names) == 1:
-            return self._names.index(names[0])
-        return int(np.bincount(own[own != self._families.neutral], minlength=len(self._names)).argmax())
+    def _own_families(self, right: Expected | None, held: npt.NDArray[np.intp]) -> frozenset[int]:
+        """The families of the reply's language; where that is unknown the one that most tokens of the reply have."""
+        names = families_of_scripts(right.own, self._families.families) if right is not None else ()
+        if names:
+            return frozenset(map(self._names.index, names))
+        counts = np.bincount(held[held != self._families.neutral], minlength=len(self._names))
+        return frozenset((int(counts.argmax()),))
 
     def _render(self, prompt: Prompt, reply: str) -> Rendered | None:
         """The reply behind its prompt, as `eval` asks for it."""
@@ -188,14 +187,14 @@ class Splicer:
     def _ask(self, rendered: Rendered, index: int, family: int, group: str) -> Question:
         return Question(index, family, group, int(rendered.last[index]))
 
-    def _clean(self, clean: Rendered, wrong: Sequence[int], main: int) -> Probe:
+    def _clean(self, clean: Rendered, wrong: Sequence[int], own: frozenset[int]) -> Probe:
         """What is asked of a reply as it is: wrong tokens at all places, and its own tokens of maskable families."""
         questions = [self._ask(clean, index, f, place) for index, place in self._places(clean) for f in wrong]
         at = np.flatnonzero(clean.is_reply)
         for index in at[at > 0].tolist():
             family = int(self._families.token_family[clean.tokens[index]])
             if self._families.maskable[family]:
-                group = PLAIN if clean.last[index] == family else LANGUAGE if family == main else SWITCH
+                group = PLAIN if clean.last[index] == family else LANGUAGE if family in own else SWITCH
                 questions.append(self._ask(clean, index, family, group))
         return Probe(clean.tokens.tolist(), tuple(questions), len(at))
 
@@ -205,12 +204,13 @@ class Splicer:
         """The reply with a wrong word about a third and two thirds into it, and what is asked behind the first."""
         places = [clean.cuts[index] for index, place in self._places(clean) if place in (START, BETWEEN, UNSPACED)]
         family = wrong[number % len(wrong)] if wrong else -1
-        words = [word for word in WORDS.get(self._names[family], ()) if word not in clean.reply]
-        if not places or not words or family < 0:
+        known = words(self._names[family], self._families.families) if wrong else ()
+        slips = [word for word in known if word not in clean.reply]
+        if not places or not slips:
             return
         reply, end = clean.reply, 0
         for at in sorted({places[len(places) // 3], places[2 * len(places) // 3]}, reverse=True):
-            reply, end = insert(reply, at, rng.choice(words))
+            reply, end = insert(reply, at, rng.choice(slips))
         slipped = self._render(prompt, reply)
         if slipped is None:
             return
@@ -222,18 +222,23 @@ class Splicer:
         if questions:
             yield Probe(slipped.tokens[: questions[-1].index].tolist(), tuple(questions))
 
-    def _switches(self, prompt: Prompt, clean: Rendered, main: int, number: int, rng: random.Random) -> Iterator[Probe]:
-        """For each script with words, the reply up to a switch to it that is right."""
-        places = ends(clean.reply)
-        for name, kinds in SWITCHES.items():
-            family = self._names.index(name) if name in self._names else main
-            if not places or family == main or not self._families.maskable[family]:
-                continue
-            kind = tuple(kinds)[number % len(kinds)]
+    def _switches(
+        self, prompt: Prompt, clean: Rendered, own: frozenset[int], number: int, rng: random.Random
+    ) -> Iterator[Probe]:
+        """The reply up to a switch to Latin, and up to one to another script, which take turns; both are right."""
+        places, families = ends(clean.reply), self._families.families
+        able = {f: switches(name, families) for f, name in enumerate(self._names) if self._families.maskable[f]}
+        others = [f for f, kinds in able.items() if kinds and f not in own]
+        latin = [f for f in others if self._names[f] == "latin"]
+        others = [f for f in others if f not in latin]
+        turns = [(others[number % len(others)], number // len(others))] if others else []
+        for family, turn in [*turns, *((f, number) for f in latin)] if places else []:
+            kinds = able[family]
+            kind = tuple(kinds)[turn % len(kinds)]
             at = rng.choice(places)
             what = rng.choice(kinds[kind])
             if kind == BRACKETS:
-                what = name_in(prompt.prompt, clean.reply, at, name) or what
+                what = name_in(prompt.prompt, clean.reply, at, self._names[family], families) or what
             reply, begin = splice(clean.reply, at, kind, what)
             switched = self._render(prompt, reply)
             if switched is None:
