@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import math
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ import pytest
 import tiny_model
 from lcg_cpp import GateError
 from lcg_cpp.analyze.analyze import analyze, context_text, norm_report, token_text
-from lcg_cpp.analyze.confusion import LabelSetting, Points, Tally, compare_norms
+from lcg_cpp.analyze.confusion import LabelSetting, Points, Tally, compare_norms, mixed_families
 from lcg_cpp.analyze.texts import AnalyzeOptions, TextAnalysis
 from lcg_cpp.commands import analyze as command
 from lcg_cpp.commands.errors import UsageError
@@ -114,6 +115,33 @@ def test_a_position_can_be_a_switch_and_a_confusion_point() -> None:
     assert points.switch[0]
     assert points.wrong.tolist() == [[True, False, False, False]]
     assert points.rank[0] == 2
+
+
+def test_families_that_a_chinese_or_japanese_reply_mixes_are_one() -> None:
+    scripts = family_set("scripts").subset(["latin", "kana", "hans", "han", "symbols"])
+    latin, kana, hans, han, _ = range(5)
+    families = FamilyTable(np.arange(5), scripts)
+    chinese = mixed_families(np.array([latin, hans, han, hans]), families)
+    assert chinese.tolist() == [False, False, True, True, False]
+    assert not mixed_families(np.arange(4), FAMILIES).any()  # of the four families there is one
+    #                latin kana  hans  han
+    rows = logits_of([0.2, 0.25, 0.35, 0.2, 0.0])
+    request = dataclasses.replace(REQUEST, top_p=1.0)
+
+    def points(last: int, right: int, mixed: npt.NDArray[np.bool_]) -> Points:
+        steps = Steps.of(rows, request)
+        return Points.of(steps, request, np.array([last]), np.array([right]), families, mixed[None])
+
+    found = points(han, han, chinese)
+    assert found.wrong.tolist() == [[True, True, False, False, False]]
+    assert (found.rank[0], found.switch[0]) == (1, False)  # `hans` is as right as `han`
+    assert found.chance[0] == pytest.approx(0.45)
+    assert not points(hans, han, chinese).switch[0]
+    assert points(latin, han, chinese).switch[0]
+    found = points(han, latin, chinese)  # where Latin is right, they are wrong
+    assert found.wrong.tolist() == [[False, True, True, False, False]]
+    found = points(kana, kana, mixed_families(np.array([kana, han]), families))
+    assert found.wrong.tolist() == [[True, False, True, False, False]]
 
 
 def test_a_right_token_outside_the_twenty_most_probable_has_no_rank() -> None:
@@ -631,11 +659,33 @@ def test_the_page_has_the_plots_and_the_families_in_colour(
     assert capsys.readouterr().out.endswith(f"wrote {page}\n")
     html = page.read_text(encoding="utf-8")
     assert html.count("<svg") == 2
-    assert '#d1495b; padding-left: .4em">cj</span>' in html
+    assert '#b3202c; padding-left: .4em">cj</span>' in html
     assert "The worst positions" in html
     assert list(tmp_path.iterdir()) == [page]
     assert run_command("-m", MODEL, "-o", page) == 0
     assert page.read_text(encoding="utf-8").count("<svg") == 1
+
+
+def test_of_many_families_those_with_tokens_are_shown(
+    demo_texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    arguments = ("-m", MODEL, "-d", demo_texts, "--rules", "scripts", "--tokens", 2000, "--worst", 1)
+    assert run_command(*arguments, "-o", page) == 0
+    out = capsys.readouterr().out
+    html = page.read_text(encoding="utf-8")
+    for text in ("hans", "hangul", ">7 others<"):  # of 14 families the plot names 7
+        assert text in html
+    points = out[out.index("Confusion points") :]
+    assert "wrong families, and at how many" in points
+    row = next(line for line in points.splitlines() if line.strip().startswith("thai"))
+    assert re.search(r" hans? \d+", row)
+    assert max(map(len, points.splitlines())) < 130
+    assert run_command(*arguments, "--json") == 0
+    value = json.loads(capsys.readouterr().out)
+    assert sum(value["texts"]["families"]["thai"]["wrong"].values()) > 0
+    # the four families put both of them into `cj`
+    assert len(value["norms"]["families"]) == 15
 
 
 def test_texts_where_the_model_never_leaves_the_script_make_a_report_too(

@@ -11,6 +11,9 @@ would have sampled there instead is compared with that token. Let
 The position is a *confusion point* if B holds a family other than g (a wrong family), and a *switch point* if B holds
 g: there the text changes its script, the model would follow, and a ban would be a mistake. It can be both.
 
+Where Chinese and Japanese have several families (the rule set `scripts`), those that the reply uses anywhere are one:
+which of them comes next is chance, so none of them is wrong where another is right.
+
 A text can often go on in two ways (a name in its own script or in Latin), so confusion points are an upper bound.
 """
 
@@ -24,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..gate.decisions import NO_FAMILY, FamilyTable
+from ..gate.scripts import SIBLINGS
 from ..gate.steps import Sampling, Steps
 
 N_RANKS = 20  # of the most probable tokens
@@ -61,33 +65,48 @@ class Points:
         last: npt.NDArray[np.int64],
         following: npt.NDArray[np.integer[Any]],
         families: FamilyTable,
+        mixed: npt.NDArray[np.bool_] | None = None,
     ) -> Points:
         """Compare n positions with their text.
 
         `steps` hold at least `N_RANKS` tokens each. `last`, int64 (n,), is the family of the newest language token of
-        the reply, NO_FAMILY if there is none; `following`, (n,), are the text's own next tokens.
+        the reply, NO_FAMILY if there is none; `following`, (n,), are the text's own next tokens; `mixed`, bool
+        (n, n_families), are families of Chinese and Japanese that the reply mixes, see `mixed_families`.
         """
         rows = np.arange(len(steps))
         family = families.token_family[steps.ids]  # (n, k)
         right = families.token_family[following]
         survivors = steps.survivors()
+        is_right_family = np.zeros((len(steps), len(families.maskable)), np.bool_)
+        if mixed is not None:
+            is_right_family[:] = mixed & mixed[rows, right][:, None]
+        is_right_family[rows, right] = True
         could_ban = families.maskable & families.held(steps, survivors)
-        could_ban[rows[last != NO_FAMILY], last[last != NO_FAMILY]] = False
+        has_last = rows[last != NO_FAMILY]
+        could_ban[has_last, last[has_last]] = False
         could_ban[right == families.neutral] = False
-        wrong = could_ban.copy()
-        wrong[rows, right] = False
+        switch = could_ban[rows, right]
+        switch[has_last] &= ~is_right_family[has_last, last[has_last]]
+        wrong = could_ban & ~is_right_family
         is_wrong = np.take_along_axis(wrong, family, 1)
         above = (steps.logits - steps.logits[:, :1]).astype(np.float64)  # at most 0
         weights = survivors * np.exp(above / sampling.temperature)
-        is_right = ((family == right[:, None]) & np.isfinite(steps.logits))[:, :N_RANKS]
+        is_right = (np.take_along_axis(is_right_family, family, 1) & np.isfinite(steps.logits))[:, :N_RANKS]
         return cls(
             right=right,
             wrong=wrong,
-            switch=could_ban[rows, right],
+            switch=switch,
             chance=(weights * is_wrong).sum(1) / weights.sum(1),
             wrong_is_top=is_wrong[:, 0],
             rank=np.where(is_right.any(1), is_right.argmax(1) + 1, BEYOND),
         )
+
+
+def mixed_families(reply: npt.NDArray[np.integer[Any]], families: FamilyTable) -> npt.NDArray[np.bool_]:
+    """Which families of Chinese and Japanese some tokens have, bool (n_families,)."""
+    siblings = np.array([name in SIBLINGS for name in families.names])
+    siblings[np.setdiff1d(np.arange(len(siblings)), families.token_family[reply])] = False
+    return siblings
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 
+from ..pages.families import HUES, LINES, looks
 from ..pages.report import Facts, Figure, Section, figure_svg, new_figure, page
 from .analyze import LARGEST, Analysis, NormReport
 from .confusion import BEYOND, N_CHANCES, N_RANKS, Tally
@@ -18,8 +18,8 @@ from .report import conclusion, norms_section, number, position_blocks, texts_se
 if TYPE_CHECKING:
     import matplotlib.axes
 
-_COLOURS = ("#d1495b", "#2e86ab", "#888888", "#3d9970")  # by family
-_LINES = ("-", "--", ":", "-.")
+_LINES = dict(zip(LINES, ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))))  # for matplotlib
+_MAX_SHOWN = 7  # families in a plot, those with the most tokens
 
 
 def analysis_page(analysis: Analysis) -> str:
@@ -52,7 +52,7 @@ def _worst_section(analysis: Analysis) -> Section:
         " before the division (none) and after it (token, relative)."
     )
     names = analysis.families.names
-    colours = dict(zip(names, cycle(_COLOURS)))
+    colours = {name: HUES[hue][0] for name, (hue, _) in zip(names, looks(names, {}))}
 
     def coloured(family: str) -> str:
         style = f"border-left: .6em solid {colours[family]}; padding-left: .4em"
@@ -69,25 +69,39 @@ def _worst_section(analysis: Analysis) -> Section:
 def _norm_plots(norms: NormReport, families: Sequence[str]) -> Figure:
     figure = new_figure(7.0, 2.9)
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    looks = {name: look for name, *look in zip(families, cycle(_COLOURS), cycle(_LINES)) if norms.families[name].tokens}
-    for name, (colour, line) in looks.items():
-        share = np.array(norms.families[name].histogram) / norms.families[name].tokens
-        left.stairs(share, norms.edges, color=colour, linestyle=line, linewidth=1.2, label=name)
+    shown, rest = _shown(norms, families)
+    counts = {f: norms.families[name].tokens for f, name in enumerate(families)}
+    look_of = dict(zip(families, looks(families, {f: n for f, n in counts.items() if families[f] in shown})))
+    shares = {}
+    for name, group in {**{name: [name] for name in shown}, **({f"{len(rest)} others": rest} if rest else {})}.items():
+        hue, line = look_of.get(name, ("grey", "underline dotted"))
+        some = [norms.families[one] for one in group]
+        tokens = sum(family.tokens for family in some)
+        share = np.sum([family.histogram for family in some], axis=0) / tokens
+        left.stairs(share, norms.edges, color=HUES[hue][0], linestyle=_LINES[line], linewidth=1.2, label=name)
+        shares[name] = (100 * sum(family.largest * family.tokens for family in some) / tokens, HUES[hue][0])
     left.axvline(norms.largest_from, color="black", linewidth=0.6)
     left.set_yscale("function", functions=(np.sqrt, np.square))  # one bin can hold half of a family
     left.set(xlabel="norm", ylabel="share of the family's tokens", ylim=(0, None))
     left.legend(frameon=False, fontsize="small")
-    shares = [norms.families[name].largest * 100 for name in looks]
-    right.bar(list(looks), shares, color=[colour for colour, _ in looks.values()])
+    right.bar(list(shares), [share for share, _ in shares.values()], color=[colour for _, colour in shares.values()])
     right.axhline(LARGEST * 100, color="black", linewidth=0.6)
     right.set(ylabel="% among the largest 5%")
-    right.tick_params(axis="x", labelrotation=20)
+    right.tick_params(axis="x", labelrotation=60 if rest else 20, labelsize="small")
     _without_frame(left, right)
     caption = (
         f"Norms by family (line: the 5% largest begin at {number(norms.largest_from)}), and the share of each family"
         " among these (line: 5%, no preference)."
     )
     return Figure(figure_svg(figure), caption)
+
+
+def _shown(norms: NormReport, families: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The families with the most tokens, and the others that have some, both in their own order."""
+    some = [name for name in families if norms.families[name].tokens]
+    largest = sorted(some, key=lambda name: -norms.families[name].tokens)
+    kept = some if len(some) <= _MAX_SHOWN + 1 else largest[:_MAX_SHOWN]
+    return [name for name in some if name in kept], [name for name in some if name not in kept]
 
 
 def _rank_plots(tally: Tally) -> Figure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..engine.base_model import Vocab
 from ..pages.report import Facts, Section, Table
@@ -13,6 +13,7 @@ from .texts import LABELS, NORMS
 
 _TOPS = (1, 3, 5, N_RANKS)
 _MAX_REASONS = 3
+_MAX_WRONG = 4  # families named in a line
 _LABEL_NAMES = {name: f"{top_k} / {top_p:g}" for name, (top_k, top_p) in LABELS.items()}
 
 
@@ -29,6 +30,7 @@ def norms_section(analysis: Analysis) -> Section:
             _share(family.largest, 2),
         )
         for name, family in norms.families.items()
+        if family.tokens
     ]
     capped = f" The model caps its logits at {norms.softcap:g}." if norms.softcap else ""
     return Section(
@@ -84,20 +86,27 @@ def _points_section(analysis: Analysis) -> Section:
 def _points_table(analysis: Analysis) -> Table:
     assert analysis.texts is not None
     tally = analysis.texts.tally
-    families = analysis.families
-    intruders = [f for f in range(len(families)) if tally.intruders[:, f].any()]
+    names = analysis.families.names
     rows = [
         (
             name,
             f"{tally.language[f]:,}",
             f"{tally.confused[f]:,}",
             _share(_ratio(tally.confused[f], tally.language[f]), 2),
-            *(f"{tally.intruders[f, wrong]:,}" for wrong in intruders),
+            _most(dict(zip(names, tally.intruders[f].tolist()))),
         )
-        for f, name in families.languages.items()
+        for f, name in analysis.families.languages.items()
+        if tally.language[f]
     ]
-    wrong = (f">wrong: {families.names[f]}" for f in intruders)
-    return Table(("right family", ">positions", ">confusion points", ">share", *wrong), rows)
+    return Table(("right family", ">positions", ">confusion points", ">share", "wrong families, and at how many"), rows)
+
+
+def _most(counts: Mapping[str, int]) -> str:
+    """The families with the largest counts, and all others together."""
+    found = sorted(((n, name) for name, n in counts.items() if n), key=lambda pair: -pair[0])
+    shown = [f"{name} {n:,}" for n, name in found[:_MAX_WRONG]]
+    rest = sum(n for n, _ in found[_MAX_WRONG:])
+    return ", ".join([*shown, *([f"others {rest:,}"] if rest else [])])
 
 
 def _points_facts(analysis: Analysis) -> list[tuple[str, str]]:

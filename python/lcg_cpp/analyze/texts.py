@@ -23,7 +23,7 @@ from ..gate.spec import spec_for
 from ..gate.steps import Sampling, Steps
 from ..gate.walk import ForcedText, Rows, StoppedError, Walk, grouped
 from ..train.options import PRESETS
-from .confusion import LabelSetting, Points, Position, Tally, compare_norms
+from .confusion import LabelSetting, Points, Position, Tally, compare_norms, mixed_families
 
 if TYPE_CHECKING:
     from ..engine.load import Model
@@ -154,7 +154,9 @@ class TextAnalysis:
     def _count(self, texts: Sequence[_Text], rows: Rows) -> None:
         """Counts positions."""
         sampling = self._options.sampling
-        points = Points.of(Steps.of(rows.logits, sampling), sampling, rows.last, rows.following, self._families)
+        mixed = np.array([mixed_families(text.forced.tokens[text.forced.is_reply], self._families) for text in texts])
+        steps = Steps.of(rows.logits, sampling)
+        points = Points.of(steps, sampling, rows.last, rows.following, self._families, mixed[rows.text])
         self.report.tally.add(points, rows.last)
         for i in np.flatnonzero(points.confused | points.switch).tolist():
             logits = rows.logits[i : i + 1]

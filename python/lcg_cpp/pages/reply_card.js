@@ -2,8 +2,8 @@
 // How a reply is drawn, and what happened at its interventions. The page's data is told of in reply_data.py; `page`,
 // `ids`, `texts`, `familyOf`, `filters` and `state` are reply_page.js's, which follows in the same script.
 
-const KNOWN = ["cj", "latin", "lowres", "symbols"]; // families with a colour of their own
-const STRENGTH = { symbols: 0, latin: 2, cj: 3 }; // of a family among the tokens that make up a text; 1 are all others
+// of a family among the tokens that make up a text: 3 are all others
+const STRENGTH = { symbols: 0, lowres: 1, latin: 2, cj: 4, kana: 4, hans: 4, hant: 4, hanst: 4, hansj: 4, hantj: 4, han: 4 };
 
 // ---- the data ----
 
@@ -35,7 +35,7 @@ function firstDifference(a, b) {
 // The family of a text that the tokens from `start` to `end` make up: the strongest. All but the first of a character's
 // bytes count as symbols, and that first one can be in a token that completed another character too.
 function familyMade(tokens, start, end) {
-  const strength = (family) => STRENGTH[page.families[family]] ?? 1;
+  const strength = (family) => STRENGTH[page.families[family]] ?? 3;
   const strongest = (a, b) => (strength(b) > strength(a) ? b : a);
   const family = tokens.slice(start, end + 1).map((token) => familyOf[token]).reduce(strongest);
   const isBegunBefore = start > 0 && strength(family) === 0 && /^(?=\p{L})\P{ASCII}/u.test(texts[tokens[end]]);
@@ -56,7 +56,7 @@ function h(tag, attributes, ...children) {
 
 function familyClass(family) {
   const name = page.families[family];
-  return KNOWN.includes(name) ? `f-${name}` : `f-${family % 4}`;
+  return `f-${/^[a-z][a-z0-9-]*$/.test(name) ? name : family}`; // as in families.py
 }
 
 function languageName(code) {

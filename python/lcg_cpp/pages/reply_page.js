@@ -6,6 +6,14 @@ const MEANINGS = {
   latin: "Latin letters",
   symbols: "no letters (digits, punctuation, vowel signs, …)",
   lowres: "every other script (Arabic, Hangul, Cyrillic, …)",
+  kana: "only Japanese",
+  hans: "only simplified Chinese",
+  hant: "only traditional Chinese",
+  hanst: "both Chinese, not Japanese",
+  hansj: "simplified Chinese and Japanese",
+  hantj: "traditional Chinese and Japanese",
+  han: "all Chinese and Japanese",
+  other: "scripts with few tokens",
 };
 const results = document.getElementById("replies");
 const filters = document.getElementById("filters"); // not there on the page of a single reply
@@ -50,7 +58,10 @@ function matches(group) {
   if (state.show === "events") return shown.some((reply) => reply.events.length);
   if (state.show === "differs") return shown.some((reply) => firstDifference(shown[0], reply) !== undefined);
   if (state.show === "confused") return shown.some((reply) => reply.wrong.length);
-  if (state.show === "cell") return Boolean(group.replies.get(state.cell.method)?.wrong.includes(state.cell.kind));
+  if (state.show === "cell") {
+    const wrong = group.replies.get(state.cell.method)?.wrong ?? [];
+    return state.cell.kind < 0 ? wrong.length > 0 : wrong.includes(state.cell.kind); // none is any
+  }
   if (state.show === "cut") return shown.some((reply) => reply.finish === "length");
   return true;
 }
@@ -113,7 +124,9 @@ function showCell(language, method, kind) {
 function fillLegend() {
   const legend = document.getElementById("legend");
   legend.append("tokens of");
+  const present = new Set(familyOf);
   page.families.forEach((name, family) => {
+    if (!present.has(family)) return;
     const swatch = h("span", { class: `swatch t ${familyClass(family)}` }, name);
     legend.append(h("span", {}, swatch, MEANINGS[name] ? `: ${MEANINGS[name]}` : ""));
   });

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from ..measure.answer import Reply
 from ..measure.judge import unwanted_letters
 from ..measure.metrics import KIND_METRICS
 from ..measure.unwanted import KINDS, title_of
+from .families import family_css
 from .reply_data import ordered, pack
-from .reply_plots import confusion, positions, removed_mass
+from .reply_plots import ANY, confusion, positions, removed_mass
 from .report import Facts, Section, Table, render
 
 _TEMPLATE = "reply_page.html.jinja"
@@ -102,10 +104,10 @@ def reply_page(
         "methods": methods,
         "confusion": confusion(replies, confused, methods, kinds),
         "plots": [plot for plot in (positions(replies, methods), removed_mass(replies, methods)) if plot is not None],
-        "names": {kind: title_of(kind) for kind in kinds},
+        "names": {ANY: "any script", **{kind: title_of(kind) for kind in kinds}},
         "is_trace": False,
     }
-    return _render(values, pack(replies, [wrong or () for wrong in confused], methods, families))
+    return _render(values, replies, [wrong or () for wrong in confused], families)
 
 
 def trace_page(
@@ -118,13 +120,22 @@ def trace_page(
     """Write the page of a single reply, with facts above it."""
     sections = [Section("", [Facts(facts)])] if facts else []
     values = {"title": title, "sections": sections, "confusion": [], "plots": [], "is_trace": True}
-    return _render(values, pack([reply], [()], [reply["method"]], families))
+    return _render({**values, "methods": [reply["method"]]}, [reply], [()], families)
 
 
-def _render(values: dict[str, object], data: str) -> str:
+def _render(
+    values: dict[str, Any], replies: Sequence[Reply], confused: Sequence[Sequence[str]], families: Sequence[str]
+) -> str:
+    data = pack(replies, confused, values["methods"], families)
+    css = family_css(families, Counter(family for reply in replies for family in reply["families"]))
     script = "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    texts = {"script": Markup(script), "script_hash": f"sha256-{digest}", "data": Markup(data)}
+    texts = {
+        "script": Markup(script),
+        "script_hash": f"sha256-{digest}",
+        "data": Markup(data),
+        "family_css": Markup(css),
+    }
     return render(_TEMPLATE, {**values, **texts, "is_packed": not data.startswith("{")})
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..measure.answer import Reply
 
+ANY = "any"  # kind of unwanted letters
 _N_MASS_BINS = 10
 _REMOVED = (
     "What an intervention removed is the probability that the banned tokens had just before it, summed over those that"
@@ -66,11 +67,12 @@ class Plot:
 
 
 def confusion(
-    replies: Sequence[Reply], confused: Sequence[Iterable[str] | None], methods: Sequence[str], kinds: Sequence[str]
+    replies: Sequence[Reply], confused: Sequence[Sequence[str] | None], methods: Sequence[str], kinds: Sequence[str]
 ) -> list[Confusion]:
     """Count confused replies by language and method, for each kind of letters; nothing if no reply says its language.
 
-    `confused` holds of each reply the kinds of its unwanted letters; None if none can be wrong.
+    `confused` holds of each reply the kinds of its unwanted letters; None if none can be wrong. Of several kinds, `ANY`
+    of them comes first, and only languages that have some are told of each.
     """
     wholes: Counter[tuple[str, str]] = Counter()
     parts: Counter[tuple[str, str, str]] = Counter()
@@ -78,22 +80,16 @@ def confusion(
         if wrong is not None and reply.get("language"):
             key = reply["language"], reply["method"]
             wholes[key] += 1
-            parts.update((kind, *key) for kind in wrong)
+            parts.update((kind, *key) for kind in (*wrong, *([ANY] if wrong else [])))
     languages = sorted({language for language, _ in wholes})
-    return [
-        Confusion(
-            kind,
-            [
-                (
-                    language,
-                    [Share(parts[kind, language, method], wholes[language, method]) for method in methods],
-                )
-                for language in languages
-            ],
-        )
-        for kind in kinds
-        if languages
-    ]
+    tables = []
+    for kind in (ANY, *kinds) if len(kinds) > 1 else kinds:
+        rows = [
+            (language, [Share(parts[kind, language, method], wholes[language, method]) for method in methods])
+            for language in languages
+        ]
+        tables.append(Confusion(kind, [row for row in rows if kind == ANY or any(share.part for share in row[1])]))
+    return [table for table in tables if table.rows]
 
 
 def _intervening(replies: Sequence[Reply], methods: Sequence[str]) -> list[tuple[str, list[Reply]]]:
