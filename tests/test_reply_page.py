@@ -20,8 +20,10 @@ import pytest
 from browser import Browser, find_chromium
 from lcg_cpp import GateError
 from lcg_cpp.benchmarks import Prompt
+from lcg_cpp.gate.families import family_set
+from lcg_cpp.pages.families import BLUISH, HUES, family_css, hues
 from lcg_cpp.pages.reply_page import benchmark_label, reply_page, trace_page
-from lcg_cpp.pages.reply_plots import Share, confusion, positions, removed_mass
+from lcg_cpp.pages.reply_plots import ANY, Share, confusion, positions, removed_mass
 
 FAMILIES = ("cj", "latin", "symbols", "lowres")
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
@@ -92,6 +94,7 @@ def test_replies_are_packed_with_every_token_once() -> None:
         "methods": ["none", "lcg"],
         "families": list(FAMILIES),
         "kinds": ["Latin"],
+        "bluish": [False, True, False, False],
         "pieces": [
             [7, 1, 9, -1, -1, -1, -1],
             ["ab", ", ", "д", "Rome", "罗马", "ל", "ר"],
@@ -99,10 +102,11 @@ def test_replies_are_packed_with_every_token_once() -> None:
         ],
         "prompts": [["a", "Say it.", "ru", "s", "аб"]],
         "replies": [
-            [0, 0, 0, "stop", 0.5, 3, [0, 1, 0], [], [0], []],
+            [0, 0, 0, "stop", 0.5, 3, [0, 1, 0], [], [0], [0, 2], []],
             [
                 *(0, 1, 0, "stop", 0.5, 3, [0, 2]),
                 [[1, -1, [3], [3], [0, 1], [-4.0, -2.0, 0.0, 2.0], [3, 5000, 4, 1250], [5, 2500, 6, 625], "ר"]],
+                [0],
                 [0],
                 [],
             ],
@@ -257,7 +261,7 @@ def test_letters_are_judged_by_script_whatever_families_a_gate_has() -> None:
 def test_thoughts_are_told_and_do_not_count_as_wrong() -> None:
     thinks = reply("none", "<think>|Rome|</think>|Рим", language="ru", reference="Рим", thinking=[(0, 7, 11, 19)])
     (packed,) = data_of(reply_page([thinks], {}, FAMILIES, title="t"))["replies"]
-    assert packed[8:] == [[], [0, 1, 2]]
+    assert packed[8:] == [[], [], [0, 1, 2]]
 
 
 def test_confusion_is_counted_by_language_and_method() -> None:
@@ -265,10 +269,14 @@ def test_confusion_is_counted_by_language_and_method() -> None:
     made += [("lcg", "", []), ("lcg", "el", None)]
     replies = [reply(method, "a", language=language) for method, language, _ in made]
     tables = confusion(replies, [wrong for *_, wrong in made], ["none", "lcg"], ["han", "latin"])
+    in_arabic, in_russian = ("ar", [Share(1, 1), Share(0, 0)]), ("ru", [Share(1, 2), Share(0, 1)])
     assert [(table.kind, table.rows) for table in tables] == [
-        ("han", [("ar", [Share(1, 1), Share(0, 0)]), ("ru", [Share(1, 2), Share(0, 1)])]),
-        ("latin", [("ar", [Share(1, 1), Share(0, 0)]), ("ru", [Share(0, 2), Share(0, 1)])]),
+        (ANY, [in_arabic, in_russian]),
+        ("han", [in_arabic, in_russian]),
+        ("latin", [in_arabic]),
     ]
+    (alone,) = confusion(replies[:3], [["han"], [], []], ["none", "lcg"], ["han"])
+    assert (alone.kind, alone.rows) == ("han", [in_russian])
     assert confusion([replies[4]], [[]], ["lcg"], ["han"]) == []
 
 
@@ -480,7 +488,8 @@ def test_tokens_have_the_colours_of_their_families(reader: Reader) -> None:
 
 
 def test_the_legend_says_what_a_family_is(reader: Reader) -> None:
-    reader.open(trace_page(reply("lcg", "a"), (*FAMILIES, "greek")))
+    made = reply("lcg", "a|д|ξ|.", families=[LATIN, LOWRES, 4, SYMBOLS], events=[event(0)])
+    reader.open(trace_page(made, (*FAMILIES, "greek", "thai")))  # of `thai` there is nothing
     assert reader.texts("#legend > span") == [
         "cj: Chinese and Japanese",
         "latin: Latin letters",
@@ -489,6 +498,86 @@ def test_the_legend_says_what_a_family_is(reader: Reader) -> None:
         "greek",
         "here the gate intervened (choose it to see why)",
     ]
+    reader.open(trace_page(reply("lcg", "a")))
+    assert len(reader.texts("#legend > span")) == 2
+
+
+# ---- many families ----
+
+MANY = family_set("scripts").names
+INDEX = {name: f for f, name in enumerate(MANY)}
+
+
+def test_families_are_told_apart_by_colour_or_underline_also_without_red_and_green(reader: Reader) -> None:
+    text = {"cyrillic": 3, "latin": 2, "greek": 1, "thai": 2, "han": 1, "kana": 1, "hans": 1, "devanagari": 1}
+    families = [INDEX[name] for name, n in text.items() for _ in range(n)]
+    reader.open(trace_page(reply("lcg", "|".join("a" * len(families)), families=families), MANY))
+    looks = {}
+    for name in text:
+        span = f".text .t.f-{name}"
+        looks[name] = tuple(reader.style(span, f"textDecoration{part}") for part in ("Line", "Style"))
+    plain = ("none", "solid")
+    assert looks["cyrillic"] == plain  # the most frequent one of a bluish colour
+    assert looks["han"] == looks["kana"] == looks["hans"] == plain  # of a yellowish one: three tokens together
+    assert len({looks[name] for name in ("cyrillic", "latin", "greek")}) == 3
+    assert len({looks[name] for name in ("han", "thai", "devanagari")}) == 3
+    assert reader.texts("#legend .swatch")[:-1] == [name for name in MANY if name in text]
+
+
+@pytest.mark.parametrize(("theme", "ground"), [(0, 1.0), (1, 0.01)])
+def test_every_colour_can_be_read_and_is_bluish_or_yellowish_as_told(theme: int, ground: float) -> None:
+    # what is left of linear RGB without the cones for green (Machado et al. 2009)
+    seen = np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]])
+    for name, pair in HUES.items():
+        channels = np.array([int(pair[theme][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        lightness = float(linear @ [0.2126, 0.7152, 0.0722])
+        assert (max(lightness, ground) + 0.05) / (min(lightness, ground) + 0.05) > 4.5, name
+        red, green, blue = seen @ linear
+        if name != "grey":
+            assert (blue > (red + green) / 2) == (name in BLUISH), name
+
+
+def test_every_family_has_a_colour_and_a_class_that_css_can_name() -> None:
+    css = family_css(("symbols", *MANY, "a b{}", "new"))
+    assert {*hues(MANY)} == {*HUES}
+    for name in MANY:
+        assert f".f-{name} {{ --family: var(--" in css
+    assert "a b" not in css
+    assert f".f-{len(MANY) + 1} {{" in css
+    assert ".f-new {" in css
+
+
+def test_letters_that_are_unwanted_are_marked(reader: Reader) -> None:
+    made = reply("none", "Рим|, |Ro|me|. ", language="ru", reference="Рим")
+    reader.open(reply_page([made], {}, FAMILIES, title="t"))
+    assert reader.texts(".text .bad") == ["Ro", "me"]
+    assert reader.style(".text .bad", "textDecorationStyle") == "wavy"
+    assert reader.texts("#legend .bad") == ["unwanted letters"]
+    reader.open(reply_page(PAIR[2:], {}, FAMILIES, title="t"))
+    assert reader.texts(".bad") == []
+
+
+def test_an_intervention_of_many_families_names_those_that_matter(reader: Reader) -> None:
+    banned = [name for name in MANY if name not in ("arabic", "symbols")]
+    z = [-5.0] * len(MANY)
+    z[INDEX["arabic"]], z[INDEX["thai"]], z[INDEX["lao"]] = 4.0, -1.0, -2.0
+    made = event(
+        0, last=None, predicted=["arabic"], allowed=["arabic"], banned=banned, z=z, candidates=[], chosen="ر",
+        removed=[["x", INDEX["latin"], 0.5], ["і", INDEX["cyrillic"], 0.1]],
+    )  # fmt: skip
+    reader.open(trace_page(reply("lcg", "ر", families=[INDEX["arabic"]], events=[made]), MANY))
+    (story,) = reader.texts(".detail p")
+    assert f"the gate allowed arabic and banned latin, cyrillic, {len(banned) - 2} others." in story
+    rows = reader.texts(".detail table:nth-child(2) tr")
+    assert [row.split()[0] for row in rows[:3]] == ["latin0.7", "cyrillic0.7", "greek0.7"]
+    assert [row for row in rows if row.startswith(("arabic", "thai", "lao"))] == [
+        "arabic98.2 %expected",
+        "thai26.9 %banned",
+        "lao11.9 %banned",
+    ]
+    assert len(rows) == 9
+    assert rows[-1] == f"{len(MANY) - 8} others, each at most 0.7 %"
 
 
 def test_a_probability_that_rounds_to_nothing_is_told_as_small(reader: Reader) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
 
-from ..pages.families import HUES, LINES, looks
+from ..pages.families import HUES, hues
 from ..pages.report import Facts, Figure, Section, figure_svg, new_figure, page
 from .analyze import LARGEST, Analysis, NormReport
 from .confusion import BEYOND, N_CHANCES, N_RANKS, Tally
@@ -18,7 +19,7 @@ from .report import conclusion, norms_section, number, position_blocks, texts_se
 if TYPE_CHECKING:
     import matplotlib.axes
 
-_LINES = dict(zip(LINES, ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))))  # for matplotlib
+_LINES = ("-", "--", ":", "-.")  # of families in one colour
 _MAX_SHOWN = 7  # families in a plot, those with the most tokens
 
 
@@ -52,7 +53,7 @@ def _worst_section(analysis: Analysis) -> Section:
         " before the division (none) and after it (token, relative)."
     )
     names = analysis.families.names
-    colours = {name: HUES[hue][0] for name, (hue, _) in zip(names, looks(names, {}))}
+    colours = {name: HUES[hue][0] for name, hue in zip(names, hues(names))}
 
     def coloured(family: str) -> str:
         style = f"border-left: .6em solid {colours[family]}; padding-left: .4em"
@@ -70,15 +71,16 @@ def _norm_plots(norms: NormReport, families: Sequence[str]) -> Figure:
     figure = new_figure(7.0, 2.9)
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     shown, rest = _shown(norms, families)
-    counts = {f: norms.families[name].tokens for f, name in enumerate(families)}
-    look_of = dict(zip(families, looks(families, {f: n for f, n in counts.items() if families[f] in shown})))
-    shares = {}
-    for name, group in {**{name: [name] for name in shown}, **({f"{len(rest)} others": rest} if rest else {})}.items():
-        hue, line = look_of.get(name, ("grey", "underline dotted"))
+    groups = {**{name: [name] for name in shown}, **({f"{len(rest)} others": rest} if rest else {})}
+    hue_of, used, shares = dict(zip(families, hues(families))), Counter[str](), {}
+    for name, group in groups.items():
+        hue = hue_of.get(name, "grey")
         some = [norms.families[one] for one in group]
         tokens = sum(family.tokens for family in some)
         share = np.sum([family.histogram for family in some], axis=0) / tokens
-        left.stairs(share, norms.edges, color=HUES[hue][0], linestyle=_LINES[line], linewidth=1.2, label=name)
+        look = {"color": HUES[hue][0], "linestyle": _LINES[used[hue] % len(_LINES)]}
+        left.stairs(share, norms.edges, **look, linewidth=1.2, label=name)
+        used[hue] += 1
         shares[name] = (100 * sum(family.largest * family.tokens for family in some) / tokens, HUES[hue][0])
     left.axvline(norms.largest_from, color="black", linewidth=0.6)
     left.set_yscale("function", functions=(np.sqrt, np.square))  # one bin can hold half of a family

@@ -11,7 +11,7 @@ from .answer import Reply, take_apart
 from .language_id import base_language, identified_languages, identify, language_script
 from .reply_text import choice, count_held, count_marked, holds_latin_word, lines_to_judge, normalize
 from .translation import segment_statistics, tokenizer
-from .unwanted import KINDS, expected, is_in_another_script, letters_by_kind, unwanted
+from .unwanted import KINDS, expected, is_in_another_script, letters_by_kind, pieces_with, unwanted
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
@@ -60,7 +60,7 @@ def _confusion(text: str, pieces: Sequence[str], prompt: Prompt) -> Measures:
     measures: Measures = {measure_of(kind): float(kind in kinds) for kind in KINDS}
     for name, wrong in zip(counted, (kinds, _cj(right.own) & kinds, {"latin"} & kinds)):
         measures[name] = float(bool(wrong))
-        measures[f"{name}_tokens"] = _count_pieces(pieces, [(a, b) for a, b, kind in stretches if kind in wrong])
+        measures[f"{name}_tokens"] = len(pieces_with(pieces, [one for one in stretches if one[2] in wrong]))
     measures["wrong_script"] = float(is_in_another_script(text, stretches, prompt))
     found = text_families(text, RULE_SET.families)
     measures["code_switch"] = float(not found.isdisjoint(right.others)) if right.others else None
@@ -81,17 +81,6 @@ def measure_of(kind: str) -> str:
 def _cj(own: frozenset[str]) -> frozenset[str]:
     """The kinds that the paper counts as `cj`, which is never wrong in a Chinese or Japanese reply."""
     return frozenset() if own & SIBLINGS else frozenset(("han", "kana"))
-
-
-def _count_pieces(pieces: Sequence[str], stretches: Sequence[tuple[int, int]]) -> int:
-    """How many of the pieces of a text hold a letter of some stretches of it."""
-    n, end, left = 0, 0, list(reversed(stretches))
-    for piece in pieces:
-        begin, end = end, end + len(piece)
-        while left and left[-1][1] <= begin:
-            left.pop()
-        n += bool(left) and left[-1][0] < end
-    return n
 
 
 def _thinking(text: str, prompt: Prompt) -> Measures:

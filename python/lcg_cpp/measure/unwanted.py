@@ -19,7 +19,7 @@ reply's language sees them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby
@@ -146,6 +146,18 @@ def letters_by_kind(stretches: Iterable[tuple[int, int, str]]) -> dict[str, int]
     for begin, end, kind in stretches:
         counts[kind] += end - begin
     return dict(counts)
+
+
+def pieces_with(pieces: Sequence[str], stretches: Sequence[tuple[int, int, str]]) -> list[int]:
+    """Which pieces of a text hold a letter of some stretches of it, ascending like them."""
+    found, end, left = [], 0, list(reversed(stretches))
+    for i, piece in enumerate(pieces):
+        begin, end = end, end + len(piece)
+        while left and left[-1][1] <= begin:
+            left.pop()
+        if left and left[-1][0] < end:
+            found.append(i)
+    return found
 
 
 def title_of(kind: str) -> str:

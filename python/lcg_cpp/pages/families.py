@@ -1,15 +1,16 @@
 """How pages show families: a colour for each group of scripts, and underlines where colours do not tell them apart.
 
 Nobody can tell twenty colours apart, one man in twelve not even red from green. But letters of most scripts look unlike
-anyway, and a reply mixes few of them. So scripts share seven colours by kinship. For readers who see only bluish and
-yellowish colours, the families on a page that would look alike then differ in their underlines: the one with the most
-tokens has none, so that a text in one script looks plain. A token's family is also told in words where the pointer is.
+anyway, and replies to one prompt mix few of them. So scripts share seven colours by kinship, and among the replies to a
+prompt those that someone who sees only bluish and yellowish colours would take for one another differ in underlines
+(reply_card.js): the one with the most tokens has none, so that a text in one script looks plain. Chinese and Japanese
+families look the same, because every such text mixes several. A token's family is told in words where the pointer is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ..gate.scripts import NAMES, SIBLINGS
 
@@ -24,7 +25,7 @@ HUES = {
     "magenta": ("#a3177a", "#f59ad4"),
     "grey": ("#62676d", "#9aa1a8"),
 }
-_BLUISH = ("blue", "purple", "teal", "magenta", "grey")
+BLUISH = frozenset(("blue", "purple", "teal", "magenta"))  # to those who cannot tell red from green
 _HUE_OF = {
     **dict.fromkeys(("cj", *SIBLINGS), "red"),
     "latin": "blue",
@@ -33,35 +34,23 @@ _HUE_OF = {
     **dict.fromkeys(("cyrillic", "greek", "armenian", "georgian"), "purple"),
     **dict.fromkeys(("arabic", "hebrew", "thaana", "ethiopic"), "teal"),
     **dict.fromkeys(("thai", "lao", "khmer", "myanmar", "tibetan"), "orange"),
+    **dict.fromkeys(("lowres", "other"), "green"),
 }
 _UNKNOWN = ("purple", "teal", "orange", "magenta")  # families of other rule sets take turns
-LINES = ("none", "underline", "underline dashed", "underline dotted", "underline double", "underline wavy")
 _SAFE = re.compile("[a-z][a-z0-9-]*")
 
 
-def looks(families: Sequence[str], counts: Mapping[int, int]) -> list[tuple[str, str]]:
-    """The hue and the line of each family, by how many tokens of each there are, by index."""
-    hues = [_hue(name, f) for f, name in enumerate(families)]
-    lines = [LINES[0]] * len(families)
-    for alike in (True, False):
-        some = [
-            f for f, hue in enumerate(hues) if (hue in _BLUISH) == alike and families[f] != "symbols" and counts.get(f)
-        ]
-        for place, f in enumerate(sorted(some, key=lambda f: (-counts.get(f, 0), f))):
-            lines[f] = LINES[place % len(LINES)]
-    return list(zip(hues, lines))
+def hues(families: Sequence[str]) -> list[str]:
+    """The hue of each family, a key of `HUES`; Indic scripts are green."""
+    return [
+        _HUE_OF.get(name, "green" if name in NAMES else _UNKNOWN[f % len(_UNKNOWN)]) for f, name in enumerate(families)
+    ]
 
 
-def _hue(name: str, family: int) -> str:
-    if name in _HUE_OF:
-        return _HUE_OF[name]
-    return "green" if name in (*NAMES, "lowres") else _UNKNOWN[family % len(_UNKNOWN)]
-
-
-def family_css(families: Sequence[str], counts: Mapping[int, int]) -> str:
+def family_css(families: Sequence[str]) -> str:
     """Style rules: variables for the hues, and a class for each family, `f-NAME`, or `f-INDEX` for unusual names."""
     light, dark = (" ".join(f"--{hue}: {pair[i]};" for hue, pair in HUES.items()) for i in range(2))
     rules = [f":root {{ {light} }}", f"@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"]
-    for f, (name, (hue, line)) in enumerate(zip(families, looks(families, counts))):
-        rules.append(f".f-{name if _SAFE.fullmatch(name) else f} {{ --family: var(--{hue}); --line: {line}; }}")
+    for f, (name, hue) in enumerate(zip(families, hues(families))):
+        rules.append(f".f-{name if _SAFE.fullmatch(name) else f} {{ --family: var(--{hue}); }}")
     return "\n".join(rules)

@@ -2,8 +2,9 @@
 // How a reply is drawn, and what happened at its interventions. The page's data is told of in reply_data.py; `page`,
 // `ids`, `texts`, `familyOf`, `filters` and `state` are reply_page.js's, which follows in the same script.
 
-// of a family among the tokens that make up a text: 3 are all others
-const STRENGTH = { symbols: 0, lowres: 1, latin: 2, cj: 4, kana: 4, hans: 4, hant: 4, hanst: 4, hansj: 4, hantj: 4, han: 4 };
+const CJ = ["cj", "kana", "hans", "hant", "hanst", "hansj", "hantj", "han"];
+const STRENGTH = { symbols: 0, lowres: 1, latin: 2 }; // of a family among the tokens that make up a text; CJ has 4, others 3
+const N_LINES = 4;
 
 // ---- the data ----
 
@@ -35,7 +36,7 @@ function firstDifference(a, b) {
 // The family of a text that the tokens from `start` to `end` make up: the strongest. All but the first of a character's
 // bytes count as symbols, and that first one can be in a token that completed another character too.
 function familyMade(tokens, start, end) {
-  const strength = (family) => STRENGTH[page.families[family]] ?? 3;
+  const strength = (family) => STRENGTH[page.families[family]] ?? (CJ.includes(page.families[family]) ? 4 : 3);
   const strongest = (a, b) => (strength(b) > strength(a) ? b : a);
   const family = tokens.slice(start, end + 1).map((token) => familyOf[token]).reduce(strongest);
   const isBegunBefore = start > 0 && strength(family) === 0 && /^(?=\p{L})\P{ASCII}/u.test(texts[tokens[end]]);
@@ -95,7 +96,36 @@ function visible(text) {
 // nothing that is told of is impossible, though the data has only four digits of it
 const percent = (p) => (p < 0.0005 ? "< 0.1 %" : `${(100 * p).toFixed(1)} %`);
 const count = (n, noun) => `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
-const names = (families) => families.map((family) => page.families[family]).join(", ") || "nothing";
+const MANY = 8; // families that are told of one by one
+
+// the names of families, of many only those in `first`
+function names(families, first = []) {
+  const shown = families.length <= MANY ? families : families.filter((family) => first.includes(family));
+  const told = shown.map((family) => page.families[family]);
+  const rest = families.length - shown.length;
+  if (rest) told.push(shown.length ? count(rest, "other") : `${rest} families`);
+  return told.join(", ") || "nothing";
+}
+
+// The underlines of the families in some replies, see families.py: among those whose colours are alike to some readers,
+// the most frequent one has none.
+function linesIn(replies) {
+  const scriptOf = (family) => (CJ.includes(page.families[family]) ? "cj" : page.families[family]);
+  const counts = new Map();
+  for (const { tokens } of replies) {
+    for (const token of tokens) {
+      const family = familyOf[token];
+      const script = scriptOf(family);
+      if (script !== "symbols") counts.set(script, [(counts.get(script)?.[0] ?? 0) + 1, page.bluish[family]]);
+    }
+  }
+  const lines = new Map();
+  for (const isBluish of [true, false]) {
+    const alike = [...counts].filter(([, [, bluish]]) => bluish === isBluish).sort((a, b) => b[1][0] - a[1][0]);
+    alike.forEach(([script], i) => lines.set(script, Math.min(i, N_LINES)));
+  }
+  return (family) => lines.get(scriptOf(family)) ?? 0;
+}
 
 // ---- one reply ----
 
@@ -113,9 +143,10 @@ function card(group, number) {
   const base = shown[0];
   const differences = shown.map((reply) => (reply === base ? undefined : firstDifference(base, reply)));
   const columns = h("div", { class: "columns" });
+  const line = linesIn(shown);
   shown.forEach((reply, i) => {
     const marks = i === 0 ? differences : [differences[i]];
-    columns.append(column(reply, new Set(marks), right, i === 0 ? "" : sameness(differences[i], base)));
+    columns.append(column(reply, new Set(marks), right, line, i === 0 ? "" : sameness(differences[i], base)));
   });
   const parts = filters ? [header, asked, columns] : [asked, columns];
   return h("article", { class: "card", "aria-labelledby": filters ? `card-${number}` : "replies-heading" }, ...parts);
@@ -126,7 +157,7 @@ function sameness(difference, base) {
   return difference === undefined ? `same as ${other}` : `differs from ${other} at token ${difference + 1}`;
 }
 
-function column(reply, marks, right, note) {
+function column(reply, marks, right, line, note) {
   const header = h("header", {}, h("h4", {}, h("bdi", {}, page.methods[reply.method])), h("span", {}, count(reply.tokens.length, "token")));
   if (reply.events.length) header.append(h("span", {}, count(reply.events.length, "intervention")));
   if (reply.finish !== "stop") header.append(h("span", {}, reply.finish === "length" ? "cut off" : reply.finish));
@@ -135,12 +166,12 @@ function column(reply, marks, right, note) {
   }
   if (reply.thought.size) header.append(h("span", { class: "thought" }, `${count(reply.thought.size, "token")} of thinking`));
   if (note) header.append(h("span", {}, h("bdi", {}, note)));
-  const section = h("section", { class: "reply", "aria-label": page.methods[reply.method] }, header, textOf(reply, marks, right));
+  const section = h("section", { class: "reply", "aria-label": page.methods[reply.method] }, header, textOf(reply, marks, right, line));
   section.reply = reply;
   return section;
 }
 
-function textOf(reply, marks, right) {
+function textOf(reply, marks, right, line) {
   const block = h("div", { class: "text", ...right });
   const eventsAt = new Map();
   reply.events.forEach((event, k) => {
@@ -156,9 +187,10 @@ function textOf(reply, marks, right) {
     const isEnd = i === reply.tokens.length;
     const text = isEnd ? (reply.finish === "stop" ? " ∎" : " …") : texts[reply.tokens[i]];
     if (text === "") continue; // bytes of a character that a later token completes: what happened is told there
-    const span = isEnd ? h("bdi", { class: "t f-symbols end" }, text) : token(reply, start, i, events.length > 0);
+    const span = isEnd ? h("bdi", { class: "t f-symbols end" }, text) : token(reply, start, i, line, events.length > 0);
     if (isEnd) span.title = reply.finish === "stop" ? "end of the reply" : "the reply goes on";
     if (isFirst) span.classList.add("first");
+    if (reply.bad.has(i)) span.classList.add("bad");
     if (reply.thought.has(i)) span.classList.add("thought");
     if (events.length) {
       span.classList.add("event");
@@ -174,10 +206,12 @@ function textOf(reply, marks, right) {
 }
 
 // what the tokens from `start` to `end` make up
-function token({ tokens }, start, end, showSpaces) {
+function token({ tokens }, start, end, line, showSpaces) {
   const text = texts[tokens[end]];
   const shown = showSpaces && /^\s+$/.test(text) ? text.replace(/[ \n\t]/g, (c) => (c === "\n" ? "⏎\n" : SPACES[c])) : text;
-  const span = h("span", { class: `t ${familyClass(familyMade(tokens, start, end))}` }, shown);
+  const family = familyMade(tokens, start, end);
+  const span = h("span", { class: `t ${familyClass(family)}` }, shown);
+  if (line(family)) span.classList.add(`l-${line(family)}`);
   span.made = { tokens: tokens.slice(start, end + 1), start };
   return span;
 }
@@ -225,7 +259,7 @@ function story(event) {
   const wanted = event.removed[0];
   const sentence = h("p", {}, event.last < 0 ? "Before the first letter of the reply" : `After ${page.families[event.last]} text`);
   if (wanted) sentence.append(", the model gave ", visible(wanted.text), ` ${percent(wanted.p)}`);
-  sentence.append(`; the gate allowed ${names(event.allowed)} and banned ${names(event.banned)}. `, h("b", {}, visible(event.chosenText)), " was chosen.");
+  sentence.append(`; the gate allowed ${names(event.allowed)} and banned ${names(event.banned, event.removed.map((token) => token.family))}. `, h("b", {}, visible(event.chosenText)), " was chosen.");
   return sentence;
 }
 
@@ -246,11 +280,21 @@ function bannedList({ removed }) {
   return table;
 }
 
+// what the gate made of the families; of many those that matter here, and the most probable ones
 function gateList(event) {
-  const rows = event.z.map((z, family) => {
+  const chances = event.z.map((z, family) => ({ family, p: 1 / (1 + Math.exp(-z)) }));
+  const matters = new Set([...event.predicted, event.last, ...event.removed.map((token) => token.family)]);
+  const ranked = [...chances].sort((a, b) => matters.has(b.family) - matters.has(a.family) || b.p - a.p);
+  const shown = new Set(ranked.slice(0, chances.length > MANY + 1 ? MANY : undefined).map(({ family }) => family));
+  const rows = chances.filter(({ family }) => shown.has(family)).map(({ family, p }) => {
     const why = event.banned.includes(family) ? "banned" : event.predicted.includes(family) ? "expected" : family === event.last ? "as before" : "";
-    return row(page.families[family], family, 1 / (1 + Math.exp(-z)), why, "");
+    return row(page.families[family], family, p, why, "");
   });
+  const others = chances.filter(({ family }) => !shown.has(family));
+  if (others.length) {
+    const most = percent(Math.max(...others.map(({ p }) => p)));
+    rows.push(h("tr", { class: "others" }, h("td", { colspan: 4 }, `${others.length} others, each at most ${most}`)));
+  }
   return list(rows.length ? "what the gate expects next" : "the gate did not run", rows);
 }
 

@@ -9,11 +9,13 @@ import base64
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import GateError
 from ..measure.answer import Reply, take_apart
 from ..measure.unwanted import title_of
+from .families import BLUISH, hues
 
 MAX_PLAIN = 50  # replies that a page has as they are, to be read at once: a browser inflates only in its own time
 MAX_LISTED = 20  # tokens of an intervention, of those banned and of those left
@@ -23,6 +25,14 @@ _NOT_SAMPLED = -1  # in place of the id of a token that is only told of
 def ordered(values: Iterable[str]) -> list[str]:
     """Each value once, in the order they first come in."""
     return list(dict.fromkeys(values))
+
+
+@dataclass(frozen=True)
+class Unwanted:
+    """What is unwanted in a reply, see `measure.unwanted`."""
+
+    kinds: Sequence[str] = ()  # of the letters
+    tokens: Sequence[int] = ()  # those that hold one
 
 
 class _Indices(dict[Any, int]):
@@ -41,7 +51,7 @@ class _Packer:
         self._methods = {name: i for i, name in enumerate(methods)}
         self._families = {name: i for i, name in enumerate(families)}
 
-    def reply(self, reply: Reply, confused: Iterable[str]) -> list[Any]:
+    def reply(self, reply: Reply, unwanted: Unwanted) -> list[Any]:
         """See `pack` for the fields."""
         columns = [reply[name] for name in ("tokens", "pieces", "families")]
         if len({len(column) for column in columns}) > 1:
@@ -59,7 +69,8 @@ class _Packer:
             reply["n_prompt"],
             [self.pieces[token] for token in zip(*columns)],
             [self._event(event) for event in reply["events"]],
-            [self.kinds[kind] for kind in confused],
+            [self.kinds[kind] for kind in unwanted.kinds],
+            list(unwanted.tokens),
             [i for i, is_thought in enumerate(take_apart(reply).is_thought) if is_thought],
         ]
 
@@ -88,22 +99,23 @@ class _Packer:
 
 
 def pack(
-    replies: Sequence[Reply], confused: Sequence[Iterable[str]], methods: Sequence[str], families: Sequence[str]
+    replies: Sequence[Reply], confused: Sequence[Unwanted], methods: Sequence[str], families: Sequence[str]
 ) -> str:
     """Packs replies.
 
     Args:
         replies: Objects of replies.jsonl.
-        confused: Of each, the kinds of its unwanted letters, see `measure.unwanted`.
+        confused: Of each, what is unwanted in it.
         methods: Names of the methods, in the order they are to be shown.
         families: Names of the families.
 
     Returns:
         A JSON object without `<`, which can stand in a script element, of up to `MAX_PLAIN` replies; of more the
         base64 of its zlib stream:
-        "methods", "families", "kinds": names; "pieces": [ids, texts, families]; "prompts": [id, prompt, language,
-        subset, reference]; "replies": [prompt, method, seed, finish, seconds, tokens of the prompt, pieces, events,
-        kinds of unwanted letters, tokens of thoughts]; an event is [position, last, predicted, allowed, banned, z,
+        "methods", "families", "kinds": names; "bluish": of each family whether its colour is;
+        "pieces": [ids, texts, families]; "prompts": [id, prompt, language, subset, reference];
+        "replies": [prompt, method, seed, finish, seconds, tokens of the prompt, pieces, events, kinds of unwanted
+        letters, tokens with such, tokens of thoughts]; an event is [position, last, predicted, allowed, banned, z,
         removed, left, chosen text].
 
     Raises:
@@ -114,6 +126,7 @@ def pack(
     data = {
         "methods": list(methods),
         "families": list(families),
+        "bluish": [hue in BLUISH for hue in hues(families)],
         "kinds": [title_of(kind) for kind in packer.kinds],
         "pieces": [[piece[i] for piece in packer.pieces] for i in range(3)],
         "prompts": list(packer.prompts),

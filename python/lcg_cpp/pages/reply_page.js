@@ -34,11 +34,11 @@ async function unpack(base64) {
 
 function grouped() {
   const found = new Map();
-  for (const [prompt, method, seed, finish, seconds, nPrompt, tokens, events, wrong, thought] of page.replies) {
+  for (const [prompt, method, seed, finish, seconds, nPrompt, tokens, events, wrong, bad, thought] of page.replies) {
     const asked = page.prompts[prompt];
     const key = `${seed} ${asked[0]}`;
     if (!found.has(key)) found.set(key, { asked, seed, replies: new Map() });
-    found.get(key).replies.set(method, { method, finish, seconds, nPrompt, tokens, wrong, events, thought: new Set(thought) });
+    found.get(key).replies.set(method, { method, finish, seconds, nPrompt, tokens, wrong, events, bad: new Set(bad), thought: new Set(thought) });
   }
   return [...found.values()];
 }
@@ -131,6 +131,7 @@ function fillLegend() {
     legend.append(h("span", {}, swatch, MEANINGS[name] ? `: ${MEANINGS[name]}` : ""));
   });
   legend.append(h("span", {}, h("span", { class: "swatch t f-symbols event" }, "here the gate intervened"), " (choose it to see why)"));
+  if (page.kinds.length) legend.append(h("span", { class: "swatch t f-symbols bad" }, "unwanted letters"));
   if (filters) legend.append(h("span", { class: "swatch t f-symbols first" }, "first difference"));
 }
 

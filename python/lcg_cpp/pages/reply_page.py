@@ -10,7 +10,6 @@ import base64
 import hashlib
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,11 @@ from ..benchmarks.prompt import Prompt
 from ..benchmarks.prompt_rows import scripts_in
 from ..data.files import HUB
 from ..gate.families import DEFAULT_FAMILIES
-from ..measure.answer import Reply
-from ..measure.judge import unwanted_letters
+from ..measure.answer import Reply, take_apart
 from ..measure.metrics import KIND_METRICS
-from ..measure.unwanted import KINDS, title_of
+from ..measure.unwanted import KINDS, pieces_with, title_of, unwanted
 from .families import family_css
-from .reply_data import ordered, pack
+from .reply_data import Unwanted, ordered, pack
 from .reply_plots import ANY, confusion, positions, removed_mass
 from .report import Facts, Section, Table, render
 
@@ -37,9 +35,9 @@ _METRICS = {
     "unwanted_percent": "replies with unwanted letters of any script, %",
     "unwanted_per_1000_tokens": "tokens with unwanted letters, of 1,000",
     "wrong_script_percent": "replies mostly in another script, %",
-    **{metric: f"replies with unwanted letters: {title_of(kind)}, %" for metric, kind in KIND_METRICS.items()},
     "cj_percent": "replies with unwanted Chinese or Japanese, %",
     "latin_percent": "replies with unwanted Latin, %",
+    **{metric: f"replies with unwanted {title_of(kind)}, %" for metric, kind in KIND_METRICS.items()},
     "cj_per_1000_tokens": "unwanted Chinese or Japanese tokens, of 1,000",
     "latin_per_1000_tokens": "unwanted Latin tokens, of 1,000",
     "thinking_unwanted_percent": "thoughts with unwanted letters of any script, %",
@@ -61,6 +59,7 @@ _METRICS = {
     "truncated_percent": "replies cut off, %",
 }
 _CONFUSION = ("unwanted_percent", "cj_percent", "latin_percent")
+_TWICE = "unwanted_latin_percent"  # the same as latin_percent
 _FACTS = ("model", "gate", "benchmark", "source", "prompts", "seeds")
 _KIND = re.compile(r"[a-z-]{2,}:")  # what a benchmark's name can begin with; one letter is a drive
 
@@ -97,17 +96,17 @@ def reply_page(
     metrics: Mapping[str, Any] = summary.get("methods", {})
     methods = ordered([*metrics, *(reply["method"] for reply in replies)])
     confused = [_confused(reply, prompts) for reply in replies]
-    kinds = [kind for kind in KINDS if any(kind in wrong for wrong in confused if wrong)]
+    kinds = [kind for kind in KINDS if any(wrong and kind in wrong.kinds for wrong in confused)]
     values = {
         "title": title,
         "sections": _sections(summary),
         "methods": methods,
-        "confusion": confusion(replies, confused, methods, kinds),
+        "confusion": confusion(replies, [None if wrong is None else wrong.kinds for wrong in confused], methods, kinds),
         "plots": [plot for plot in (positions(replies, methods), removed_mass(replies, methods)) if plot is not None],
         "names": {ANY: "any script", **{kind: title_of(kind) for kind in kinds}},
         "is_trace": False,
     }
-    return _render(values, replies, [wrong or () for wrong in confused], families)
+    return _render(values, replies, [wrong or Unwanted() for wrong in confused], families)
 
 
 def trace_page(
@@ -120,30 +119,33 @@ def trace_page(
     """Write the page of a single reply, with facts above it."""
     sections = [Section("", [Facts(facts)])] if facts else []
     values = {"title": title, "sections": sections, "confusion": [], "plots": [], "is_trace": True}
-    return _render({**values, "methods": [reply["method"]]}, [reply], [()], families)
+    return _render({**values, "methods": [reply["method"]]}, [reply], [Unwanted()], families)
 
 
 def _render(
-    values: dict[str, Any], replies: Sequence[Reply], confused: Sequence[Sequence[str]], families: Sequence[str]
+    values: dict[str, Any], replies: Sequence[Reply], confused: Sequence[Unwanted], families: Sequence[str]
 ) -> str:
     data = pack(replies, confused, values["methods"], families)
-    css = family_css(families, Counter(family for reply in replies for family in reply["families"]))
     script = "\n".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     texts = {
         "script": Markup(script),
         "script_hash": f"sha256-{digest}",
         "data": Markup(data),
-        "family_css": Markup(css),
+        "family_css": Markup(family_css(families)),
     }
     return render(_TEMPLATE, {**values, **texts, "is_packed": not data.startswith("{")})
 
 
-def _confused(reply: Reply, prompts: Mapping[str, Prompt] | None) -> list[str] | None:
-    """The kinds of unwanted letters in a reply; None if none can be wrong."""
+def _confused(reply: Reply, prompts: Mapping[str, Prompt] | None) -> Unwanted | None:
+    """What is unwanted in a reply; None if no letter can be wrong."""
     prompt = _prompt_of(reply) if prompts is None else prompts[reply["id"]]
-    found = unwanted_letters(reply, prompt)
-    return None if found is None else [kind for kind in KINDS if kind in found]
+    parts = take_apart(reply)
+    found = unwanted(parts.answer, prompt)
+    if found is None:
+        return None
+    kinds = [kind for kind in KINDS if any(kind == one for _, _, one in found)]
+    return Unwanted(kinds, pieces_with(parts.pieces, found))
 
 
 def _prompt_of(reply: Reply) -> Prompt:
@@ -159,7 +161,7 @@ def _sections(summary: Mapping[str, Any]) -> list[Section]:
     facts = [(name, _fact(name, summary)) for name in _FACTS if summary.get(name) is not None]
     sections = [Section("", [Facts(facts)])] if facts else []
     methods: Mapping[str, Any] = summary.get("methods", {})
-    found = ordered(name for metrics in methods.values() for name in metrics)
+    found = ordered(name for metrics in methods.values() for name in metrics if name != _TWICE)
     compared: Mapping[str, Any] = summary.get("compared_with_none", {})
     rows = []
     for name in ordered([*(name for name in _METRICS if name in found), *found]):
