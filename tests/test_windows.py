@@ -80,29 +80,69 @@ ALONG = {
     "hantj": {"hantj", "han"},
     "han": {"han"},
 }
+JAPANESE = {"kana", "hansj", "hantj", "han"}
+CHINESE = set(ALONG) - {"kana"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_plausible_sibling_implies(name: str) -> None:
     labels = np.array([[name == other for other in NAMES]], np.float32)
-    found = sibling_labels(labels, np.zeros(1, np.int64), NAMES, 0)
+    found = sibling_labels(labels, np.zeros(1, np.int64), np.zeros(1, np.int64), NAMES, 0)
     assert {other for other, value in zip(NAMES, found[0]) if value} == ALONG.get(name, {name})
 
 
 def test_a_family_that_a_vocabulary_lacks_is_implied_by_none() -> None:
-    found = sibling_labels(np.eye(3, dtype=np.float32), np.arange(3), ("hans", "han", "latin"), 12)
+    own = np.full(3, 2)
+    found = sibling_labels(np.eye(3, dtype=np.float32), own, np.arange(3), ("hans", "han", "latin"), 12)
     assert found.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 1]]
 
 
 def test_shares_of_siblings_become_the_largest_of_those_that_imply_them() -> None:
     labels = np.array([[0.5, 0.25, 0.25], [0, 0.125, 0.875]], np.float32)  # kana, han, latin
-    found = sibling_labels(labels, np.zeros(2, np.int64), ("kana", "han", "latin"), 1)
+    found = sibling_labels(labels, np.full(2, 2), np.zeros(2, np.int64), ("kana", "han", "latin"), 1)
     assert found.tolist() == [[0.5, 0.5, 0.25], [0.5, 0.5, 0.875]]
 
 
 def test_four_families_have_no_windows() -> None:
     labels = np.eye(4, dtype=np.float32)
-    assert sibling_labels(labels, np.zeros(4, np.int64), ("cj", "latin", "symbols", "lowres"), 12) is labels
+    names = ("cj", "latin", "symbols", "lowres")
+    assert sibling_labels(labels, np.zeros(4, np.int64), np.zeros(4, np.int64), names, 12) is labels
+
+
+@pytest.mark.parametrize(
+    ("own", "plausible"),
+    [  # the families of the text's own tokens, and what may be plausible among them where the model likes them all
+        (("han", "symbols", "latin"), set(ALONG)),
+        (("kana", "han"), JAPANESE),
+        (("hans", "han", "hansj"), CHINESE),
+        (("hant", "hantj"), CHINESE),
+        (("hanst", "hansj"), CHINESE),
+        (("hansj", "hantj"), set(ALONG)),
+        (("hans", "kana"), set(ALONG)),  # a text that mixes
+    ],
+)
+def test_a_sibling_of_another_language_than_the_texts_is_not_plausible(
+    own: tuple[str, ...], plausible: set[str]
+) -> None:
+    n = len(own)
+    found = sibling_labels(
+        np.ones((n, len(NAMES)), np.float32), np.array([NAMES.index(f) for f in own]), np.zeros(n, np.int64), NAMES, 12
+    )
+    for label in found:
+        assert {name for name, value in zip(NAMES, label) if value} == {"latin", "symbols"} | plausible
+
+
+def test_the_language_is_seen_within_the_window_only() -> None:
+    own = np.array([NAMES.index(name) for name in ("kana", "han", "han", "hans")])
+    labels = np.ones((4, len(NAMES)), np.float32)
+    hans = sibling_labels(labels, own, np.zeros(4, np.int64), NAMES, 1)[:, NAMES.index("hans")]
+    assert hans.tolist() == [0, 0, 1, 1]
+    hans = sibling_labels(labels, own, np.array([0, 0, 0, 1]), NAMES, 3)[:, NAMES.index("hans")]
+    assert hans.tolist() == [0, 0, 0, 1]
+
+
+# Of the forty tokens of the texts below: a few of each family, so that most windows have one writer or several.
+FAMILY_OF_TOKEN = np.random.default_rng(1).choice(len(NAMES), 40, p=[0.3, 0.03, 0.03, 0.03, 0.03, 0.03, 0.05, 0.3, 0.2])
 
 
 class FakeSource:
@@ -117,7 +157,7 @@ class FakeSource:
         for _ in range(random.integers(1, 5)):
             n = int(random.integers(2, 40))
             turns = np.cumsum(random.random(n) < 0.15) % 2 == 1  # prompts and replies in turn, begun by either
-            self.texts.append(Encoded(list(range(n)), (turns ^ (random.random() < 0.5)).tolist()))
+            self.texts.append(Encoded(random.integers(0, 40, n).tolist(), (turns ^ (random.random() < 0.5)).tolist()))
         self.labels = [(random.random((len(t.tokens), len(NAMES))) < 0.04).astype(np.float32) for t in self.texts]
         self._size = int(random.integers(1, 9))
 
@@ -133,7 +173,8 @@ class FakeSource:
             labels = np.array([self.labels[rows[i]][position] for i, position in part])
             text, position = np.array(part, np.int32).T
             none = np.zeros(len(part), np.int64)
-            yield Found(none[:, None].astype(np.float32), labels, None, text, position, none, none)
+            following = np.array([self.texts[rows[i]].tokens[position + 1] for i, position in part])
+            yield Found(none[:, None].astype(np.float32), labels, None, text, position, none, following)
 
 
 def expected_label(source: FakeSource, row: int, position: int, width: int) -> set[str]:
@@ -141,13 +182,18 @@ def expected_label(source: FakeSource, row: int, position: int, width: int) -> s
     is_reply = source.texts[row].is_reply
     held = [{name for name, x in zip(NAMES, label) if x} for label in source.labels[row]]
     found = set(held[position])
+    own = set()
     for step in (1, -1):
         near = position
         while abs(near - position) <= width and 0 <= near < len(is_reply) - 1:
             if is_reply[near + 1] != is_reply[position + 1]:
                 break
             found |= held[near] & ALONG.keys()
+            own.add(NAMES[FAMILY_OF_TOKEN[source.texts[row].tokens[near + 1]]])
             near += step
+    languages = [language for language in (CHINESE, JAPANESE) if own & ALONG.keys() <= language]
+    if languages:
+        found &= set().union(*languages) | (set(NAMES) - ALONG.keys())
     return set().union(*(ALONG.get(name, {name}) for name in found))
 
 
@@ -157,7 +203,7 @@ def test_labels_of_a_group_of_texts_agree_with_a_walk_through_the_neighbours(
 ) -> None:
     source = FakeSource(seed)
     families = FamilySet(NAMES, (True,) * 8 + (False,), 8, "scripts")
-    rules = DecodingRules(FamilyTable(np.zeros(40, np.intp), families), (0.5,) * len(families), CONFIDENCE)
+    rules = DecodingRules(FamilyTable(FAMILY_OF_TOKEN, families), (0.5,) * len(families), CONFIDENCE)
     options = TrainOptions(rules="scripts", window=width, positions=positions)
     evaluator = Evaluator(source, None, rules, options)  # type: ignore[arg-type] (asked for no order)
     rows = np.random.default_rng(seed).permutation(len(source.texts) + 1).tolist()

@@ -34,11 +34,11 @@ from ..engine.base_model import CONTROL, UNKNOWN, UNUSED, USER_DEFINED
 from .rule_set import FamilySet, RuleSet
 
 # What a character of a family can be: s simplified Chinese, t traditional Chinese, j Japanese.
-_USES = {"hans": "s", "hant": "t", "hanst": "st", "hansj": "sj", "hantj": "tj", "han": "stj", "kana": "j"}
-SIBLINGS = frozenset(_USES)  # every Chinese or Japanese text mixes three or four of them
+USES = {"hans": "s", "hant": "t", "hanst": "st", "hansj": "sj", "hantj": "tj", "han": "stj", "kana": "j"}
+SIBLINGS = frozenset(USES)  # every Chinese or Japanese text mixes three or four of them
 # Sibling -> those that are right wherever it is: what is shared is never wrong where one of its users is right.
-IMPLIED = {f: frozenset(g for g, uses in _USES.items() if set(_USES[f]) <= set(uses)) for f in _USES}
-_FAMILY_OF_USES = {frozenset(uses): family for family, uses in _USES.items()}
+IMPLIED = {f: frozenset(g for g, uses in USES.items() if set(USES[f]) <= set(uses)) for f in USES}
+_FAMILY_OF_USES = {frozenset(uses): family for family, uses in USES.items()}
 
 # ISO 15924 code -> family, of the scripts that are a family of their own.
 _ALPHABETS = {
@@ -80,7 +80,7 @@ _FAMILIES_OF_SCRIPT = {
     "Hans": frozenset(("hans", "hanst", "hansj", "han")),
     "Hant": frozenset(("hant", "hanst", "hantj", "han")),
     "Jpan": frozenset(("kana", "hansj", "hantj", "han")),
-    "Hani": frozenset(_USES) - {"kana"},
+    "Hani": frozenset(USES) - {"kana"},
     **dict.fromkeys(("Hira", "Kana", "Hrkt"), frozenset(("kana",))),
     "Kore": frozenset(("hangul",)),  # Hanja are so rare today that the paper's measures count them as unwanted
     "Bopo": frozenset(("hant",)),
@@ -156,9 +156,9 @@ def _strongest(found: frozenset[str]) -> str:
     你国 is `hans`), and anything if no text writes them together. Of the others the first in the order of `NAMES`
     counts, but Latin only where it is alone, because Latin letters stand in words of every script.
     """
-    han = found & _USES.keys()
+    han = found & USES.keys()
     if han:
-        uses = frozenset("stj").intersection(*(_USES[family] for family in han))
+        uses = frozenset("stj").intersection(*(USES[family] for family in han))
         return _FAMILY_OF_USES.get(uses, "han")
     return min(found - {"latin"} or found, key=NAMES.index, default=_NEUTRAL)
 
@@ -227,6 +227,6 @@ RULE_SET = RuleSet(
     never_text=UNKNOWN | CONTROL | USER_DEFINED | UNUSED,
     of_script=str,
     # in the order of NAMES: the Han families before `han`
-    joins={name: "han" if name in _USES and name not in ("kana", "han") else "other" for name in NAMES[:-2]},
+    joins={name: "han" if name in USES and name not in ("kana", "han") else "other" for name in NAMES[:-2]},
     min_tokens=_MIN_TOKENS,
 )

@@ -145,4 +145,5 @@ class Evaluator:
         text = np.concatenate([part.text for part in parts])
         predicted = starts[text] + np.concatenate([part.position for part in parts]) + 1  # what a label is about
         labels = np.concatenate([part.labels for part in parts])
-        return sibling_labels(labels, section[predicted], names, self._options.window)
+        own = self._rules.families.token_family[np.concatenate([part.following for part in parts])]
+        return sibling_labels(labels, own, section[predicted], names, self._options.window)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from ..gate.rule_set import FamilySet
 
 HIGHEST = 0.5  # the paper's; a higher one would only look better on text that is as clean as the held-out text
-LOWEST = 0.05  # below it a gate hardly bans anything
-UNSURE = 0.2  # of a family that is right at too few held-out positions
+LOWEST = 0.01  # below it a gate hardly bans anything
+UNSURE = 0.1  # of a family that is right at too few held-out positions
 LEAST_RIGHT = 20  # such positions
 
 

@@ -1,9 +1,13 @@
 """Labels of families that every text of some language mixes: the seven of Chinese and Japanese.
 
-Whether the next token of a Chinese text is a shared or a simplified character is chance, and a gate that learns from
-single positions learns the chance: it bans right tokens. That both are plausible nearby is no chance. Some families
-are rare even so: one simplified text in three windows shows what it shares with traditional Chinese alone. But whoever
-may write simplified characters may write those, too.
+- Whether the next token of a Chinese text is a shared or a simplified character is chance, and a gate that learns from
+  single positions learns the chance: it bans right tokens. That both are plausible nearby is no chance.
+- A model that finds Chinese likely in a Japanese text would teach its gate to allow it. The text itself shows which it
+  is: a family that is only Chinese is not plausible near a token of the text that is only Japanese, nor the other way
+  round; near both the text mixes, and either may be plausible. Simplified and traditional Chinese are not told apart in
+  this way: from a few thousand tokens of each a gate learns it so badly that it bans right ones.
+- Some families are rare: a simplified text seldom shows what it shares with traditional Chinese alone. But whoever may
+  write simplified characters may write those, too.
 """
 
 from __future__ import annotations
@@ -14,16 +18,23 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import GateError
-from ..gate.scripts import IMPLIED
+from ..gate.scripts import IMPLIED, USES
+
+_LANGUAGES = ("st", "j")  # who writes Chinese, and who Japanese
 
 
 def sibling_labels(
-    labels: npt.NDArray[np.float32], section: npt.NDArray[np.int64], names: Sequence[str], width: int
+    labels: npt.NDArray[np.float32],
+    own: npt.NDArray[np.intp],
+    section: npt.NDArray[np.int64],
+    names: Sequence[str],
+    width: int,
 ) -> npt.NDArray[np.float32]:
-    """Makes siblings plausible where one of them is plausible nearby, or one that implies them.
+    """Makes siblings plausible where one of them, or one that implies them, is plausible nearby in the text's language.
 
     Args:
         labels: float32 (n, n_families), of each position alone.
+        own: intp (n,), family of the token that the text itself has there.
         section: int64 (n,), see `window_labels`.
         names: Of the families. Those without siblings keep their labels.
         width: How many positions to each side a window holds; 0 is the position alone.
@@ -35,11 +46,24 @@ def sibling_labels(
     if not siblings:
         return labels
     windowed = window_labels(labels, section, siblings, before=width, after=width)
+    for f, is_written in zip(siblings, _written(own, section, [names[f] for f in siblings], names, width).T):
+        windowed[~is_written, f] = 0
     closed = windowed.copy()
     for f in siblings:
         implying = [g for g in siblings if names[f] in IMPLIED[names[g]]]
         closed[:, f] = windowed[:, implying].max(1, initial=0)
     return closed
+
+
+def _written(
+    own: npt.NDArray[np.intp], section: npt.NDArray[np.int64], siblings: Sequence[str], names: Sequence[str], width: int
+) -> npt.NDArray[np.bool_]:
+    """Where a sibling is of a language that all of the text's own tokens nearby can be, bool (n, n_siblings)."""
+    has = {name: [not set(writers).isdisjoint(USES.get(name, writers)) for writers in _LANGUAGES] for name in names}
+    lacks = np.array([has[name] for name in names]) == 0
+    could_not = window_labels(lacks[own].astype(np.float32), section, (0, 1), before=width, after=width) > 0
+    could = ~could_not | could_not.all(1, keepdims=True)
+    return np.stack([could[:, has[name]].any(1) for name in siblings], 1)
 
 
 def sections(text: npt.NDArray[np.int64], is_reply: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
