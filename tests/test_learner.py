@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 import oracle  # noqa: E402
 from lcg_cpp import GateError  # noqa: E402
-from lcg_cpp.train.learner import Learner, Ranks, Weights  # noqa: E402
+from lcg_cpp.train.learner import Learner, Weights  # noqa: E402
 from lcg_cpp.train.options import PAPER_TRAINING, PRESETS, TrainOptions  # noqa: E402
 
 N_EMBD, N_FAMILIES = 24, 4
@@ -46,7 +46,7 @@ def labels_for(hidden: Floats, *, soft: bool = False) -> Floats:
 
 def learner_with(options: TrainOptions = OPTIONS, sample: Floats | None = None) -> Learner:
     """An untrained gate."""
-    return Learner(N_FAMILIES, options, states(64, seed=1) if sample is None else sample, Ranks())
+    return Learner(N_FAMILIES, options, states(64, seed=1) if sample is None else sample)
 
 
 # ---- NumPy ----
@@ -114,7 +114,7 @@ def test_steps_are_those_of_adamw(n_hidden: int, decay: float, soft: bool) -> No
         # warm-up 1/4, 2/4, 3/4, 1, 1 …; then linearly down with the progress
         rate = 0.01 * min(1, (step + 1) / 4) * (1 - step / 10)
         wanted.update(gradient, dict.fromkeys(wanted.weights, rate))
-        loss = learner.update(hidden, labels, len(hidden), step / 10)
+        loss = learner.update(hidden, labels, step / 10)
         assert loss == pytest.approx(cross_entropy(z, labels), rel=1e-4)
     assert learner.step == 8
     for name, weight in learner.weights().items():
@@ -127,35 +127,14 @@ def test_loss_is_that_of_torch() -> None:
     labels = labels_for(hidden)
     z = learner.predict(hidden)
     wanted = torch.nn.functional.binary_cross_entropy_with_logits(torch.from_numpy(z), torch.from_numpy(labels))
-    assert learner.update(hidden, labels, 33, 0.0) == pytest.approx(33 * float(wanted), rel=1e-5)
-
-
-def test_states_of_other_processes_count_in_the_mean() -> None:
-    # this process has 20 of 50 states: its gradient is 20/50 of the mean over its own
-    learner = learner_with()
-    hidden = states(20)
-    labels = labels_for(hidden)
-    wanted = gradients({name: w.astype(np.float64) for name, w in learner.weights().items()}, hidden, labels)
-    learner.update(hidden, labels, 50, 0.0)
-    state = learner.state()
-    for name in ("fc1.weight", "fc2.weight"):
-        np.testing.assert_allclose(state[f"exp_avg.{name}"], 0.1 * wanted[f"lcg.{name}"] * 20 / 50, atol=1e-7)
-
-
-def test_step_without_a_state_of_its_own_changes_no_gradient() -> None:
-    learner = learner_with(replace(OPTIONS, weight_decay=0.0))
-    before = learner.weights()
-    assert learner.update(np.empty((0, N_EMBD), np.float32), np.empty((0, 4), np.float32), 10, 0.0) == 0
-    for name, weight in learner.weights().items():
-        np.testing.assert_array_equal(weight, before[name])
-    assert learner.step == 1
+    assert learner.update(hidden, labels, 0.0) == pytest.approx(33 * float(wanted), rel=1e-5)
 
 
 def test_it_learns() -> None:
     learner = learner_with()
     hidden = states(400)
     labels = labels_for(hidden)
-    losses = [learner.update(hidden, labels, 400, 0.0) / 400 for _ in range(200)]
+    losses = [learner.update(hidden, labels, 0.0) / 400 for _ in range(200)]
     assert losses[0] == pytest.approx(math.log(2), abs=0.1)
     assert losses[-1] < 0.1
     assert np.mean((learner.predict(hidden) > 0) == (labels > 0.5)) > 0.98
@@ -202,7 +181,7 @@ def test_numbers_that_are_none_are_noticed() -> None:
     hidden = states(20)
     assert learner.is_finite()
     for _ in range(4):
-        learner.update(hidden, labels_for(hidden), 20, 0.0)
+        learner.update(hidden, labels_for(hidden), 0.0)
     assert not learner.is_finite()
 
 
@@ -217,7 +196,7 @@ def test_learning_goes_on_from_a_state_to_the_same_weights(n_hidden: int, n_befo
     def learn(learner: Learner, steps: range) -> None:
         for step in steps:
             hidden = states(20, seed=step)
-            learner.update(hidden, labels_for(hidden), 20, step / 12)
+            learner.update(hidden, labels_for(hidden), step / 12)
 
     whole, first = learner_with(options), learner_with(options)
     learn(whole, range(12))
@@ -265,7 +244,7 @@ def test_rate_follows_the_schedule() -> None:
         learner = learner_with(replace(OPTIONS, schedule="linear", weight_decay=0.0, n_hidden=0))
         before = learner.weights()["lcg.fc2.weight"]
         hidden = states(50)
-        learner.update(hidden, labels_for(hidden), 50, progress)
+        learner.update(hidden, labels_for(hidden), progress)
         moved = np.abs(learner.weights()["lcg.fc2.weight"] - before)
         np.testing.assert_allclose(moved, 0.01 * factor, rtol=1e-2)
 
@@ -286,7 +265,7 @@ def test_learning_rate_fits_the_scale_of_the_states(scale: float) -> None:
     active = np.maximum(sample @ first["lcg.fc1.weight"].T, 0)
     assert learner.learning_rates[1] == pytest.approx(0.2 / active.sum(1).mean(), rel=1e-4)
     # so that no pre-activation moves further in a step
-    learner.update(sample, labels_for(sample), 200, 0.0)
+    learner.update(sample, labels_for(sample), 0.0)
     moved = sample @ (learner.weights()["lcg.fc1.weight"] - first["lcg.fc1.weight"]).T
     assert np.abs(moved).mean() < 0.2
     linear = learner_with(replace(options, n_hidden=0), sample)

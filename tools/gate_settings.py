@@ -37,7 +37,7 @@ from lcg_cpp.gate.options import PAPER_OPTIONS, GateOptions
 from lcg_cpp.gate.spec import spec_for
 from lcg_cpp.gate.steps import Steps
 from lcg_cpp.gate.walk import ForcedText, Walk
-from lcg_cpp.train.learner import Learner, Ranks
+from lcg_cpp.train.learner import Learner
 from lcg_cpp.train.options import TrainOptions
 from timed_log import log
 
@@ -139,14 +139,15 @@ def evaluate(model: Path, data: Path, n_rows: int, with_labels: bool, n_threads:
 def train(rows: Rows, setting: Setting, seed: int) -> Learner:
     """Trains a gate on states that are all there, otherwise as `lcg-cpp train` does."""
     options = setting.options(seed)
-    learner = Learner(len(DEFAULT_FAMILIES), options, rows.hidden[:16_384], Ranks())
+    learner = Learner(len(DEFAULT_FAMILIES), options, rows.hidden[:16_384])
     labels = rows.labels[setting.norm, setting.labels]
-    n_steps = options.passes * -(-len(labels) // options.batch)
-    for number in range(options.passes):
+    passes = options.passes_for(len(labels))
+    n_steps = passes * -(-len(labels) // options.batch)
+    for number in range(passes):
         order = np.random.default_rng([seed, number]).permutation(len(labels))
         for begin in range(0, len(order), options.batch):
             part = order[begin : begin + options.batch]
-            learner.update(rows.hidden[part], labels[part], len(part), learner.step / n_steps)
+            learner.update(rows.hidden[part], labels[part], learner.step / n_steps)
     return learner
 
 

@@ -25,7 +25,7 @@ from lcg_cpp.gate.labels import family_labels
 try:
     import torch
 
-    from lcg_cpp.train.learner import Learner, Ranks
+    from lcg_cpp.train.learner import Learner
     from lcg_cpp.train.options import TrainOptions
 except ImportError:
     raise SystemExit('PyTorch is not installed: pip install "lcg-cpp[train]"') from None
@@ -132,8 +132,8 @@ def step_time(n_hidden: int, n_embd: int, n_threads: int, n_steps: int) -> float
     rng = np.random.default_rng(0)
     states = rng.standard_normal((BATCH, n_embd), np.float32)
     labels = rng.integers(0, 2, (BATCH, len(DEFAULT_FAMILIES))).astype(np.float32)
-    learner = Learner(len(DEFAULT_FAMILIES), TrainOptions(n_hidden=n_hidden), states, Ranks())
-    times = [seconds(lambda: learner.update(states, labels, BATCH, 0.5)) for _ in range(n_steps)]
+    learner = Learner(len(DEFAULT_FAMILIES), TrainOptions(n_hidden=n_hidden), states)
+    times = [seconds(lambda: learner.update(states, labels, 0.5)) for _ in range(n_steps)]
     return 1e6 * statistics.median(times[1:]) / BATCH
 
 

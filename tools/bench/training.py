@@ -22,7 +22,7 @@ from lcg_cpp.engine.output_norms import label_norms, read_output_matrix
 from lcg_cpp.engine.teacher import Teacher
 from lcg_cpp.gate.families import DEFAULT_FAMILIES, token_families
 from lcg_cpp.gate.labels import family_labels
-from lcg_cpp.train.learner import Learner, Ranks
+from lcg_cpp.train.learner import Learner
 from lcg_cpp.train.options import PRESETS, TrainOptions
 
 
@@ -35,7 +35,7 @@ class Training:
         self.norms, self.softcap = label_norms(matrix.norms, options.norm), matrix.softcap
         self.families = token_families(teacher.base.vocab)
         sample = np.random.default_rng(0).standard_normal((512, teacher.n_embd), np.float32)
-        self.learner = Learner(len(DEFAULT_FAMILIES), options, sample, Ranks())
+        self.learner = Learner(len(DEFAULT_FAMILIES), options, sample)
 
     def learn(self, texts: list[Encoded]) -> dict[str, float]:
         """One group of texts; returns seconds of the parts."""
@@ -59,11 +59,11 @@ class Training:
             hidden.append(states.hidden.copy())
         begin = time.perf_counter()
         all_hidden, all_labels = np.concatenate(hidden), np.concatenate(labels)
-        for number in range(self.options.passes):
+        for number in range(self.options.passes_for(float("inf"))):
             order = np.random.default_rng(number).permutation(len(all_hidden))
             for first in range(0, len(order), self.options.batch):
                 rows = order[first : first + self.options.batch]
-                self.learner.update(all_hidden[rows], all_labels[rows], len(rows), 0.5)
+                self.learner.update(all_hidden[rows], all_labels[rows], 0.5)
         end = time.perf_counter()
         return {"total": end - start, "labels": label_seconds, "steps": end - begin}
 

@@ -11,7 +11,7 @@ from lcg_cpp.train.run import Run
 from lcg_cpp.train.train import train
 
 # Only replies are learned from: a prompt is a list of names, and no model generates it.
-DEFAULT = TrainOptions(positions="reply")
+DEFAULT = TrainOptions(positions="reply", passes=3)
 # The paper's width, labels and norm. Its learning rate belongs to wider models and to millions of texts.
 PAPER = dataclasses.replace(PAPER_TRAINING, positions="reply", learning_rate=None, passes=DEFAULT.passes)
 UNADJUSTED = dataclasses.replace(PAPER, norm="none")

@@ -38,9 +38,8 @@ def ask_to_stop(consequence: str, line: StatusLines) -> Iterator[Callable[[], bo
 class StatusLines:
     """A line or more on standard error that change on a terminal; elsewhere one line now and then."""
 
-    def __init__(self, *, wanted: bool = True, at_once: bool = False, opening: str = "") -> None:
+    def __init__(self, *, at_once: bool = False, opening: str = "") -> None:
         """`at_once` shows the first status without a terminal too; `opening` stands on one before it."""
-        self._wanted = wanted
         self._on_terminal = sys.stderr.isatty()
         self._opening = opening
         self._n_shown = 0
@@ -56,8 +55,6 @@ class StatusLines:
 
     def show(self, *lines: str, last: bool = False) -> None:
         """Show how far the work is, in place of the lines before; the `last` ones in any case."""
-        if not self._wanted:
-            return
         if self._on_terminal:
             self.clear()
             width = shutil.get_terminal_size().columns  # a line that wraps could not be erased
@@ -70,8 +67,7 @@ class StatusLines:
     def tell(self, text: str) -> None:
         """Show a notice that stays."""
         self.clear()
-        if self._wanted:
-            tell(text)
+        tell(text)
 
     def clear(self) -> None:
         """Take the lines off the terminal."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import os
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -190,8 +189,7 @@ def run(args: argparse.Namespace) -> int:
     require_extra(hf=args.hf is not None)
     if args.keep_states:
         return _collect(args, settings, engine)
-    is_first = os.environ.get("RANK", "0") == "0"
-    progress = StatusLines(wanted=is_first, at_once=True, opening="reading the texts …")
+    progress = StatusLines(at_once=True, opening="reading the texts …")
     with progress as line, ask_to_stop("the gate is written as it is", line) as should_stop:
         result = train(
             args.hf or args.model,
@@ -208,8 +206,7 @@ def run(args: argparse.Namespace) -> int:
             on_progress=lambda run: line.show(*status(run), last=run.progress >= 1.0),
             on_notice=line.tell,
         )
-    if is_first:
-        _print_result(args, output, result)
+    _print_result(args, output, result)
     return 0 if result.finished else EXIT_INTERRUPTED
 
 

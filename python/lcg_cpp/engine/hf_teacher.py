@@ -188,11 +188,9 @@ def _check_folder(folder: Path) -> None:
 
 
 def _device(name: str) -> torch.device:
-    """The device of this process; processes that train together share out the CUDA devices."""
+    """A device that works."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and torch.cuda.is_available():
-        name = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).tolist()

@@ -31,7 +31,7 @@ class Batch:
     Attributes:
         hidden: float32 (n, n_embd).
         labels: float32 (n, n_families).
-        keys: uint64 (n,), a number of each position that does not depend on how the texts were shared out.
+        keys: uint64 (n,), a number of each position, of its row and its place there.
         n_texts: Texts they are of.
         n_tokens: Tokens of these texts.
     """

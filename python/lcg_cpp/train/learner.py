@@ -5,21 +5,15 @@ The only module that imports torch for training; `train` imports it when it is n
 
 from __future__ import annotations
 
-import ctypes
 import math
-import os
 from collections.abc import Mapping
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
-from ..errors import GateError
 from .options import TrainOptions
 
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -46,58 +40,6 @@ class GateModule(nn.Module):
         return z
 
 
-class Ranks:
-    """The processes that train together, as torchrun starts them; one process alone without it.
-
-    Leaves the group at the end of a `with` block, where an error of PyTorch's becomes a `GateError`.
-    """
-
-    def __init__(self) -> None:
-        try:
-            self.size = int(os.environ.get("WORLD_SIZE", "1"))
-            self.rank = int(os.environ.get("RANK", "0"))
-            if self.size > 1:
-                dist.init_process_group("gloo")
-        except (ValueError, RuntimeError) as error:
-            raise GateError(
-                f"`WORLD_SIZE` is {os.environ.get('WORLD_SIZE')}, but the processes do not find each other: start them"
-                f" with torchrun, or unset it ({str(error).splitlines()[0]})"
-            ) from error
-
-    def share(self, module: nn.Module) -> nn.Module:
-        """The same module with gradients that are averaged over all processes."""
-        if self.size == 1:
-            return module
-        parallel = DistributedDataParallel(module)
-        # Never freed: its destructor joins gloo's threads while it holds the GIL, for which one of them may wait.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(parallel))
-        return parallel
-
-    def sum(self, values: list[float]) -> list[float]:
-        """Adds up each value over all processes."""
-        if self.size == 1:
-            return values
-        total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total)
-        summed: list[float] = total.tolist()
-        return summed
-
-    def __enter__(self) -> Ranks:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.size == 1:
-            return
-        dist.destroy_process_group()
-        if isinstance(error, RuntimeError):
-            reason = str(error).splitlines()[0]
-            raise GateError(
-                f"process {self.rank} of {self.size}: lost another one, which says why ({reason})"
-            ) from error
-
-
 def set_threads(n_threads: int) -> None:
     """How many CPU threads PyTorch may use in this process."""
     torch.set_num_threads(n_threads)
@@ -111,7 +53,7 @@ class Learner:
         learning_rates: Of the layers, at the top of the schedule.
     """
 
-    def __init__(self, n_families: int, options: TrainOptions, sample: npt.NDArray[np.float32], ranks: Ranks) -> None:
+    def __init__(self, n_families: int, options: TrainOptions, sample: npt.NDArray[np.float32]) -> None:
         """Set up an untrained gate.
 
         Without a learning rate in the options, each layer gets the one at which a step of AdamW, which moves every
@@ -123,16 +65,13 @@ class Learner:
             n_families: Number of families.
             options: Settings.
             sample: float32 (n, n_embd), states of the model; only their scale matters.
-            ranks: The processes that train together.
         """
         self.step = 0
         self._options = options
-        self._ranks = ranks
         n_embd = sample.shape[1]
         with torch.random.fork_rng(devices=()):  # the caller's random numbers stay as they are
             torch.manual_seed(options.seed)
             self._gate = GateModule(n_embd, options.hidden_width(n_embd), n_families)
-        self._parallel = ranks.share(self._gate)
         layers = [layer for layer in (self._gate.fc1, self._gate.fc2) if layer is not None]
         states = torch.from_numpy(sample)
         with torch.no_grad():
@@ -150,26 +89,23 @@ class Learner:
             weight_decay=options.weight_decay,
         )
 
-    def update(
-        self, hidden: npt.NDArray[np.float32], labels: npt.NDArray[np.float32], n_total: int, progress: float
-    ) -> float:
+    def update(self, hidden: npt.NDArray[np.float32], labels: npt.NDArray[np.float32], progress: float) -> float:
         """Take one step.
 
         Args:
-            hidden: float32 (n, n_embd); n may be 0 where other processes have states.
+            hidden: float32 (n, n_embd), at least one.
             labels: float32 (n, n_families), 0 to 1.
-            n_total: Number of states over all processes.
             progress: Share of the training that is done, 0 to 1.
 
         Returns:
-            Binary cross-entropy, averaged over the families and summed over this process's states.
+            Binary cross-entropy, averaged over the families and summed over the states.
         """
         for group, rate in zip(self._optimizer.param_groups, self.learning_rates):
             group["lr"] = rate * self._options.rate_factor(self.step, progress)
-        z = self._parallel(torch.from_numpy(hidden))
+        z = self._gate(torch.from_numpy(hidden))
         loss = functional.binary_cross_entropy_with_logits(z, torch.from_numpy(labels), reduction="sum") / z.shape[1]
         self._optimizer.zero_grad(set_to_none=True)
-        (loss * (self._ranks.size / n_total)).backward()  # DistributedDataParallel averages over the processes
+        (loss / len(hidden)).backward()
         self._optimizer.step()
         self.step += 1
         return float(loss.detach())

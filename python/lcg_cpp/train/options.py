@@ -34,7 +34,7 @@ class TrainOptions:
             windows.
         soft: Labels are each family's share of these tokens' probability instead of 0 or 1.
         positions: `all` tokens are learned from (paper), or those that predict a token of a `reply`.
-        batch: States per step of the optimizer, in each process.
+        batch: States per step of the optimizer.
         passes: How often each state is learned from; None: 3 times (paper: once), but up to 20 times where there are
             few texts, so that the gate takes about 1,000 steps. Evaluating the model is what takes time.
         learning_rate: Of AdamW; None fits it to the scale of the model's hidden states.
@@ -116,7 +116,7 @@ class TrainOptions:
 
     @property
     def group(self) -> int:
-        """Texts that a process evaluates before the gate learns from their states, in random order."""
+        """Texts that are evaluated before the gate learns from their states, in random order."""
         return max(1, round(self.batch * _TEXTS_PER_STATE))
 
     def rate_factor(self, step: int, progress: float) -> float:

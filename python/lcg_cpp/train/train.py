@@ -112,7 +112,7 @@ def train(
         OSError: A file cannot be read or written.
     """
     require_extra(hf=isinstance(engine, HfEngine))
-    from .learner import Ranks, set_threads  # noqa: PLC0415 (torch)
+    from .learner import set_threads  # noqa: PLC0415 (torch)
     from .lessons import kept_lessons, live_lessons  # noqa: PLC0415 (safetensors)
     from .report import write_report  # noqa: PLC0415
     from .saved_run import RunKeeper  # noqa: PLC0415
@@ -130,36 +130,33 @@ def train(
         if states is None
         else kept_lessons(model, Path(states), options, should_stop, on_notice)
     )
-    with Ranks() as ranks, lessons_of as lessons:
+    with lessons_of as lessons:
         datasets = list(lessons.datasets)
-        trainer = Trainer(lessons, options, ranks, engine.n_threads)
-        keeper = RunKeeper(saved_run_path(output), trainer, run_setting(trainer, datasets, ranks.size))
+        trainer = Trainer(lessons, options, engine.n_threads)
+        keeper = RunKeeper(saved_run_path(output), trainer, run_setting(trainer, datasets))
         if resume:
             keeper.load()
         for _ in trainer.groups():
             on_progress(trainer.run)
-            if ranks.rank == 0 and keeper.is_due():
+            if keeper.is_due():
                 keeper.save(on_notice)
         finished = trainer.run.progress >= 1.0
         for reason, n in trainer.skipped.items():
             on_notice(f"{n} texts are left out: {reason}")
+    if not finished:
+        keeper.save(on_notice)
+    trainer.finish()
+    if trainer.spared:
+        on_notice(f"the gate never masks {', '.join(trainer.spared)}: the texts gave it too little to learn of them")
     result = Trained(trainer.run, trainer.learner.weights(), finished, sum(dataset.n_bad for dataset in datasets))
-    if ranks.rank == 0:
-        if not finished:
-            keeper.save(on_notice)
-        trainer.finish()
-        if trainer.spared:
-            on_notice(
-                f"the gate never masks {', '.join(trainer.spared)}: the texts gave it too little to learn of them"
-            )
-        spec = gate_spec(trainer, datasets, name, license)
-        _write(output, spec, result.weights, engine, outtype)
-        if finished:
-            keeper.delete()
-        try:
-            write_report(output, result.run, spec)
-        except OSError as error:  # the gate is there, and that is what took hours
-            on_notice(f"no report could be written ({error.strerror})")
+    spec = gate_spec(trainer, datasets, name, license)
+    _write(output, spec, result.weights, engine, outtype)
+    if finished:
+        keeper.delete()
+    try:
+        write_report(output, result.run, spec)
+    except OSError as error:  # the gate is there, and that is what took hours
+        on_notice(f"no report could be written ({error.strerror})")
     return result
 
 
@@ -248,7 +245,7 @@ def _is_nan(value: TrainValue) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def run_setting(trainer: Trainer, datasets: Sequence[Dataset], n_ranks: int) -> dict[str, Any]:
+def run_setting(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Any]:
     """What must be the same when a run goes on: anything else would give another gate."""
     return {
         **dataclasses.asdict(trainer.options),
@@ -256,7 +253,6 @@ def run_setting(trainer: Trainer, datasets: Sequence[Dataset], n_ranks: int) -> 
         "file type": trainer.base.file_type,
         "tokenizer hash": trainer.spec.tokenizer_hash,
         "data": [[dataset.name, len(dataset)] for dataset in datasets],
-        "processes": n_ranks,
     }
 
 

@@ -20,7 +20,7 @@ from .run import Measurement, Run, Texts
 from .source import Labeller, Lessons
 
 if TYPE_CHECKING:
-    from .learner import Learner, Ranks
+    from .learner import Learner
 
 _N_MEASUREMENTS = 50  # on held-out text, spread over a run
 _LEAST_POSITIVES = 64  # labels with a family, below which the gate has not learned where it is right
@@ -42,7 +42,6 @@ class Trainer:
         self,
         lessons: Lessons,
         options: TrainOptions,
-        ranks: Ranks,
         n_threads: int = 0,
     ) -> None:
         """Evaluate the held-out texts and set up the gate.
@@ -50,7 +49,6 @@ class Trainer:
         Args:
             lessons: What to learn from.
             options: Settings.
-            ranks: The processes that train together; each evaluates its share of the texts.
             n_threads: CPU threads of the label kernel; 0 takes all.
 
         Raises:
@@ -62,7 +60,6 @@ class Trainer:
         self.options = options
         self.base = lessons.base
         self.spec = spec_for(self.base, n_hidden=options.hidden_width(self.base.n_embd), rules=options.rules)
-        self._ranks = ranks
         self._texts = Texts(lessons.datasets, options)
         norms, n_families = label_norms(lessons.norms, options.norm), len(self.spec.families)
         labeller = Labeller(norms, lessons.softcap, self.spec.token_family, n_families, options, n_threads)
@@ -71,11 +68,11 @@ class Trainer:
         self._evaluator = Evaluator(source, self._texts, rules, options)
         self.held_out = self._evaluator.held_out()
         self.passes = options.passes_for(self._evaluator.n_states())
-        self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden, ranks)
+        self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden)
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """Why texts gave nothing to learn from, and how many; of this process."""
+        """Why texts gave nothing to learn from, and how many."""
         return self._evaluator.skipped
 
     # ---- learning ----
@@ -91,7 +88,7 @@ class Trainer:
         """
         if not self.run.measurements:
             self._measure()
-        size = self.options.group * self._ranks.size
+        size = self.options.group
         while self.run.progress < 1.0:
             order = self._texts.epoch(self.run.epoch)
             n_groups = -(-len(order) // size)
@@ -107,54 +104,47 @@ class Trainer:
                 raise GateError(f"none of {len(order)} texts could be learned from{self._evaluator.main_reason()}")
 
     def _learn_group(self, rows: npt.NDArray[np.int64], number: int, n_groups: int) -> bool:
-        """Evaluate this process's share of a group's texts and learn from them; False if it shall stop."""
+        """Evaluate a group's texts and learn from them; False if it shall stop."""
         start = time.monotonic()
-        own = rows[self._ranks.rank :: self._ranks.size].tolist()
-        batch = self._evaluator.batch(own)
-        counts = (0, 0, 0) if batch is None else (batch.n_tokens, batch.n_texts, len(batch.keys))
-        positives = [0] * len(self.spec.families) if batch is None else np.count_nonzero(batch.labels, 0).tolist()
-        sums = self._ranks.sum([batch is None, *counts, len(own), *positives])
-        stopped, tokens, texts, n_total, n_rows = sums[:5]
-        if stopped or batch is None:
+        batch = self._evaluator.batch(rows.tolist())
+        if batch is None:
             return False
-        loss = self._learn(batch, int(n_total), number) if n_total else float("nan")
+        if len(batch.keys):
+            self.run.losses.append(self._learn(batch, number))
         run = self.run
         run.group = number + 1
-        run.tokens += int(tokens)
-        run.texts += int(texts)
-        run.skipped += int(n_rows - texts)
-        run.positions += int(n_total)
-        run.positives = [n + int(new) for n, new in zip(run.positives or [0] * len(positives), sums[5:])]
+        run.tokens += batch.n_tokens
+        run.texts += batch.n_texts
+        run.skipped += len(rows) - batch.n_texts
+        run.positions += len(batch.keys)
+        positives = np.count_nonzero(batch.labels, 0).tolist()
+        run.positives = [n + new for n, new in zip(run.positives or [0] * len(positives), positives)]
         before = run.progress
         done = run.tokens / self.options.n_tokens if self.options.n_tokens else (number + 1) / n_groups
         run.progress = min(done, 1.0)
-        if n_total:
-            run.losses.append(loss)
         run.seconds += time.monotonic() - start
         if int(before * _N_MEASUREMENTS) != int(run.progress * _N_MEASUREMENTS):
             self._measure()
         return True
 
-    def _learn(self, batch: Batch, n_total: int, number: int) -> float:
+    def _learn(self, batch: Batch, number: int) -> float:
         """Steps of the optimizer over a group's states; returns the mean loss."""
         options = self.options
-        n_steps = max(1, round(n_total / (options.batch * self._ranks.size)))
+        n_steps = max(1, round(len(batch.keys) / options.batch))
         loss = 0.0
         for number_of_pass in range(self.passes):
             salt = np.random.default_rng([options.seed, 2, self.run.epoch, number, number_of_pass]).integers(1 << 63)
             step_of = _mix(batch.keys ^ np.uint64(salt)) % np.uint64(n_steps)
             for step in range(n_steps):
                 rows = np.flatnonzero(step_of == step)
-                (n,) = self._ranks.sum([float(len(rows))])
-                if n > 0:
-                    loss += self.learner.update(batch.hidden[rows], batch.labels[rows], int(n), self.run.progress)
-        (loss,) = self._ranks.sum([loss])
+                if len(rows):
+                    loss += self.learner.update(batch.hidden[rows], batch.labels[rows], self.run.progress)
         if not (math.isfinite(loss) and self.learner.is_finite()):
             raise GateError(
                 f"the gate diverged after {self.run.tokens} tokens: its weights are no longer numbers;"
                 f" a lower learning rate helps (was {self.learner.learning_rates[0]:.2g})"
             )
-        return loss / (n_total * self.passes)
+        return loss / (len(batch.keys) * self.passes)
 
     def _measure(self) -> None:
         run = self.run
