@@ -205,22 +205,45 @@ def test_each_reply_has_a_history_of_its_own(llm: GatedLlama) -> None:
 # ---- places ----
 
 
+@pytest.mark.parametrize(
+    ("parallel", "sizes"),
+    [
+        (1, [2, *[1] * 1, 2, *[1] * 3, 2, *[1] * 8, 2, *[1] * 4, 2, *[1] * 2, 2, *[1] * 6]),
+        (3, [2, *[4] * 11]),
+        (6, [2, *[8] * 8]),
+        (10, [2, *[8] * 8]),
+    ],
+)
 def test_a_row_is_computed_the_same_way_whatever_runs_beside_it(
-    llm: GatedLlama, monkeypatch: pytest.MonkeyPatch
+    llm: GatedLlama, monkeypatch: pytest.MonkeyPatch, parallel: int, sizes: list[int]
 ) -> None:
-    sizes = []
+    seen = []
     decode = bindings.llama_decode
-    monkeypatch.setattr(engine.bindings, "llama_decode", lambda ctx, b: (sizes.append(b.n_tokens), decode(ctx, b))[1])
+    monkeypatch.setattr(engine.bindings, "llama_decode", lambda ctx, b: (seen.append(b.n_tokens), decode(ctx, b))[1])
     assert llm.several_hidden_width == tiny_model.N_EMBD
-    sizes.clear()
+    seen.clear()
     requests = [Request("the", n, 1) for n in (2, 4, 9, 5, 3, 7)]
-    found = dict(llm.generate_batch(requests, parallel=6))
+    found = dict(llm.generate_batch(requests, parallel=parallel))
     assert [len(found[i].tokens) for i in range(6)] == [2, 4, 9, 5, 3, 7]
-    n_prompt = len(found[0].prompt.tokens)
-    # six grow by a token, then those that want more: five, four, three (8 rows of six or five, 4 of four and fewer)
-    assert sizes == [n_prompt, 8, 8, 4, 4, 4, 4, 4, 4]
+    assert seen == sizes  # the prompt, which has two tokens, and the steps
     alike = [found[i].tokens for i in range(6)]
     assert all(tokens == alike[2][: len(tokens)] for tokens in alike)
+
+
+def test_replies_do_not_depend_on_the_batch(llm: GatedLlama) -> None:
+    requests = [Request(text, n, seed) for seed in range(3) for text, n in zip(TEXTS, (30, 7, 22, 13))]
+    batches = [
+        dict(llm.generate_batch(requests, parallel=5)),
+        dict(llm.generate_batch(requests, parallel=12)),
+        dict(llm.generate_batch(requests[::-1], parallel=9)),
+    ]
+    few = dict(llm.generate_batch(requests[:2], parallel=8))  # 5 and more are alike, also where there are not so many
+    assert [few[i].tokens for i in (0, 1)] == [batches[0][i].tokens for i in (0, 1)]
+    assert [e.z for e in few[0].events] == [e.z for e in batches[0][0].events] != []
+    for i in range(12):
+        first, second, third = batches[0][i], batches[1][i], batches[2][11 - i]
+        assert first.tokens == second.tokens == third.tokens
+        assert [e.z for e in first.events] == [e.z for e in second.events] == [e.z for e in third.events]
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mamba", "lfm2"])

@@ -389,7 +389,7 @@ def test_replies_of_a_batch_are_those_of_one_by_one(run: Run, tmp_path: Path, ga
     run("single", names=names)
     found = run("batch", names=names, parallel=8)
     assert found.finished
-    assert found.settings["engine"]["batch"] is True
+    assert found.settings["engine"]["batch"] == 8
     single = {(r["method"], r["seed"], r["id"]): r for r in lines(tmp_path / "single")}
     batch = {(r["method"], r["seed"], r["id"]): r for r in lines(tmp_path / "batch")}
     assert single.keys() == batch.keys()
@@ -433,13 +433,13 @@ def test_a_batch_that_was_stopped_goes_on_to_the_same_replies(run: Run, tmp_path
 
 
 def test_a_folder_goes_on_as_it_was_begun(run: Run) -> None:
-    run(names="none", n_seeds=1)
-    assert "batch" not in run(n_seeds=1, parallel=None).settings["engine"]
-    with pytest.raises(GateError, match=r"run: was made with engine.batch null, now it is true"):
-        run(parallel=4)
-    run("batch", names="none", n_seeds=1, parallel=None)
-    with pytest.raises(GateError, match=r"batch: was made with engine.batch true, now it is null"):
-        run("batch", parallel=1)
+    for folder, parallel, batch in (("one", 1, None), ("few", 3, 4), ("many", 20, 8), ("usual", None, 8)):
+        run(folder, names="none", n_seeds=1, parallel=parallel)
+        assert run(folder, n_seeds=1, parallel=None).settings["engine"].get("batch") == batch
+    with pytest.raises(GateError, match=r"one: was made with engine.batch null, now it is 4"):
+        run("one", parallel=4)
+    with pytest.raises(GateError, match=r"many: was made with engine.batch 8, now it is null"):
+        run("many", parallel=1)
 
 
 def test_methods_and_seeds_can_be_added(run: Run, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from ..errors import GateError
 from .connect import attach_tap, new_tap
 from .model import require_decoder, require_open, require_tokens
 
-# llama.cpp's CPU kernels multiply four rows at once, and round them otherwise than the rows that are left over. A step
-# has a multiple of four rows, so that a row's logits do not depend on how many others there are.
+# llama.cpp's CPU kernels round a product of rows by how many there are: fours otherwise than rows that are left over,
+# and less than eight otherwise than more. Every step has as many as make a row's logits independent of the others.
 _ROWS = 4
+_MANY_ROWS = 8
 MOST = 252  # sequences: llama.cpp has 256 at most, of which one is spare
 _FILLER = 0  # the token of rows that nobody wants
 
@@ -133,7 +134,9 @@ class Sequences:
         self._lengths[target] = self._lengths[source]
 
     def _n_rows(self, n: int) -> int:
-        return n if self.n_sequences == 1 else -(-n // _ROWS) * _ROWS
+        """Rows of a step for `n` sequences."""
+        least = least_rows(self.n_sequences)
+        return n if least == 1 else max(least, -(-n // _ROWS) * _ROWS)
 
     @property
     def _memory(self) -> Any:
@@ -161,3 +164,8 @@ class Sequences:
             raise GateError(
                 f"{self._model.path_model}: llama.cpp failed to evaluate {n} tokens (`llama_decode` gave {code})"
             )
+
+
+def least_rows(n_sequences: int) -> int:
+    """Rows of a step of so many sequences at least: with the same number a sequence has the same logits, on a CPU."""
+    return 1 if n_sequences == 1 else _ROWS if n_sequences <= _ROWS else _MANY_ROWS

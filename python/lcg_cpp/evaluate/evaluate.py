@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine.sequences import least_rows
 from ..errors import GateError
 from ..gate.gate import Gate
 from ..measure.judge import unwanted_letters
@@ -129,7 +130,7 @@ def evaluate(
         folder: Where replies.jsonl and settings.json are written; replies are on disk as soon as they are there.
         options: How replies are generated.
         gates: By path, gates of the methods that are loaded already.
-        parallel: Replies generated at once. None: one by one where the folder's are, or else see `check_parallel`.
+        parallel: Replies generated at once. None: as for the replies in the folder, or else see `check_parallel`.
         should_stop: Asked after every token.
         on_progress: Called after every reply.
 
@@ -145,17 +146,18 @@ def evaluate(
     asked = _asked(replier, benchmark.prompts, methods)
     wanted = list(_jobs(benchmark.prompts, methods, options))
     n_tokens = min(context_size(llm), max(len(asked[job.asked].tokens) + job.max_tokens for job in wanted))
-    parallel = check_parallel(llm, _as_before(path) if parallel is None else parallel, n_tokens)
-    settings = join_settings(path, _settings(llm, benchmark, methods, options, is_batch=parallel > 1))
+    parallel = check_parallel(llm, parallel, n_tokens) if parallel is not None else _as_before(llm, path, n_tokens)
+    settings = join_settings(path, _settings(llm, benchmark, methods, options, parallel))
     replies = read_replies(path)
     check_replies(path, replies, {prompt.id: prompt.prompt for prompt in benchmark.prompts})
     done = {(reply["method"], reply["seed"], reply["id"]) for reply in replies}
     missing = [job for job in wanted if job.key not in done]
     total = len(replies) + len(missing)
     jobs = _generated(replier, missing, asked, warm_up=parallel == 1)
+    places = min(parallel, max(least_rows(parallel), len(missing)))
     begin, n_before, n_tokens_new = time.monotonic(), len(replies), 0
     with (path / REPLIES).open("ab") as file:
-        for said in follow_all(llm, jobs, min(parallel, max(2, len(missing))), n_tokens, should_stop):
+        for said in follow_all(llm, jobs, places, n_tokens, should_stop):
             job = said.label
             if job is None or said.reply.finish == "interrupted":
                 continue
@@ -169,10 +171,13 @@ def evaluate(
     return Evaluation(replies, replier.families.names, len(replies) == total, settings)
 
 
-def _as_before(folder: Path) -> int | None:
-    """1 if the replies in a folder were generated one by one."""
-    found = read_settings(folder)
-    return 1 if found and not found.get("engine", {}).get("batch") else None
+def _as_before(llm: GatedLlama, folder: Path, n_tokens: int) -> int:
+    """How many replies are generated at once, so that they are like those in a folder."""
+    found, usual = read_settings(folder), check_parallel(llm, None, n_tokens)
+    if not found:
+        return usual
+    least = found.get("engine", {}).get("batch", 1)
+    return usual if least_rows(usual) == least else check_parallel(llm, least, n_tokens)
 
 
 @dataclass(frozen=True)
@@ -223,9 +228,10 @@ def _asked(
 
 
 def _settings(
-    llm: GatedLlama, benchmark: Benchmark, methods: Sequence[Method], options: EvalOptions, *, is_batch: bool
+    llm: GatedLlama, benchmark: Benchmark, methods: Sequence[Method], options: EvalOptions, parallel: int
 ) -> Json:
-    """What the replies depend on. How many are generated at once is not among it, but whether it is more than one."""
+    """What the replies depend on."""
+    batch = least_rows(parallel)
     return {
         "model": {"file": os.path.basename(llm.model_path), "bytes": os.stat(llm.model_path).st_size},
         "benchmark": benchmark.name,
@@ -237,7 +243,7 @@ def _settings(
             "n_batch": llm.n_batch,
             "n_threads": llm.n_threads,
             "n_gpu_layers": llm.model_params.n_gpu_layers,
-            **({"batch": True} if is_batch else {}),
+            **({"batch": batch} if batch > 1 else {}),  # earlier versions had none
         },
         "methods": {method.name: method_settings(method) for method in methods},
     }

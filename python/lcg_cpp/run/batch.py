@@ -14,7 +14,7 @@ import numpy as np
 
 from ..engine.chain import Chain
 from ..engine.model import require_open
-from ..engine.sequences import MOST, Sequences
+from ..engine.sequences import MOST, Sequences, least_rows
 from ..errors import GateError
 from ..gate.gate import Gate
 from ..gate.options import GateOptions
@@ -66,7 +66,8 @@ def generate_batch(
     A reply is the one that `create_completion` (or for messages `create_chat_completion`) would give with the same seed
     wherever the logits are equal. They differ in their last bits: llama.cpp rounds a product of several rows otherwise
     than that of one (with weights of 4 bits by up to 0.3 logits), so that texts part sooner or later. On a CPU a reply
-    does not depend on the others of its batch. With `parallel=1` it is exactly the one of `create_completion`.
+    does not depend on the others of its batch, and on `parallel` only in three steps: 1 (then it is exactly the one of
+    `create_completion`), 2 to 4, and more.
 
     The batch has a context of its own, which is freed at its end; that of the model stays as it is. Its memory is that
     of `parallel` sequences of as many tokens as the longest prompt and its reply need. `gate_stats` and `gate_events`
@@ -79,7 +80,7 @@ def generate_batch(
     Args:
         llm: The model.
         prompts: Texts to continue, messages of chats, lists of tokens, or `Request`s that have settings of their own.
-        parallel: Replies generated at once; multiples of 4 are best. None: see `check_parallel`.
+        parallel: Replies generated at once; 8 and more pay off. None: see `check_parallel`.
         should_stop: Asked after every step; the replies that are not finished are `interrupted` then.
         settings: Fields of `Request` for the prompts that are none. Prompt i gets the seed `seed` + i.
 
@@ -102,9 +103,9 @@ def generate_batch(
             raise GateError(f"prompt {i}: {error}") from error
         options = request.gate_options or llm.gate_options
         jobs.append(Job(reply, request.max_tokens, request.seed, request.sampling, llm.gate, options, label=i))
-    parallel = check_parallel(llm, parallel, n_tokens)
-    parallel = min(parallel, max(1, len(jobs)))
-    return ((job.label, job.reply) for job in follow_all(llm, jobs, parallel, n_tokens, should_stop))
+    places = check_parallel(llm, parallel, n_tokens)
+    places = min(places, max(len(jobs), 1 if parallel is None else least_rows(places)))
+    return ((job.label, job.reply) for job in follow_all(llm, jobs, places, n_tokens, should_stop))
 
 
 def tokens_needed(llm: GatedLlama, reply: Reply, max_tokens: int | None) -> int:
