@@ -16,11 +16,13 @@ from families.forced import HAN, KINDS, LATIN, OTHER, SIBLING, Counts, Forced, k
 from gate_families import arms
 from lcg_cpp.gate.options import GateOptions
 from lcg_cpp.gate.rule_set import FamilySet
+from lcg_cpp.gate.spec import CONFIDENCE
 from lcg_cpp.gate.steps import Steps
 from results.generate import Outcome
 from sample_replies import make_prompt, make_reply
 
 HANGUL, ENGLISH, NEUTRAL = range(3)  # the ids of tokens and of their families
+NARROW = ((1, 0.5),)
 
 
 def test_right_is_what_the_language_writes_and_what_the_text_holds_itself():
@@ -66,6 +68,7 @@ def forced() -> Forced:
     return Forced(
         hidden=np.zeros((n, 1), np.float32),
         steps=steps,
+        n_confident={CONFIDENCE: steps.n_confident, NARROW: np.ones(n, np.int32)},
         following=tokens[1:],
         text=np.zeros(n, np.int64),
         languages=["ko"],
@@ -82,7 +85,7 @@ def gate(hangul: float, english: float) -> SimpleNamespace:
     return SimpleNamespace(
         token_families=np.array([HANGUL, ENGLISH, NEUTRAL], np.uint8),
         families=FamilySet(("hangul", "latin", "symbols"), (True, True, False), NEUTRAL, "scripts"),
-        threshold=0.5,
+        thresholds=(0.5, 0.5, 0.5),
         confidence=((5, 0.999), (20, 0.95)),
         predict=lambda hidden: np.tile(np.array([hangul, english, -9.0], np.float32), (len(hidden), 1)),
     )
@@ -102,6 +105,12 @@ def test_a_gate_that_bans_latin_mends_the_start_and_breaks_the_switch(forced):
 def test_a_gate_that_allows_both_does_nothing(forced):
     found = score(forced, gate(9.0, 9.0), GateOptions())
     assert [found.repaired["any"].found, found.banned["all"].found, found.interventions["all"].found] == [0, 0, 0]
+
+
+def test_the_confidence_rule_is_that_of_the_h_given(forced):
+    # with the first token alone in H, Hangul, a gate that wants Latin never acts
+    assert score(forced, gate(-9.0, 9.0), GateOptions()).interventions["all"].found > 0
+    assert score(forced, gate(-9.0, 9.0), GateOptions(), NARROW).interventions["all"].found == 0
 
 
 def test_replies_that_the_gate_makes_wrong_and_right_are_counted_by_language():

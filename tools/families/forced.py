@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from lcg_cpp.gate.families import family_set, text_families
 from lcg_cpp.gate.gate import Gate
 from lcg_cpp.gate.options import GateOptions
 from lcg_cpp.gate.scripts import IMPLIED, SIBLINGS, families_of_script
-from lcg_cpp.gate.spec import spec_for
+from lcg_cpp.gate.spec import CONFIDENCE, spec_for
 from lcg_cpp.gate.steps import Steps
 from lcg_cpp.gate.walk import ForcedText, Walk
 from prose.names import LANGUAGES, SCRIPTS
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+Sets = tuple[tuple[int, float], ...]  # (top-k, top-p) of the sets whose union is H, what a model is confident about
 
 # kinds of unwanted tokens
 LATIN, HAN, OTHER, SIBLING = "Latin", "Chinese or Japanese", "another script", "other Han"
@@ -54,6 +55,7 @@ class Forced:
     Attributes:
         hidden: float32 (n, n_embd).
         steps: The most probable tokens.
+        n_confident: H -> int32 (n,), how many of these are in it.
         following: int64 (n,), the text's own next token.
         text: int64 (n,), which text.
         languages: Of each text, its code.
@@ -66,6 +68,7 @@ class Forced:
 
     hidden: npt.NDArray[np.float32]
     steps: Steps
+    n_confident: Mapping[Sets, npt.NDArray[np.int32]]
     following: Ints
     text: Ints
     languages: list[str]
@@ -82,18 +85,20 @@ class Forced:
         return np.concatenate(found)[starts[self.text] + self.at]
 
 
-def read(model: Path, points: Path, n_threads: int) -> Forced:
+def read(model: Path, points: Path, confidence: Collection[Sets], n_threads: int) -> Forced:
     """Leads the model through texts.
 
     Args:
         model: The base model.
         points: The texts: rows with `prompt`, `response` and `language`, an English name.
+        confidence: The H of all gates.
         n_threads: CPU threads.
     """
     rows = [json.loads(line) for line in points.read_text("utf-8").splitlines()]
     dataset = open_dataset(str(points))
     parts: list[tuple[Any, ...]] = []
     texts: list[ForcedText] = []
+    n_confident: dict[Sets, list[npt.NDArray[np.int32]]] = {sets: [] for sets in confidence}
     with Teacher(model, n_ctx=512, n_threads=n_threads) as teacher:
         encoder = Encoder(teacher.tokenize, teacher.base, teacher.n_ctx)
         table = FamilyTable.of(spec_for(teacher.base, n_hidden=0, rules="scripts"))
@@ -105,6 +110,8 @@ def read(model: Path, points: Path, n_threads: int) -> Forced:
             texts.append(ForcedText.of(encoded.tokens, encoded.is_reply))
             for found in walk.rows(texts[-1:]):
                 where = np.full(len(found.last), i)
+                for sets, counts in n_confident.items():
+                    counts.append(Steps.of(found.logits, confidence=sets).n_confident)
                 parts.append((found.hidden.copy(), Steps.of(found.logits), found.following, where, found.position))
     hidden, steps, following, text, at = zip(*parts)
     all_steps, all_text = Steps.join(steps), np.concatenate(text)
@@ -117,6 +124,7 @@ def read(model: Path, points: Path, n_threads: int) -> Forced:
     return Forced(
         np.concatenate(hidden),
         all_steps,
+        {sets: np.concatenate(counts) for sets, counts in n_confident.items()},
         next_tokens,
         all_text,
         languages,
@@ -182,11 +190,12 @@ class Scores:
     switches: Counts
 
 
-def score(forced: Forced, gate: Gate, options: GateOptions) -> Scores:
+def score(forced: Forced, gate: Gate, options: GateOptions, confidence: Sets = CONFIDENCE) -> Scores:
     """Applies a gate to all positions."""
+    steps = replace(forced.steps, n_confident=forced.n_confident[confidence])
     rules = DecodingRules.of(gate, options)
     table = rules.families
-    rulings = rules.judge(forced.steps, gate.predict(forced.hidden), forced.last(table))
+    rulings = rules.judge(steps, gate.predict(forced.hidden), forced.last(table))
     active = rulings.banned & rulings.intervene[:, None]
     everywhere = np.arange(len(forced.text))
     banned = active[everywhere, table.token_family[forced.following]]
