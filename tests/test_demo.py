@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -13,9 +14,10 @@ from lcg_cpp.benchmarks import load_benchmark
 from lcg_cpp.benchmarks.prompt_rows import demo_prompt
 from lcg_cpp.cli import main
 from lcg_cpp.commands.demo import GATED, OPTIONS, PLAIN, answer, load_demo_model, measure
+from lcg_cpp.commands.demo_printer import Printer
 from lcg_cpp.demo import CARD, GATES, MODEL
 from lcg_cpp.gate.families import text_families
-from sample_replies import make_reply
+from sample_replies import make_prompt, make_reply
 
 PROMPTS = load_benchmark("demo").prompts
 
@@ -145,6 +147,17 @@ def test_replies_and_table_are_shown(capsys):
     assert "exact match" in printed
     assert "removed by the gate" in printed
     assert "[-" in printed
+
+
+def test_letters_of_every_script_that_was_not_asked_for_are_marked(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    prompt = make_prompt(language="ko", reference="안녕", chat=False)
+    plain = make_reply(["안녕 ", "день", " Rome"])
+    gated = make_reply(["안녕", "中"], events=[{"position": 1, "removed": [["день", 0, 0.5]]}])
+    Printer(quiet=False).examples([prompt], [plain, gated], 1)
+    marked = re.findall("\x1b\\[1;37;41m(.*?)\x1b", capsys.readouterr().out)
+    assert marked == ["день", "Rome", "中", "wrong script"]
 
 
 def test_the_prompts_ask_for_low_resource_languages_and_some_for_a_switch():

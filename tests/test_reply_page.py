@@ -20,7 +20,8 @@ import pytest
 from browser import Browser, find_chromium
 from lcg_cpp import GateError
 from lcg_cpp.benchmarks import Prompt
-from lcg_cpp.gate.families import family_set
+from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.gate.families import family_set, vocab_families
 from lcg_cpp.pages.families import BLUISH, HUES, family_css, hues
 from lcg_cpp.pages.reply_page import benchmark_label, reply_page, trace_page
 from lcg_cpp.pages.reply_plots import ANY, Share, confusion, positions, removed_mass
@@ -900,7 +901,7 @@ def test_run_traces_its_reply(tiny_model_path: Path, gate16: Path, tmp_path: Pat
     assert str(gate16) not in page
     data = data_of(page)
     (packed,) = data["replies"]
-    ids, texts, families = data["pieces"]
+    _, texts, _ = data["pieces"]
     assert "".join(texts[token] for token in packed[6]).replace("\ufffd", "") == told["reply"]
     assert len(packed[6]) == told["stats"]["tokens"] == 40
     assert (data["methods"], packed[3], packed[5]) == (["lcg"], "length", told["stats"]["prompt_tokens"])
@@ -916,8 +917,9 @@ def test_run_traces_its_reply(tiny_model_path: Path, gate16: Path, tmp_path: Pat
     assert plain.returncode == 0, plain.stderr
     stock = data_of(target.read_text(encoding="utf-8"))
     assert (stock["methods"], stock["replies"][0][7]) == (["none"], [])
-    family_of = dict(zip(ids, families))
-    assert all(family_of.get(i, f) == f for i, f in zip(stock["pieces"][0], stock["pieces"][2]) if i >= 0)
+    held, table = vocab_families(read_base_model(tiny_model_path).vocab, "scripts")
+    assert tuple(stock["families"]) == held.names
+    assert all(table[i] == f for i, f in zip(stock["pieces"][0], stock["pieces"][2]) if i >= 0)
 
 
 def test_run_refuses_to_trace_where_it_cannot(tiny_model_path: Path, gate16: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from rich.progress import Progress, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from ..gate.families import text_families
+from ..measure.unwanted import unwanted
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
@@ -44,17 +44,17 @@ class Printer:
         table = Table("prompt", "plain", "gated", title="same prompt, same seed", show_lines=True, expand=True)
         for prompt, plain, gated in zip(prompts, replies[::2], replies[1::2]):
             if table.row_count < n and any(event["removed"] for event in gated["events"]):
-                allowed = set(text_families(prompt.reference))
                 table.add_row(
-                    Text(prompt.prompt), _marked(plain["reply"].strip(), allowed), self._with_removed(gated, allowed)
+                    Text(prompt.prompt), _marked(plain["reply"].strip(), prompt), self._with_removed(gated, prompt)
                 )
         if table.row_count:
             self._console.print(table)
-            legend = Text("wrong script", _WRONG) + Text("  ")
-            legend += Text(self._mark.format("removed by the gate"), _REMOVED)
-            self._console.print(legend + Text("  ") + Text("sampled instead", _CHOSEN))
+            removed = (self._mark.format("removed by the gate"), _REMOVED)
+            self._console.print(
+                Text.assemble(("wrong script", _WRONG), "  ", removed, "  ", ("sampled instead", _CHOSEN))
+            )
 
-    def _with_removed(self, reply: Reply, allowed: set[str]) -> Text:
+    def _with_removed(self, reply: Reply, prompt: Prompt) -> Text:
         """The reply, with what the gate removed before what was sampled instead."""
         removed = {event["position"]: event["removed"][0][0] for event in reply["events"] if event["removed"]}
         marked, style = Text(), ""
@@ -62,7 +62,7 @@ class Printer:
             if position in removed:
                 marked.append(self._mark.format(_visible(removed[position])), _REMOVED)
                 style = _CHOSEN
-            marked.append_text(_marked(piece, allowed, style))
+            marked.append_text(_marked(piece, prompt, style))
             style = "" if piece else style  # a character that is not complete yet
         return marked[1:] if marked.plain.startswith(" ") else marked
 
@@ -77,11 +77,11 @@ class Printer:
         self._console.print(f"{result['interventions']} interventions in {result['steps']} steps ({share:.2f} %)")
 
 
-def _marked(text: str, allowed: set[str], style: str = "") -> Text:
+def _marked(text: str, prompt: Prompt, style: str = "") -> Text:
     """The text, with every letter of a script that was not asked for in colour."""
-    marked = Text()
-    for character in text:
-        marked.append(character, _WRONG if text_families(character) - allowed else style)
+    marked = Text(text, style)
+    for begin, end, _ in unwanted(text, prompt) or ():
+        marked.stylize(_WRONG, begin, end)
     return marked
 
 

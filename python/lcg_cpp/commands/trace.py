@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..evaluate.record import reply_record
 from ..files import write_whole
-from ..gate.families import DEFAULT_FAMILIES, token_families
+from ..gate.families import vocab_families
 from ..run.llama import GatedLlama
 from ..run.reply import Reply
 
@@ -17,13 +17,15 @@ def write_trace(args: argparse.Namespace, llm: GatedLlama, reply: Reply, prompt:
     from ..pages.reply_page import trace_page  # noqa: PLC0415 (most runs write no page)
 
     gate = llm.gate
-    families = token_families(llm.vocab) if gate is None else gate.token_families
+    families, token_family = (
+        vocab_families(llm.vocab, "scripts") if gate is None else (gate.families, gate.token_families)
+    )
     record = {
         "method": "none" if gate is None else "lcg",
         "seed": seed,
         "id": "",
         "prompt": prompt,
-        **reply_record(reply, families, llm.vocab),
+        **reply_record(reply, token_family, llm.vocab),
     }
     # names only: pages are shown to others
     name = "none" if gate is None else Path(gate.path).name
@@ -32,6 +34,5 @@ def write_trace(args: argparse.Namespace, llm: GatedLlama, reply: Reply, prompt:
         facts.append(("mode", "observe: the interventions are what the gate would have done, nothing was changed"))
     if args.system is not None:
         facts.append(("system", args.system))
-    names = (DEFAULT_FAMILIES if gate is None else gate.families).names
-    page = trace_page(record, names, facts=facts)
+    page = trace_page(record, families.names, facts=facts)
     write_whole(args.trace, page.encode())
