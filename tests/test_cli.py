@@ -270,7 +270,10 @@ def documented_gate(make_gate_file: MakeGateFile) -> Path:
         license="mit",
         own_thresholds=(0.3, 0.02, 0.5, 0.5),
         datasets=(Source("aya", organization="cohere"),),
-        train={"tokens": 1234567, "loss": 0.125, "label_norm": True, "recipe": "ours"},
+        train={
+            **{"tokens": 1234567, "loss": 0.125, "label_norm": True, "recipe": "ours"},
+            **{"held_out.latin.precision": 0.9871, "held_out.latin.recall": 0.5},
+        },
     )
 
 
@@ -316,8 +319,9 @@ def test_inspect_as_text(documented_gate: Path) -> None:
     assert facts["layers"] == "64 -> 16 -> 4"
     assert facts["lcg.fc1.weight"] == "F16 (16, 64)"
     assert facts["confidence"] == "top-k 5 with top-p 0.999 or top-k 20 with top-p 0.95"
-    assert re.search(r"^  latin +\d+ +[\d.]+% +0\.02  yes$", text, re.MULTILINE)
-    assert re.search(r"^  symbols +\d+ +[\d.]+% +-  no \(neutral\)$", text, re.MULTILINE)
+    assert re.search(r"^  latin +\d+ +[\d.]+% +0\.02  yes +0\.987 +0\.500$", text, re.MULTILINE)
+    assert re.search(r"^  symbols +\d+ +[\d.]+% +-  no \(neutral\) +- +-$", text, re.MULTILINE)
+    assert "held out.latin.precision" not in facts  # it is in the table
 
 
 # ---- convert ----

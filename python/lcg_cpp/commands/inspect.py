@@ -14,6 +14,7 @@ from .output import print_facts, print_heading, print_json, print_table, quantit
 from .paths import file_size
 
 _TRAIN = "adapter.lcg.train."
+_HELD_OUT = ("precision", "recall")  # of each family, where `train` measured them
 # What the facts and the table below already say, or what says nothing about this file.
 _SHOWN = (
     "general.type",
@@ -44,8 +45,9 @@ def run(args: argparse.Namespace) -> int:
     print_heading(f"{args.file}: a gate for {gate.architecture} models ({quantity(file_size(args.file))})")
     print_facts(_facts(gate))
     print()
+    scored = _HELD_OUT if any(map(_is_of_family, gate.metadata)) else ()
     print_table(
-        ("family", ">tokens", ">share", ">threshold", "may be masked"),
+        ("family", ">tokens", ">share", ">threshold", "may be masked", *(f">held-out {measure}" for measure in scored)),
         [
             (
                 family["name"],
@@ -53,11 +55,23 @@ def run(args: argparse.Namespace) -> int:
                 f"{family['n_tokens'] / gate.n_vocab:.1%}",
                 f"{short(family['threshold']):g}" if family["maskable"] else "-",
                 "yes" if family["maskable"] else "no (neutral)" if family["neutral"] else "no",
+                *(_held_out(gate, family["name"], measure) for measure in scored),
             )
             for family in _families(gate)
         ],
     )
     return 0
+
+
+def _held_out(gate: Gate, family: str, measure: str) -> str:
+    """How well the gate knew a family on texts that it did not learn from."""
+    value = gate.metadata.get(f"{_TRAIN}held_out.{family}.{measure}")
+    return f"{value:.3f}" if isinstance(value, float) else "-"
+
+
+def _is_of_family(key: str) -> bool:
+    """Whether the table of families shows a value."""
+    return key.startswith(f"{_TRAIN}held_out.") and key.endswith(_HELD_OUT)
 
 
 def _families(gate: Gate) -> list[dict[str, Any]]:
@@ -79,7 +93,11 @@ def _facts(gate: Gate) -> list[tuple[str, str]]:
         ("license", _text(metadata.get("general.license"))),
         *(("base model", source) for source in _sources(metadata, "general.base_model")),
         *(("trained on", source) for source in _sources(metadata, "general.dataset")),
-        *((key[len(_TRAIN) :].replace("_", " "), _text(v)) for key, v in metadata.items() if key.startswith(_TRAIN)),
+        *(
+            (key[len(_TRAIN) :].replace("_", " "), _text(v))
+            for key, v in metadata.items()
+            if key.startswith(_TRAIN) and not _is_of_family(key)
+        ),
         ("layers", " -> ".join(f"{width:,}" for width in widths) + ("" if gate.n_hidden else " (linear)")),
         *((name, f"{kind} {tuple(shape)}") for name, (kind, shape) in gate.tensors.items()),
         ("vocabulary", f"{gate.n_vocab:,} tokens, rules {gate.families.rules}"),
