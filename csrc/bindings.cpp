@@ -256,6 +256,7 @@ void bind_gate(py::module_ & m) {
         .def_property_readonly("architecture", [](const gate & g) { return g.config.architecture; })
         .def_property_readonly("rules", [](const gate & g) { return g.config.rules; })
         .def_property_readonly("tokenizer_hash", [](const gate & g) { return g.config.tokenizer_hash; })
+        .def_property_readonly("fingerprint", [](const gate & g) { return g.config.fingerprint; })
         .def_property_readonly("n_embd", [](const gate & g) { return g.config.n_embd; })
         .def_property_readonly("n_hidden", [](const gate & g) { return g.config.n_hidden; })
         .def_property_readonly("n_vocab", [](const gate & g) { return g.config.n_vocab; })

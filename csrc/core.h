@@ -36,6 +36,7 @@ struct gate_config {
     std::string                 architecture; // of the base model
     std::string                 rules;
     std::string                 tokenizer_hash;
+    std::string                 fingerprint; // of the base model's weights; older gates have none
     uint32_t                    n_embd   = 0;
     uint32_t                    n_hidden = 0; // 0: linear gate
     uint32_t                    n_vocab  = 0;

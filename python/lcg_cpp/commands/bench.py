@@ -9,7 +9,7 @@ from dataclasses import asdict
 from ..bench import BenchOptions, BenchResult, Side, run_bench
 from ..gate.options import GateOptions
 from . import options
-from .loading import load_gate, load_model, quiet_engine
+from .loading import gate_path, load_gate, load_model, quiet_engine
 from .output import print_facts, print_json, print_table
 
 
@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    args.lcg = gate_path(args.lcg, args.model)
     bench_options = BenchOptions(
         n_tokens=args.n_predict,
         n_prompt=args.n_prompt,

@@ -22,7 +22,7 @@ from ..gate.steps import MAX_TOP_K, Sampling
 from ..measure.judge import unknown_languages
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
-from .loading import load_base, load_gate, quiet_log, read_benchmark
+from .loading import gate_path, load_base, load_gate, quiet_log, read_benchmark
 from .output import print_facts, print_heading, print_json, print_table
 from .paths import check_output, require_file
 from .progress import StatusLines, ask_to_stop, duration, tell
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     options.add_model(parser)
     options.add(parser, "--lcg", required=True)
+    options.add(parser, "--any-model")
     options.add(parser, "--benchmark")
     options.add(parser, "--output", metavar="FILE.json", help="write all of it as JSON")
     options.add(parser, "--limit", default.n_texts, help="replies to use, drawn at random")
@@ -73,9 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    args.lcg = gate_path(args.lcg, args.model)
     settings = DetectOptions(
         Sampling(args.temp, args.top_k, args.top_p),
         gate_options=options.gate_options(args),
+        gate_check=options.gate_check(args),
         n_texts=args.limit,
         n_ctx=args.ctx_size,
         seed=args.seed,
@@ -122,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_gate(args: argparse.Namespace, gate: Gate) -> None:
     base = load_base(args.model, "-m/--model")
     try:
-        gate.check_model(base)
+        gate.check_model(base, options.gate_check(args))
     except GateError as error:
         raise UsageError(f"--lcg: {error}") from error
 

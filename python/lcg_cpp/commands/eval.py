@@ -21,7 +21,7 @@ from ..measure.metrics import KIND_METRICS
 from ..measure.unwanted import title_of
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
-from .loading import load_gate, load_model, read_benchmark
+from .loading import gate_path, load_gate, load_model, read_benchmark
 from .output import print_heading, print_json, print_table
 from .paths import require_file
 from .progress import StatusLines, ask_to_stop, duration, tell
@@ -66,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     options.add_model(parser)
     options.add(parser, "--lcg")
+    options.add(parser, "--any-model")
     options.add(parser, "--benchmark")
     parser.add_argument("--methods", metavar="LIST", help="methods to compare, see below")
     options.add(parser, "--output", metavar="DIR", required=True, help="folder for the results")
@@ -94,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    args.lcg = gate_path(args.lcg, args.model)
     settings = EvalOptions(
         n_seeds=args.seeds,
         max_tokens=args.n_predict,

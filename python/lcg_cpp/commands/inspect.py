@@ -106,6 +106,7 @@ def _facts(gate: Gate) -> list[tuple[str, str]]:
             f"{len(gate.exempt_tokens)}, which count as {families.names[families.neutral]} while decoding",
         ),
         ("tokenizer hash", gate.tokenizer_hash),
+        ("fingerprint", gate.fingerprint or "none: any model of this shape is taken"),
         ("confidence", " or ".join(f"top-k {k} with top-p {short(p):g}" for k, p in gate.confidence)),
         *((key, _text(value)) for key, value in metadata.items() if not key.startswith(_SHOWN)),
     ]
@@ -144,6 +145,7 @@ def _to_json(gate: Gate) -> dict[str, Any]:
         "rules": gate.families.rules,
         "exempt_tokens": list(gate.exempt_tokens),
         "tokenizer_hash": gate.tokenizer_hash,
+        "fingerprint": gate.fingerprint,
         "tensors": {name: {"type": kind, "shape": list(shape)} for name, (kind, shape) in gate.tensors.items()},
         "metadata": gate.metadata,
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..engine.model import read_base_model
 from ..errors import GateError
+from ..gate.find import AUTO, find_gate
 from ..gate.gate import Gate, read_gate_file
 from ..gate.options import Device, GateOptions
 from ..run.llama import GatedLlama
@@ -67,6 +68,17 @@ def load_base(path: str, option: str) -> BaseModel:
             return read_base_model(path)
     except GateError as error:
         raise UsageError(f"{option}: {_not_a_model(path) or error}") from error
+
+
+def gate_path(lcg: str | None, model: str) -> str | None:
+    """The gate file that --lcg names, or the one that it finds for the model."""
+    if lcg != AUTO:
+        return lcg
+    require_file(model, "-m/--model")
+    try:
+        return find_gate(model)
+    except GateError as error:
+        raise UsageError(f"--lcg: {error}") from error
 
 
 def load_gate(path: str, option: str, device: Device = "cpu") -> Gate:

@@ -15,7 +15,7 @@ from ..gate.marks import LEFT_ALONE
 from .errors import UsageError
 
 if TYPE_CHECKING:
-    from ..gate.options import GateOptions
+    from ..gate.options import GateOptions, ModelCheck
     from ..gate.steps import Sampling
 
 RANDOM_SEED = -1
@@ -99,7 +99,11 @@ _BY_URL = ("-mu", "--model-url")
 # The options of all commands, by their long names: further names, and what `add_argument` takes.
 _VOCABULARY: dict[str, dict[str, Any]] = {
     "--model": {"flags": ("-m",), "metavar": "FILE", "type": path, "help": "the base model, a GGUF file"},
-    "--lcg": {"metavar": "FILE", "type": path, "help": "the gate, a GGUF file made for this model"},
+    "--lcg": {"metavar": "FILE", "type": path, "help": "the gate, a GGUF file made for this model; auto finds it"},
+    "--any-model": {
+        "action": "store_true",
+        "help": "take a gate of another model with the same architecture, width and tokenizer, such as a fine-tune",
+    },
     "--lcg-device": {"choices": ("cpu", "gpu", "auto"), "default": "cpu", "help": "where the gate runs"},
     "--data": {"flags": ("-d",), "metavar": "TEXTS", "type": path, "action": "append"},
     "--benchmark": {
@@ -228,6 +232,11 @@ def add_reach(parser: argparse.ArgumentParser, default: Sampling, max_top_k: int
     add(group, "--top-p", default.top_p, type=real(0.01, 1), help="of these, keep the likely up to this probability")
 
 
+def gate_check(args: argparse.Namespace) -> ModelCheck:
+    """How alike the model and the one that the gate was made for must be."""
+    return "shape" if args.any_model else "weights"
+
+
 def llama_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments for `Llama()` that were given."""
     given = {
@@ -237,6 +246,8 @@ def llama_arguments(args: argparse.Namespace) -> dict[str, Any]:
         "n_gpu_layers": args.n_gpu_layers,
         "n_batch": args.batch_size,
     }
+    if vars(args).get("any_model"):
+        given["gate_check"] = gate_check(args)
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -272,6 +283,7 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
     """Add the options of the gate."""
     group = parser.add_argument_group("gate")
     add(group, "--lcg")
+    add(group, "--any-model")
     group.add_argument("--no-lcg", action="store_true", help="generate without a gate, as stock llama.cpp does")
     add(group, "--lcg-device")
     group.add_argument(

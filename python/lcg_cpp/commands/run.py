@@ -13,7 +13,7 @@ from ..run.prompt import PromptTokens, chat_prompt, completion_prompt, has_templ
 from ..run.reply import Reply, follow
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
-from .loading import load_gate, load_model
+from .loading import gate_path, load_gate, load_model
 from .output import print_json
 from .paths import check_output, read_prompt, require_file
 from .reply_printer import ReplyPrinter
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    args.lcg = gate_path(args.lcg, args.model)
     has_pin = args.allow_scripts is not None or args.deny_scripts is not None
     if args.lcg is None and not args.no_lcg and not has_pin:
         raise UsageError(
@@ -138,6 +139,7 @@ def _summary(args: argparse.Namespace, llm: GatedLlama, reply: Reply, seed: int)
         "finish_reason": reply.finish,
         "model": args.model,
         "gate": None if llm.gate is None else llm.gate.path,
+        "gate_match": None if llm.gate is None else llm.gate.match(llm.base_model),
         "mode": None if llm.gate is None else args.lcg_mode,
         "seed": seed,
         "stats": {
@@ -186,6 +188,8 @@ def _summary_line(args: argparse.Namespace, summary: dict[str, Any]) -> str:
     if summary["gate"] is None:
         parts.append("no gate")
     else:
+        if args.any_model and summary["gate_match"] == "shape":
+            parts.append("a gate of another model")
         parts.append(f"gate runs {stats['gate_runs']}")
         if summary["mode"] != "observe":
             parts.append(f"interventions {stats['interventions'] - stats['observed']}")

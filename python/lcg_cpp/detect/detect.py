@@ -29,7 +29,7 @@ from ..errors import GateError
 from ..files import PathLike
 from ..gate.decisions import DecodingRules
 from ..gate.gate import Gate
-from ..gate.options import GateOptions
+from ..gate.options import GateOptions, ModelCheck
 from ..gate.steps import Sampling
 from ..gate.walk import ForcedText, Rows, StoppedError, Walk, grouped
 from .places import GROUPS
@@ -48,6 +48,7 @@ class DetectOptions:
     sampling: Sampling = field(default_factory=Sampling)  # the request whose survivors are looked at
     # threshold and rules; `mode` and `strength` have no meaning here
     gate_options: GateOptions = field(default_factory=GateOptions)
+    gate_check: ModelCheck = "weights"  # how alike the model and the one of the gate must be, see `Gate.check_model`
     n_texts: int = 30  # replies to evaluate, drawn at random
     n_ctx: int = 2048  # most tokens of a text; longer ones are left out
     seed: int = 0  # of the drawing and of what is spliced in
@@ -136,7 +137,7 @@ def detect_on(
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Detection:
     """The same on a model that is loaded; see `detect`."""
-    gate.check_model(model.base)
+    gate.check_model(model.base, options.gate_check)
     given = usable_prompts(prompts)
     drawn = random.Random(options.seed).sample(given, min(options.n_texts, len(given)))
     rules = DecodingRules.of(gate, options.gate_options)

@@ -110,6 +110,7 @@ class BaseModel:
         vocab: The tokens.
         file_type: What the weights are stored as, e.g. `Q4_K - Medium`.
         metadata: Every metadata value of the file, as text.
+        weights: Reads `fingerprint`; None where it is not known.
     """
 
     path: str
@@ -119,3 +120,9 @@ class BaseModel:
     vocab: Vocab
     file_type: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    weights: Callable[[], str] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the weights, however they are quantized (`engine.fingerprint`); empty if that is not known."""
+        return "" if self.weights is None else self.weights()

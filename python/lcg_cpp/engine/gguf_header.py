@@ -56,6 +56,20 @@ def read_header(path: Path) -> Header:
     return _walk(path, _Walk.header)
 
 
+def read_headers(path: Path) -> list[Header]:
+    """Reads the headers of all files of a model; of a split one, `path` is the first file."""
+    first = read_header(path)
+    n_files = first.values.get("split.count", 1)
+    if not isinstance(n_files, int) or n_files <= 1:
+        return [first]
+    suffix = f"-00001-of-{n_files:05}.gguf"
+    if not path.name.endswith(suffix):
+        raise GateError(f"{path}: split into {n_files} files, expected the first, named *{suffix}")
+    prefix = path.name[: -len(suffix)]
+    others = (path.with_name(f"{prefix}-{number:05}-of-{n_files:05}.gguf") for number in range(2, n_files + 1))
+    return [first, *map(read_header, others)]
+
+
 def read_texts(path: Path, key: str) -> list[bytes]:
     """Reads one array of texts from the metadata of a GGUF file; it is empty where the file has none under this key."""
     return _walk(path, lambda walk: walk.texts(key))

@@ -21,6 +21,7 @@ from ..errors import GateError
 from ..files import PathLike, require_regular
 from .base_model import TYPE_BITS, BaseModel, Vocab
 from .connect import connect_core
+from .fingerprint import model_fingerprint
 from .gguf_header import read_header, read_texts
 
 
@@ -110,6 +111,7 @@ def describe_model(model: internals.LlamaModel, n_embd: int, vocab: Vocab | None
         vocab=read_vocab(model) if vocab is None else vocab,
         file_type=file_type,
         metadata=metadata,
+        weights=functools.cache(functools.partial(model_fingerprint, model.path_model)),
     )
 
 

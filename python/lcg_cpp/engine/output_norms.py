@@ -26,7 +26,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from ..errors import GateError
-from .gguf_header import Header, read_header
+from .gguf_header import Header, read_headers
 
 NORMS = ("token", "relative", "none")
 
@@ -133,22 +133,8 @@ def label_norms(norms: npt.NDArray[np.float32], norm: str) -> npt.NDArray[np.flo
     return (divisors / mean if norm == "relative" else divisors).astype(np.float32)
 
 
-def _open_model(path: Path) -> list[Header]:
-    """The headers of all files of a model."""
-    first = read_header(path)
-    n_files = first.values.get("split.count", 1)
-    if not isinstance(n_files, int) or n_files <= 1:
-        return [first]
-    suffix = f"-00001-of-{n_files:05}.gguf"
-    if not path.name.endswith(suffix):
-        raise GateError(f"{path}: split into {n_files} files, expected the first, named *{suffix}")
-    prefix = path.name[: -len(suffix)]
-    others = (path.with_name(f"{prefix}-{number:05}-of-{n_files:05}.gguf") for number in range(2, n_files + 1))
-    return [first, *map(read_header, others)]
-
-
 def _open_matrix(path: str | PathLike[str]) -> _Stored:
-    files = _open_model(Path(path))
+    files = read_headers(Path(path))
     for name in (_OUTPUT, _EMBEDDINGS):
         for file in files:
             if name in file.tensors:

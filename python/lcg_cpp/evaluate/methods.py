@@ -226,6 +226,7 @@ def _spec_like(gate: Gate) -> GateSpec:
         n_hidden=0,
         token_family=gate.token_families.copy(),  # exemptions are applied
         tokenizer_hash=gate.tokenizer_hash,
+        fingerprint=gate.fingerprint,
         families=gate.families,
         confidence=gate.confidence,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from .. import _core
 from ..engine.connect import connect_core
 from ..errors import GateError
 from ..files import PYTORCH_SUFFIXES, PathLike, require_regular
-from .options import Device, GateOptions
+from .options import Device, GateOptions, ModelCheck
 from .pin import Pins
 from .results import REASONS, Decision, GateEvent
 from .rule_set import FamilySet
@@ -123,6 +123,11 @@ class Gate:
         return self._core.tokenizer_hash
 
     @property
+    def fingerprint(self) -> str:
+        """Identifies the base model's weights, see `engine.fingerprint`; empty in older gates."""
+        return self._core.fingerprint
+
+    @property
     def exempt_tokens(self) -> tuple[int, ...]:
         """Tokens that count as neutral while decoding."""
         return tuple(self._core.exempt_tokens)
@@ -201,8 +206,24 @@ class Gate:
             logits=left_logits,
         )
 
-    def check_model(self, base: BaseModel) -> None:
-        """Refuse a model that the gate was not made for."""
+    def match(self, base: BaseModel) -> ModelCheck:
+        """`weights` if the gate was made for this very model; `shape` if not, or if gate or model do not tell."""
+        return "weights" if self.fingerprint and self.fingerprint == base.fingerprint else "shape"
+
+    def check_model(self, base: BaseModel, check: ModelCheck = "weights") -> None:
+        """Refuse a model that the gate was not made for.
+
+        Args:
+            base: The model.
+            check: `weights`: it must be the very model, in any quantization (`engine.fingerprint`), as far as gate and
+                model tell. A LoRA does not show: whether a gate fits a model with one has to be measured. `shape`:
+                another model of the same architecture, width and tokenizer will do, such as a fine-tune.
+
+        Raises:
+            GateError: The model is another one.
+        """
+        if check not in get_args(ModelCheck):
+            raise GateError(f"`gate_check` is {check!r}, expected {' or '.join(get_args(ModelCheck))}")
         only = "a gate fits only the model it was trained on"
         for what, wanted, found in (
             ("architecture", self.architecture, base.architecture),
@@ -216,6 +237,11 @@ class Gate:
             raise GateError(
                 f"{self.path}: was made for {own}, the model {base.path} ({base.name}) has another tokenizer;"
                 f" {only}, however it is quantized"
+            )
+        if check == "weights" and self.fingerprint and base.fingerprint not in ("", self.fingerprint):
+            raise GateError(
+                f"{self.path}: was made for other weights than those of {base.path} ({base.name}), which has the same"
+                f' shape; {only}; to try it all the same, pass gate_check="shape" (--any-model)'
             )
 
     def new_stages(self, options: GateOptions, pins: Pins | None = None) -> _core.StagePair:

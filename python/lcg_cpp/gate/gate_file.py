@@ -187,6 +187,8 @@ def _add_keys(writer: gguf.GGUFWriter, spec: GateSpec, file_type: int) -> None:
         add_array("adapter.lcg.exempt_tokens", list(spec.exempt_tokens), kinds.UINT32)
     writer.add_string("adapter.lcg.rules", spec.families.rules)
     writer.add_string("adapter.lcg.tokenizer_hash", spec.tokenizer_hash)
+    if spec.fingerprint:
+        writer.add_string("adapter.lcg.fingerprint", spec.fingerprint)
     for key, value in spec.train.items():
         _add_train_value(writer, f"adapter.lcg.train.{key}", value)
 

@@ -17,6 +17,7 @@ from .pin import Pins, check_scripts, denied_families
 
 Mode = Literal["mask", "observe", "off"]
 Device = Literal["cpu", "gpu", "auto"]
+ModelCheck = Literal["weights", "shape"]
 
 MAX_EVENTS = 65536  # kept in memory that is taken at once, about 0.8 kB each
 LEAST_CONFIDENCE_TEMPERATURE = 0.7  # the lowest at which the paper measured its rules (section 4.1)

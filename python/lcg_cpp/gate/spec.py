@@ -44,6 +44,7 @@ class GateSpec:
     n_hidden: int  # width of the gate's hidden layer; 0 is a linear gate
     token_family: npt.NDArray[np.uint8]  # (n_vocab,), indices into the families, exemptions not applied
     tokenizer_hash: str  # `Vocab.tokenizer_hash` of the base model; must match when the gate is used
+    fingerprint: str = ""  # of the base model's weights, see `engine.fingerprint`; must match when the gate is used
     # the families, in the order of the gate's outputs, and the rule set that made `token_family`
     families: FamilySet = DEFAULT_FAMILIES
     threshold: float = 0.5  # probability from which a family counts as predicted, between 0 and 1
@@ -139,6 +140,7 @@ def spec_for(
         n_hidden=n_hidden,
         token_family=token_family,
         tokenizer_hash=base.vocab.tokenizer_hash,
+        fingerprint=base.fingerprint,
         threshold=threshold,
         own_thresholds=own_thresholds,
         exempt_tokens=exempt_tokens(base.vocab),

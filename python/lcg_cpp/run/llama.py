@@ -24,8 +24,9 @@ from ..engine.model import describe_model, failure_reason, require_open, require
 from ..engine.proof import prove_hidden_state
 from ..errors import GateError, first_line
 from ..files import PathLike, require_regular
+from ..gate.find import AUTO, find_gate
 from ..gate.gate import Gate
-from ..gate.options import Device, GateOptions
+from ..gate.options import Device, GateOptions, ModelCheck
 from ..gate.phase import PROMPT_END
 from ..gate.pin import Pins
 from ..gate.results import GateEvent, GateStats
@@ -54,16 +55,20 @@ class GatedLlama(Llama):
         gate: PathLike | Gate | None = None,
         gate_options: GateOptions | None = None,
         gate_device: Device = "cpu",
+        gate_check: ModelCheck = "weights",
         **llama_arguments: Any,
     ) -> None:
         """Load a model and its gate.
 
         Args:
             model_path: The base model, a GGUF file.
-            gate: A gate file trained for this model, or a loaded gate to share. None: plain `Llama`, but for
-                the scripts that `gate_options` pins (`allow`, `deny`).
+            gate: A gate file trained for this model, or a loaded gate to share. `auto` finds the gate that was made
+                for the weights of this model (see `find_gate`). None: plain `Llama`, but for the scripts that
+                `gate_options` pins (`allow`, `deny`).
             gate_options: How the gate acts, see `GateOptions`.
             gate_device: Where a gate file's MLP runs: `cpu`, `gpu` or `auto`. A loaded gate stays where it is.
+            gate_check: `weights` refuses a gate that was made for another model; `shape` takes one of a model with the
+                same architecture, width and tokenizer, such as a fine-tune. See `Gate.check_model`.
             llama_arguments: Every keyword argument of `llama_cpp.Llama`.
 
         Raises:
@@ -81,10 +86,12 @@ class GatedLlama(Llama):
         self._in_reply = False  # the newest evaluated tokens continue a reply
         self._low_level = False  # sample() is called without generate()
         self._at_start = False  # the next token is the first of a reply
+        self._gate_check = gate_check
         self._tap = new_tap()
         if os.path.exists(model_path):  # Llama says itself where it does not exist
             require_regular(model_path)
-        loaded = Gate.load(gate, gate_device) if isinstance(gate, (str, os.PathLike)) else gate
+        if isinstance(gate, (str, os.PathLike)):
+            gate = Gate.load(find_gate(model_path) if gate == AUTO else gate, gate_device)
         try:
             with failure_reason(model_path):
                 super().__init__(model_path, **llama_arguments)
@@ -103,7 +110,7 @@ class GatedLlama(Llama):
             self.tokenizer_ = self._tokenizer
         self._tap.capacity = self.n_batch
         try:
-            self.set_gate(loaded)
+            self.set_gate(gate)
         except (GateError, OSError):
             self.close()
             raise
@@ -215,14 +222,14 @@ class GatedLlama(Llama):
         require_open(self._model)
         if self.model_params.vocab_only:
             raise GateError("`vocab_only` is True, a gate needs the model's weights; pass `vocab_only=False`")
-        gate.check_model(dataclasses.replace(self.base_model, n_embd=gate.n_embd))  # not known yet
+        gate.check_model(dataclasses.replace(self.base_model, n_embd=gate.n_embd), self._gate_check)  # not known yet
         pooling_type = self._ctx.pooling_type()
         if pooling_type != bindings.LLAMA_POOLING_TYPE_NONE:
             raise GateError(
                 f"`pooling_type` is {pooling_type}, a gate needs {bindings.LLAMA_POOLING_TYPE_NONE} (none): it reads"
                 " the hidden state of each token"
             )
-        gate.check_model(dataclasses.replace(self.base_model, n_embd=self._hidden_width))
+        gate.check_model(dataclasses.replace(self.base_model, n_embd=self._hidden_width), self._gate_check)
 
     @functools.cached_property
     def _hidden_width(self) -> int:
@@ -336,5 +343,6 @@ class GatedLlama(Llama):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        state.update(gate=self._gate.path if self._gate is not None else None, gate_options=self._gate_options)
+        state.update(gate=self._gate.path if self._gate is not None else None)
+        state.update(gate_options=self._gate_options, gate_check=self._gate_check)
         return state

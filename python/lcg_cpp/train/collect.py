@@ -73,6 +73,7 @@ def collect(
             architecture=base.architecture,
             file_type=base.file_type,
             tokenizer_hash=base.vocab.tokenizer_hash,
+            fingerprint=base.fingerprint,
             n_vocab=base.vocab.n_vocab,
             n_embd=teacher.n_embd,
             n_ctx=options.n_ctx,

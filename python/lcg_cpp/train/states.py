@@ -66,6 +66,7 @@ class Facts:
     norms: str  # SHA-256 of the norms of the output rows
     data: list[list[Any]]  # name and number of rows of each dataset
     format: int = _FORMAT
+    fingerprint: str = ""  # `BaseModel.fingerprint`; older states have none
 
     @property
     def datasets(self) -> list[Dataset]:
@@ -101,7 +102,7 @@ class StatesFolder:
         folder = cls.open(path)
         for name, wanted in dataclasses.asdict(facts).items():
             found = getattr(folder.facts, name)
-            if found != wanted:
+            if found != wanted and not (name == "fingerprint" and not (found and wanted)):
                 raise GateError(f"{path}: holds states with `{name}` {found!r}, these have {wanted!r}")
         return folder
 
@@ -138,6 +139,7 @@ class StatesFolder:
             ("architecture", base.architecture, facts.architecture),
             ("vocabulary", base.vocab.tokenizer_hash, facts.tokenizer_hash),
             ("`n_embd`", base.n_embd or facts.n_embd, facts.n_embd),
+            ("fingerprint", (facts.fingerprint and base.fingerprint) or facts.fingerprint, facts.fingerprint),
         ):
             if found != wanted:
                 raise GateError(
