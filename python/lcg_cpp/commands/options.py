@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..engine.load import Engine
 from ..gate.families import RULES
 from ..gate.marks import LEFT_ALONE
+from .downloads import refuse_downloads
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,23 +79,6 @@ def path(text: str) -> str:
         raise argparse.ArgumentTypeError("is empty, expected a name; has the shell a value for it?")
     return text
 
-
-class _Download(argparse.Action):
-    """Says how to download a model, where llama.cpp's option for it is given."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: object, values: Any, option: str | None = None
-    ) -> None:
-        """Refuse the option, and say how to get the file."""
-        repository, _, quantization = str(values).partition(":")
-        wanted = f"*{quantization}*" if quantization else "*"
-        command = f"`hf download {repository} --include '{wanted}.gguf' --local-dir .`"
-        if option in _BY_URL:
-            command = f"`curl -LO {values}`"
-        parser.error(f"{option}: models are read from local files: download it with {command}, then give -m FILE")
-
-
-_BY_URL = ("-mu", "--model-url")
 
 # The options of all commands, by their long names: further names, and what `add_argument` takes.
 _VOCABULARY: dict[str, dict[str, Any]] = {
@@ -179,12 +163,6 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Add -m/--model, and refuse llama.cpp's options that download one."""
     add(parser, "--model", required=True)
     refuse_downloads(parser)
-
-
-def refuse_downloads(parser: argparse.ArgumentParser) -> None:
-    """Explain llama.cpp's options that download a model, where people give them."""
-    names = ("-hf", "-hfr", "--hf-repo", *_BY_URL)
-    parser.add_argument(*names, action=_Download, help=argparse.SUPPRESS)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from ..engine.load import DTYPES, Engine, HfEngine
 from ..gate.gate_file import gate_file_name
 from ..train.options import TrainOptions
 from . import options
+from .downloads import refuse_downloads
 from .errors import UsageError
 from .loading import load_base, quiet_log
 from .paths import check_output, require_file
@@ -24,7 +25,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         type=options.path,
         help="the base model, a Hugging Face checkpoint; the gate is then for `convert`",
     )
-    options.refuse_downloads(parser)
+    refuse_downloads(parser)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
