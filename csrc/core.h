@@ -308,9 +308,8 @@ class stage_pair {
 
     void set_options(const stage_options & options);
     void begin_reply(const chain_facts & facts, bool continued);
-    // The last tokens of what the reply answers; before its first step, where phases shall be told by them.
-    void read_prompt(const std::vector<int32_t> & tokens);
-    int  phase() const; // index of the open one, -1: none
+    void read_prompt(const std::vector<int32_t> & tokens); // its end; before the first step, for the phases
+    int  phase() const;                                    // index of the open one, -1: none
 
     // Runs the chain on one row and returns what it leaves; `selected` is set if the chain ends in a choice.
     token_data_array apply(llama_sampler * chain, const float * logits, const float * hidden, bool direct);
