@@ -310,6 +310,8 @@ def test_hidden_layer_that_no_state_reaches_still_learns() -> None:
         ("learning_rate", 0.0, "`learning_rate` is 0.0, expected more than 0 and at most 1e+06"),
         ("learning_rate", math.inf, "`learning_rate` is inf, expected more than 0 and at most 1e+06"),
         ("learning_rate", math.nan, "`learning_rate` is nan, expected more than 0 and at most 1e+06"),
+        ("minutes", 0.0, "`minutes` is 0.0, expected more than 0"),
+        ("minutes", math.nan, "`minutes` is nan, expected more than 0"),
         ("weight_decay", -0.1, "`weight_decay` is -0.1, expected 0 or a positive number"),
         ("weight_decay", math.nan, "`weight_decay` is nan, expected 0 or a positive number"),
         ("held_out", 1.0, "`held_out` is 1.0, expected 0 to less than 1"),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,7 +36,7 @@ from lcg_cpp.train import saved_run  # noqa: E402
 from lcg_cpp.train.learner import Learner  # noqa: E402
 from lcg_cpp.train.options import PAPER_TRAINING, TrainOptions  # noqa: E402
 from lcg_cpp.train.run import Run, Texts  # noqa: E402
-from lcg_cpp.train.train import Trained, saved_run_path, train  # noqa: E402
+from lcg_cpp.train.train import Trained, saved_run_path, train, weighted  # noqa: E402
 from training_data import CLOSE, Finder, Text, chat_rows, evaluate, write_rows  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
@@ -368,14 +370,85 @@ def test_budget_smaller_than_a_group_learns_from_one(tmp_path: Path, learn: Call
     Gate.load(tmp_path / "g.gguf")
 
 
+def test_a_run_ends_when_its_time_is_up(
+    tmp_path: Path, learn: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: float(next(seconds)))  # every look at the clock takes a second
+    told: list[str] = []
+    found = learn(tmp_path / "g.gguf", dataclasses.replace(OPTIONS, minutes=10 / 60), on_notice=told.append)
+    # one held-out text is all that a tenth of 10 s allows; with it the evaluation took 3 s, each group takes 1
+    assert found.finished
+    assert (found.run.seconds, len(found.run.losses), found.run.progress) == (10, 7, 1.0)
+    assert found.run.texts == 14
+    assert 0 < found.run.measurements[0].scores.positions < 256
+    assert re.fullmatch(r"0\.166667 minutes are enough for up to [\d,]+ tokens; the texts have [\d,]+", told[0])
+
+
+def test_texts_that_end_before_the_time_is_up_end_the_run(tmp_path: Path, learn: Callable[..., Trained]) -> None:
+    limited = learn(tmp_path / "g.gguf", dataclasses.replace(OPTIONS, minutes=1000.0)).run
+    free = learn(tmp_path / "free.gguf").run
+    assert (limited.texts, limited.losses) == (free.texts, free.losses)
+
+
+class Rows:
+    """So many rows of a dataset with a weight."""
+
+    def __init__(self, n: int, weight: float = 1.0) -> None:
+        self._n, self.weight = n, weight
+
+    def __len__(self) -> int:
+        return self._n
+
+
+def test_rows_come_as_often_in_a_round_as_their_weight_says() -> None:
+    data: Any = [Rows(40, 3.0), Rows(1000, 0.25), Rows(20)]
+    order = Texts(data, TrainOptions(held_out=0.0))
+    assert len(order) == 3 * 40 + 250 + 20
+    rounds = [np.bincount(order.epoch(number), minlength=1060) for number in range(40)]
+    for times in rounds:
+        assert times[:40].tolist() == [3] * 40
+        assert set(times[40:1040].tolist()) == {0, 1}
+        assert times[1040:].tolist() == [1] * 20
+    assert np.mean([times[40:1040].mean() for times in rounds]) == pytest.approx(0.25, abs=0.01)
+    assert not np.array_equal(rounds[0], rounds[1])  # others come in the next round
+    assert order.epoch(7).tolist() == Texts(data, TrainOptions(held_out=0.0)).epoch(7).tolist()
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "weight"),
+    [
+        ("chats.jsonl", "chats.jsonl", 1.0),
+        ("chats.jsonl:2", "chats.jsonl", 2.0),
+        ("hf:name:config:train:0.5", "hf:name:config:train", 0.5),
+        ("hf:name:config", "hf:name:config", 1.0),
+        ("C:\\chats.jsonl", "C:\\chats.jsonl", 1.0),
+        ("there:2", "there:2", 1.0),
+    ],
+)
+def test_a_dataset_may_be_named_with_a_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str, weight: float
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there:2").touch()  # a file's own name goes before
+    assert weighted(source) == (name, weight)
+
+
+def test_a_weight_of_nothing_is_refused() -> None:
+    with pytest.raises(GateError, match=r"^chats:0: has the weight 0, expected more$"):
+        weighted("chats:0")
+
+
+def test_weights_are_recorded_and_learned_with(
+    tmp_path: Path, learn: Callable[..., Trained], tiny_model_path: Path, data: str
+) -> None:
+    weighty = train(tiny_model_path, [f"{data}:2"], tmp_path / "g.gguf", OPTIONS, engine=ENGINE).run
+    once = learn(tmp_path / "once.gguf").run
+    assert (weighty.texts, weighty.tokens) == (2 * once.texts, 2 * once.tokens)
+    assert metadata_of(tmp_path / "g.gguf")["data"] == f"chats.jsonl ({N_ROWS} texts, weight 2)"
+
+
 def test_rounds_have_other_orders_of_the_same_texts() -> None:
-    class Rows:
-        def __init__(self, n: int) -> None:
-            self._n = n
-
-        def __len__(self) -> int:
-            return self._n
-
     order = Texts([Rows(7), Rows(30)], TrainOptions(held_out=0.1, seed=3))  # type: ignore[list-item]
     assert len(order.held_out) == 4  # of 37
     assert len(order) == 33

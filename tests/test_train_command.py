@@ -87,6 +87,7 @@ def test_help_names_every_setting_and_its_default(capsys: Capture) -> None:
         "--weight-decay X": "weight_decay",
         "--ctx-size N": "n_ctx",
         "--tokens N": "n_tokens",
+        "--minutes N": "minutes",
         "--held-out SHARE": "held_out",
         "--max-missed SHARE": "max_missed",
         "--rules {default,paper,scripts}": "rules",
@@ -237,7 +238,7 @@ def test_every_option_arrives(asked: Callable[..., SimpleNamespace], tiny_model_
         f"train -m {tiny_model_path} -d {data} -d other.jsonl -o out.gguf --outtype q8_0 --name N --license cc0-1.0"
         " --resume --hidden full --label-top-k 7 --label-top-p 0.5 --norm none --positions reply --batch 32 --passes 4"
         " --lr 0.25 --schedule cosine --warmup 3 --weight-decay 0.5 --tokens 1000 --held-out 0.25 --rules paper"
-        " --max-missed 0.5 --seed 9 --soft -c 128 -b 16 -t 2 -ngl all --rpc a:1,b:2"
+        " --max-missed 0.5 --minutes 90 --seed 9 --soft -c 128 -b 16 -t 2 -ngl all --rpc a:1,b:2"
     )
     found = asked(*line.split())
     assert found.options == TrainOptions(
@@ -255,6 +256,7 @@ def test_every_option_arrives(asked: Callable[..., SimpleNamespace], tiny_model_
         weight_decay=0.5,
         n_ctx=128,
         n_tokens=1000,
+        minutes=90.0,
         held_out=0.25,
         max_missed=0.5,
         rules="paper",

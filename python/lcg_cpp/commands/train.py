@@ -58,6 +58,7 @@ _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str
     ("--warmup", "warmup", "N", options.whole(0), "steps over which the learning rate rises"),
     ("--weight-decay", "weight_decay", "X", options.real(0), "weight decay"),
     ("--tokens", "n_tokens", "N", options.whole(1, 1 << 50), "tokens to evaluate (default: every text once)"),
+    ("--minutes", "minutes", "N", options.real(0), "end after N minutes, if the texts last so long"),
     ("--held-out", "held_out", "SHARE", options.real(0, 0.9), "share of the texts to measure on instead of learning"),
     (
         "--max-missed",
@@ -78,7 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "--data",
         default=[],
-        help="texts to learn from: a .jsonl or .parquet file, a folder of them, or hf:NAME; may be repeated",
+        help="texts to learn from: a .jsonl or .parquet file, a folder of them, or hf:NAME; may be repeated, each with"
+        " :WEIGHT behind it to have its texts so many times as often",
     )
     parser.add_argument(
         "--keep-states",

@@ -21,7 +21,10 @@ class Dataset:
         name: What was opened.
         n_bad: Unusable rows, which are left out.
         bad: What is wrong with the first few: "FILE:LINE: reason".
+        weight: How often each row comes in a round through the data.
     """
+
+    weight = 1.0
 
     def __init__(self, name: str, files: Sequence[RowFile]) -> None:
         self.name = name

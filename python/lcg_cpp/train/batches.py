@@ -6,6 +6,8 @@ the logits only until the label is made.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +24,8 @@ from .options import TrainOptions
 from .run import Texts
 from .source import Found, Source
 from .windows import sections, sibling_labels
+
+_TIME_HELD_OUT = 0.1  # of a run's limit, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +72,7 @@ class Evaluator:
         return "".join(f": {reason}" for reason, _ in self._source.skipped.most_common(1))
 
     def held_out(self) -> HeldOut:
-        """Evaluate the texts to measure on.
+        """Evaluate the texts to measure on, or as many as there is time for.
 
         Raises:
             GateError: They hold nothing to measure on.
@@ -79,6 +83,8 @@ class Evaluator:
         parts: list[Found] = []
         labels: list[npt.NDArray[np.float32]] = []
         n = 0
+        begun = time.monotonic()
+        seconds = math.inf if self._options.minutes is None else _TIME_HELD_OUT * 60 * self._options.minutes
         for row in rows.tolist():
             encoded = self._source.encode(row)
             self._seen[0] += 1
@@ -94,7 +100,7 @@ class Evaluator:
             parts += found
             labels.append(self._labels([text], found))
             n += len(labels[-1])
-            if n >= most:
+            if n >= most or time.monotonic() - begun >= seconds:
                 break
         if n == 0:
             raise GateError(f"none of the {len(rows)} held-out texts has a reply to measure on{self.main_reason()}")
@@ -108,11 +114,17 @@ class Evaluator:
             self._options.max_missed,
         )
 
-    def n_states(self) -> float:
-        """About how many states the gate will learn from, as the held-out texts show."""
-        rows, tokens, states = self._seen
-        n_tokens = self._options.n_tokens
-        return float(len(self._texts) * states / rows if n_tokens is None else n_tokens * states / tokens)
+    def expected(self, seconds: float) -> tuple[float, float, float]:
+        """About how much there is to learn from, as the held-out texts show, which took so many seconds.
+
+        Returns:
+            Tokens of the texts or of the budget; tokens for which there is time; states of the fewer of them.
+        """
+        rows, tokens, states = self._seen.tolist()
+        there_are = self._options.n_tokens or len(self._texts) * tokens / rows
+        minutes = math.inf if self._options.minutes is None else self._options.minutes
+        in_time = max(60 * minutes - seconds, 0) * tokens / max(seconds, 1e-6)
+        return there_are, in_time, min(there_are, in_time) * states / tokens
 
     def batch(self, rows: Sequence[int]) -> Batch | None:
         """States and labels of rows; None if it shall stop."""

@@ -79,7 +79,10 @@ def collect(
             n_ctx=options.n_ctx,
             softcap=matrix.softcap,
             norms="",
-            data=[[public_name(dataset), len(dataset)] for dataset in datasets],
+            data=[
+                [public_name(dataset), len(dataset), *([w] if (w := dataset.weight) != 1 else [])]
+                for dataset in datasets
+            ],
         )
         kept = StatesFolder.create(Path(folder), facts, matrix.norms)
         collected = Collected(sum(map(len, datasets)))

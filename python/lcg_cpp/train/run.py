@@ -46,6 +46,7 @@ class Run:
         positions: Hidden states learned from.
         positives: Of these, how many have each family in their label.
         seconds: Time spent.
+        passes: How often each state is learned from.
         losses: Mean training loss of each group.
         measurements: On held-out text.
     """
@@ -58,6 +59,7 @@ class Run:
     tokens: int = 0
     positions: int = 0
     seconds: float = 0.0
+    passes: int = 0
     positives: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
@@ -75,14 +77,21 @@ class Texts:
         n_held_out = min(round(n * options.held_out) or int(options.held_out > 0), _MOST_HELD_OUT, n - 1)
         self.held_out = order[:n_held_out]
         self._training = np.sort(order[n_held_out:])
+        weights = np.repeat([dataset.weight for dataset in datasets], [len(dataset) for dataset in datasets])
+        self._weights = weights[self._training]
 
     def __len__(self) -> int:
-        """Number of rows to learn from."""
-        return len(self._training)
+        """Number of rows to learn from in a round, or about so many where weights are no whole numbers."""
+        return round(float(self._weights.sum()))
 
     def epoch(self, number: int) -> npt.NDArray[np.int64]:
-        """The rows to learn from, in the order of this round."""
-        return np.random.default_rng([self._seed, 1 + number]).permutation(self._training)
+        """The rows to learn from, in the order of this round, each as often as its weight says.
+
+        A weight of 2.5 is two or three times, as chance has it.
+        """
+        chance = np.random.default_rng([self._seed, 3, number]).random(len(self._training))
+        rows = np.repeat(self._training, np.floor(self._weights + chance).astype(np.int64))
+        return np.random.default_rng([self._seed, 1 + number]).permutation(rows)
 
     def encode(self, row: int, encoder: Encoder) -> Encoded | None:
         """Tokens of a row, None if nothing can be learned from it."""

@@ -43,8 +43,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 class KeptData(Dataset):
     """A dataset whose rows are not needed any more."""
 
-    def __init__(self, name: str, n: int) -> None:
-        self.name, self._n = name, n
+    def __init__(self, name: str, n: int, weight: float = 1.0) -> None:
+        self.name, self._n, self.weight = name, n, weight
         self.n_bad, self.bad = 0, []
 
     def __len__(self) -> int:
@@ -64,19 +64,19 @@ class Facts:
     n_ctx: int  # most tokens of a text
     softcap: float
     norms: str  # SHA-256 of the norms of the output rows
-    data: list[list[Any]]  # name and number of rows of each dataset
+    data: list[list[Any]]  # name, number of rows, and the weight if it is not 1, of each dataset
     format: int = _FORMAT
     fingerprint: str = ""  # `BaseModel.fingerprint`; older states have none
 
     @property
     def datasets(self) -> list[Dataset]:
         """The data."""
-        return [KeptData(name, n) for name, n in self.data]
+        return [KeptData(*entry) for entry in self.data]
 
     @property
     def shards(self) -> list[tuple[int, int]]:
         """First row and end of every file."""
-        n = sum(n for _, n in self.data)
+        n = sum(entry[1] for entry in self.data)
         return [(first, min(first + ROWS, n)) for first in range(0, n, ROWS)]
 
 

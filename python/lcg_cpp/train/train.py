@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from .learner import Weights
     from .run import Run
     from .trainer import Trainer
+
+
+_WEIGHTED = re.compile(r"(.+):([0-9]{1,6}(?:\.[0-9]{1,6})?)", re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +93,8 @@ def train(
 
     Args:
         model: The base model, a GGUF file or, with a `HfEngine`, a folder; it is only read.
-        data: Names of datasets, see `data.open_dataset`; none with `states`.
+        data: Names of datasets, see `data.open_dataset`, each perhaps with a weight: `FILE:2` has each text twice as
+            often as others; none with `states`.
         output: The gate to write: a gate file or, with a `HfEngine`, a safetensors file that `convert` takes. Beside it
             come a report (.html), the training curve (.svg) and, while it runs, the saved run.
         options: Settings that change the gate.
@@ -136,6 +141,9 @@ def train(
         keeper = RunKeeper(saved_run_path(output), trainer, run_setting(trainer, datasets))
         if resume:
             keeper.load()
+        elif options.minutes is not None:
+            there_are, in_time = (f"{float(f'{n:.2g}'):,.0f}" for n in trainer.expected)
+            on_notice(f"{options.minutes:g} minutes are enough for up to {in_time} tokens; the texts have {there_are}")
         for _ in trainer.groups():
             on_progress(trainer.run)
             if keeper.is_due():
@@ -164,13 +172,31 @@ def open_datasets(data: Sequence[str], on_notice: Callable[[str], None]) -> list
     """Open datasets, and tell which of their rows cannot be used, and why."""
     if not data:
         raise GateError("`data` is empty, expected the names of datasets")
-    datasets = [open_dataset(source) for source in data]
+    datasets = []
+    for source in data:
+        name, weight = weighted(source)
+        datasets.append(open_dataset(name))
+        datasets[-1].weight = weight
     for dataset in datasets:
         for reason in dataset.bad:
             on_notice(f"{reason}; the row is left out")
         if dataset.n_bad > len(dataset.bad):
             on_notice(f"{dataset.name}: {dataset.n_bad - len(dataset.bad):,} more rows are left out")
     return datasets
+
+
+def weighted(source: str) -> tuple[str, float]:
+    """Name and weight of a dataset that is named as `NAME` or `NAME:WEIGHT`.
+
+    Raises:
+        GateError: The weight is 0.
+    """
+    match = None if os.path.exists(source) else _WEIGHTED.fullmatch(source)
+    if match is None:
+        return source, 1.0
+    if float(match[2]) == 0:
+        raise GateError(f"{source}: has the weight 0, expected more")
+    return match[1], float(match[2])
 
 
 def _write(output: PathLike, spec: GateSpec, weights: Weights, engine: Engine | HfEngine, outtype: str) -> None:
@@ -205,7 +231,7 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
     scores = run.measurements[-1].scores
     values: dict[str, TrainValue] = {
         "base_file_type": trainer.base.file_type,
-        "data": "; ".join(f"{public_name(dataset)} ({len(dataset)} texts)" for dataset in datasets),
+        "data": "; ".join(map(_described, datasets)),
         "texts": run.texts,
         "tokens": run.tokens,
         "positions": run.positions,
@@ -219,7 +245,7 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
         "learning_rate": trainer.learner.learning_rates[0],
         "schedule": options.schedule,
         "batch": options.batch,
-        "passes": trainer.passes,
+        "passes": run.passes,
         **({"max_missed": options.max_missed} if options.max_missed < 1 else {}),
         "seed": options.seed,
         "progress": run.progress,
@@ -234,6 +260,11 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
     if run.losses:
         values["loss"] = run.losses[-1]
     return {key: value for key, value in values.items() if value != "" and not _is_nan(value)}
+
+
+def _described(dataset: Dataset) -> str:
+    weight = "" if dataset.weight == 1 else f", weight {dataset.weight:g}"
+    return f"{public_name(dataset)} ({len(dataset)} texts{weight})"
 
 
 def public_name(dataset: Dataset) -> str:
@@ -252,7 +283,7 @@ def run_setting(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Any]
         "model": trainer.base.name,
         "file type": trainer.base.file_type,
         "tokenizer hash": trainer.spec.tokenizer_hash,
-        "data": [[dataset.name, len(dataset)] for dataset in datasets],
+        "data": [[dataset.name, len(dataset), dataset.weight] for dataset in datasets],
     }
 
 
@@ -269,7 +300,8 @@ def _check_output(output: Path, model: PathLike, data: Sequence[str], resume: bo
         raise GateError(f"{output}: is a folder, expected the gate file to write")
     if output.resolve().parent == Path(model).resolve():
         raise GateError(f"{output}: is in the model's folder, expected it in another one")
-    if any(os.path.exists(source) and output.exists() and output.samefile(source) for source in (model, *data)):
+    names = [weighted(source)[0] for source in data]
+    if any(os.path.exists(source) and output.exists() and output.samefile(source) for source in (model, *names)):
         raise GateError(f"{output}: is the model or the data, expected another file to write")
     if not os.access(output.parent, os.W_OK):
         raise GateError(f"{output}: its folder cannot be written to")

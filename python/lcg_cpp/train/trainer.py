@@ -35,7 +35,7 @@ class Trainer:
         base: The base model.
         learner: The gate.
         spec: What the gate file will say of the model.
-        passes: How often each state is learned from.
+        expected: Tokens that there are, and those for which there is time.
     """
 
     def __init__(
@@ -66,8 +66,11 @@ class Trainer:
         rules = DecodingRules.of(self.spec)
         source = lessons.source(self._texts, labeller, rules)
         self._evaluator = Evaluator(source, self._texts, rules, options)
+        begun = time.monotonic()
         self.held_out = self._evaluator.held_out()
-        self.passes = options.passes_for(self._evaluator.n_states())
+        self.run.seconds = time.monotonic() - begun
+        *self.expected, n_states = self._evaluator.expected(self.run.seconds)
+        self.run.passes = options.passes_for(n_states)
         self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden)
 
     @property
@@ -119,10 +122,11 @@ class Trainer:
         run.positions += len(batch.keys)
         positives = np.count_nonzero(batch.labels, 0).tolist()
         run.positives = [n + new for n, new in zip(run.positives or [0] * len(positives), positives)]
+        run.seconds += time.monotonic() - start
         before = run.progress
         done = run.tokens / self.options.n_tokens if self.options.n_tokens else (number + 1) / n_groups
-        run.progress = min(done, 1.0)
-        run.seconds += time.monotonic() - start
+        in_time = run.seconds / (60 * self.options.minutes) if self.options.minutes else 0.0
+        run.progress = min(max(done, in_time), 1.0)
         if int(before * _N_MEASUREMENTS) != int(run.progress * _N_MEASUREMENTS):
             self._measure()
         return True
@@ -132,7 +136,7 @@ class Trainer:
         options = self.options
         n_steps = max(1, round(len(batch.keys) / options.batch))
         loss = 0.0
-        for number_of_pass in range(self.passes):
+        for number_of_pass in range(self.run.passes):
             salt = np.random.default_rng([options.seed, 2, self.run.epoch, number, number_of_pass]).integers(1 << 63)
             step_of = _mix(batch.keys ^ np.uint64(salt)) % np.uint64(n_steps)
             for step in range(n_steps):
@@ -144,7 +148,7 @@ class Trainer:
                 f"the gate diverged after {self.run.tokens} tokens: its weights are no longer numbers;"
                 f" a lower learning rate helps (was {self.learner.learning_rates[0]:.2g})"
             )
-        return loss / (len(batch.keys) * self.passes)
+        return loss / (len(batch.keys) * self.run.passes)
 
     def _measure(self) -> None:
         run = self.run
