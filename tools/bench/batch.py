@@ -2,10 +2,10 @@
 
     python tools/bench/batch.py --model qwen2.5-0.5b-Q4_K_M.gguf [--lcg GATE.gguf] [--threads 2] [--parallel 16,24]
 
-Stock `Llama` answers a few prompts one by one, then `generate_batch` answers more of them, in turn and in one process;
-both with the paper's sampling and replies of the same length. Tokens a second are those of replies, the prompts'
-evaluation included. `--cpu-time` counts the process's CPU time instead of the clock's: on a busy machine, with one
-thread, it tells what an idle one would take.
+Stock `Llama` answers a few prompts one by one, then `generate_batch` answers more of them, in turn and in one process,
+both with the paper's sampling. Tokens a second are those of replies, the prompts' evaluation included. `--cpu-time`
+counts the process's CPU time instead of the clock's: on a busy machine, with one thread, it comes near to what an idle
+one would take.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from lcg_cpp.run.llama import GatedLlama
 from lcg_cpp.run.prompt import chat_prompt, completion_prompt, has_template
 from lcg_cpp.run.requests import Request
 
+_LONG = 400  # characters
 SAMPLING = {"temperature": 0.7, "top_k": 20, "top_p": 0.8, "min_p": 0.0}
 
 
 def load_prompts(llm: GatedLlama) -> list[list[int]]:
-    """Prompts of the built-in benchmark as tokens."""
-    texts = [prompt.prompt for prompt in load_benchmark("cldr").prompts]
+    """Everyday questions as tokens."""
+    texts = [prompt.prompt for prompt in load_benchmark("everyday").prompts if len(prompt.prompt) < _LONG]
     if has_template(llm):
         return [list(chat_prompt(llm, [{"role": "user", "content": text}]).tokens) for text in texts]
     return [list(completion_prompt(llm, text + "\n").tokens) for text in texts]
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--parallel", default="16", help="sequences; several with commas (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=128, help="of a reply at most (default: %(default)s)")
     parser.add_argument("--prompts", type=int, default=3, help="for each sequence (default: %(default)s)")
+    parser.add_argument("--alone", type=int, default=4, help="prompts answered one by one (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--cpu-time", action="store_true")
     arguments = parser.parse_args()
@@ -82,7 +84,7 @@ def main() -> None:
         pairs = []
         for run in range(arguments.runs):
             some = [prompts[(run * 97 + i) % len(prompts)] for i in range(parallel * arguments.prompts)]
-            few = some[:: max(1, len(some) // 4)]
+            few = some[:: max(1, len(some) // arguments.alone)]
             alone = rate(one_by_one, clock, llm, few, arguments.tokens)
             batch = rate(side_by_side, clock, gated, some, arguments.tokens, parallel)
             pairs.append((alone, batch))
