@@ -40,7 +40,7 @@ from lcg_cpp.detect.places import (
 from lcg_cpp.detect.rules import BANNED, CONFIDENT, FIRST_TOKEN, NOTHING_LEFT, PERSISTENCE, PREDICTED, Answers
 from lcg_cpp.detect.scores import THRESHOLDS, as_dict, score
 from lcg_cpp.detect.texts import Probe, Question, Splicer
-from lcg_cpp.detect.words import BLOCK, BRACKETS, CODE, QUOTATION, switches, words
+from lcg_cpp.detect.words import BLOCK, BRACKETS, CODE, QUOTATION, SPLICED, switches, words
 from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.engine.teacher import Teacher
 from lcg_cpp.gate.decisions import NO_FAMILY, DecodingRules, FamilyTable
@@ -358,6 +358,10 @@ def test_all_families_of_a_language_are_its_own(teacher: Teacher, finer: Gate) -
     wrong = {finer.families.names[q.family] for q in questions if q.group == BETWEEN}
     assert "kana" in wrong
     assert not wrong & {"hans", "hansj", "han", "latin"}
+    spliced = [q for number in range(24) for probe in splicer.probes(chinese, number)[1:] for q in probe.questions]
+    switched = {finer.families.names[q.family] for q in spliced if q.group in SPLICED}
+    assert {"kana", "thai"} <= switched
+    assert not switched & {"hans", "hansj", "han"}
 
 
 def test_a_gate_of_many_families_is_scored_by_script_and_over_all(teacher: Teacher, finer: Gate) -> None:
