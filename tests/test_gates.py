@@ -316,3 +316,24 @@ def test_the_command_lists_finds_and_adds(
     ):
         assert main(["gates", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_kept_states_are_of_one_fingerprint(tmp_path: Path, tiny_model_path: Path, finetune: Path) -> None:
+    pytest.importorskip("safetensors")
+    from lcg_cpp.train.states import Facts, StatesFolder
+
+    base = read_base_model(tiny_model_path)
+    facts = Facts("tiny", "llama", "F32", base.vocab.tokenizer_hash, base.vocab.n_vocab, base.n_embd, 8, 0.0, "", [])
+    norms = np.ones(base.vocab.n_vocab, np.float32)
+    known = dataclasses.replace(facts, fingerprint=base.fingerprint)
+    for kept in (facts, known):
+        StatesFolder(tmp_path, kept, norms).check_base(base)
+    other = read_base_model(finetune)
+    StatesFolder(tmp_path, facts, norms).check_base(other)  # older states do not tell
+    with pytest.raises(GateError, match=r"has the fingerprint v1:\w+, but .* holds states of one with v1:"):
+        StatesFolder(tmp_path, known, norms).check_base(other)
+    StatesFolder.create(tmp_path / "a", facts, norms)
+    StatesFolder.create(tmp_path / "a", known, norms)  # goes on with them
+    StatesFolder.create(tmp_path / "b", known, norms)
+    with pytest.raises(GateError, match="holds states with `fingerprint`"):
+        StatesFolder.create(tmp_path / "b", dataclasses.replace(facts, fingerprint=other.fingerprint), norms)
