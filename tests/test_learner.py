@@ -347,6 +347,17 @@ def test_few_states_are_learned_from_more_often(n_states: int, passes: int) -> N
     assert TrainOptions(passes=7).passes_for(n_states) == 7
 
 
+@pytest.mark.parametrize(
+    ("share", "n_texts", "wanted"),
+    [
+        *((None, 10_000, 500), (None, 100_000, 512), (None, 640, 32), (None, 200, 32), (None, 100, 20), (None, 4, 1)),
+        *((0.02, 1000, 20), (0.02, 10, 1), (0.02, 100_000, 512), (0.0, 1000, 0), (None, 1, 0)),
+    ],
+)
+def test_texts_that_are_measured_on(share: float | None, n_texts: int, wanted: int) -> None:
+    assert TrainOptions(held_out=share).n_held_out(n_texts) == wanted
+
+
 @pytest.mark.parametrize(("n_hidden", "width"), [(0, 0), (16, 16), (None, 64)])
 def test_width_of_the_hidden_layer(n_hidden: int | None, width: int) -> None:
     assert TrainOptions(n_hidden=n_hidden).hidden_width(64) == width

@@ -377,10 +377,11 @@ def test_a_run_ends_when_its_time_is_up(
     monkeypatch.setattr("time.monotonic", lambda: float(next(seconds)))  # every look at the clock takes a second
     told: list[str] = []
     found = learn(tmp_path / "g.gguf", dataclasses.replace(OPTIONS, minutes=10 / 60), on_notice=told.append)
-    # one held-out text is all that a tenth of 10 s allows; with it the evaluation took 3 s, each group takes 1
+    # one held-out text is all that a tenth of 10 s allows; with it the evaluation took 3 s, each group takes 1; a
+    # group has one text, because a second one would take more than 2 % of the time
     assert found.finished
     assert (found.run.seconds, len(found.run.losses), found.run.progress) == (10, 7, 1.0)
-    assert found.run.texts == 14
+    assert (found.run.texts, found.run.group_size) == (7, 1)
     assert 0 < found.run.measurements[0].scores.positions < 256
     assert re.fullmatch(r"0\.166667 minutes are enough for up to [\d,]+ tokens; the texts have [\d,]+", told[0])
 

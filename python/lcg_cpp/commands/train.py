@@ -59,7 +59,13 @@ _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str
     ("--weight-decay", "weight_decay", "X", options.real(0), "weight decay"),
     ("--tokens", "n_tokens", "N", options.whole(1, 1 << 50), "tokens to evaluate (default: every text once)"),
     ("--minutes", "minutes", "N", options.real(0), "end after N minutes, if the texts last so long"),
-    ("--held-out", "held_out", "SHARE", options.real(0, 0.9), "share of the texts to measure on instead of learning"),
+    (
+        "--held-out",
+        "held_out",
+        "SHARE",
+        options.real(0, 0.9),
+        "share of the texts to measure on (default: 0.05, more of few texts)",
+    ),
     (
         "--max-missed",
         "max_missed",

@@ -26,6 +26,7 @@ from .source import Found, Source
 from .windows import sections, sibling_labels
 
 _TIME_HELD_OUT = 0.1  # of a run's limit, at most
+_TIME_OF_GROUP = 0.02  # of what is left of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,11 @@ class Evaluator:
         minutes = math.inf if self._options.minutes is None else self._options.minutes
         in_time = max(60 * minutes - seconds, 0) * tokens / max(seconds, 1e-6)
         return there_are, in_time, min(there_are, in_time) * states / tokens
+
+    def group_size(self, in_time: float) -> int:
+        """Texts of a group where there is time for so many tokens: a run ends with a group, not long after its time."""
+        rows, tokens, _ = self._seen.tolist()
+        return int(max(1, min(self._options.group, _TIME_OF_GROUP * in_time * rows / tokens)))
 
     def batch(self, rows: Sequence[int]) -> Batch | None:
         """States and labels of rows; None if it shall stop."""

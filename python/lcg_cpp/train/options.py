@@ -14,6 +14,8 @@ POSITIONS = ("all", "reply")
 
 _MAX_RATE = 1e6  # PyTorch computes with it in single precision
 _LEAST_RATE = 0.02  # of the schedule's end, as a share of its top: the last texts count too
+_HELD_OUT = 0.05  # of the texts, where the share is ours to choose
+_LEAST_HELD_OUT, _MOST_HELD_OUT = 32, 512  # texts
 _STEPS = 1000  # of the optimizer, at least, where the number of passes is ours to choose
 _PASSES = (3, 20)  # the least and the most of them
 _TEXTS_PER_STATE = 1 / 32  # texts whose states are gathered and shuffled together, for each state of a batch
@@ -45,7 +47,8 @@ class TrainOptions:
         n_tokens: Tokens to evaluate; texts are repeated if there are too few. None: every text once.
         minutes: Time after which the run ends, if the texts last so long, with the group of texts that is in work. At
             most a tenth of it goes to held-out text. Two runs that it ends give different gates.
-        held_out: Share of the texts that is only measured on, of at most 512 of them.
+        held_out: Share of the texts that is only measured on, of at most 512 of them. None: 0.05, but of at least 32
+            texts, or a fifth where there are so few: the thresholds are fitted to them.
         max_missed: At how much of the held-out text that goes on with a family the gate may miss it; each family's
             threshold follows, see `train.thresholds`. 1 leaves all of them at 0.5 (paper).
         rules: Rule set of the token families.
@@ -68,7 +71,7 @@ class TrainOptions:
     n_ctx: int = 2048
     n_tokens: int | None = None
     minutes: float | None = None
-    held_out: float = 0.05
+    held_out: float | None = None
     max_missed: float = 0.001
     rules: str = "default"  # what `train` uses where nothing else is asked for
     seed: int = 0
@@ -104,7 +107,7 @@ class TrainOptions:
             raise GateError(f"`minutes` is {self.minutes}, expected more than 0")
         if not 0.0 <= self.weight_decay < math.inf:
             raise GateError(f"`weight_decay` is {self.weight_decay}, expected 0 or a positive number")
-        if not 0.0 <= self.held_out < 1.0:
+        if self.held_out is not None and not 0.0 <= self.held_out < 1.0:
             raise GateError(f"`held_out` is {self.held_out}, expected 0 to less than 1")
         if not 0.0 <= self.max_missed <= 1.0:
             raise GateError(f"`max_missed` is {self.max_missed}, expected 0 to 1")
@@ -118,6 +121,13 @@ class TrainOptions:
         if self.passes is not None:
             return self.passes
         return min(max(math.ceil(_STEPS * self.batch / max(n_states, 1)), _PASSES[0]), _PASSES[1])
+
+    def n_held_out(self, n_texts: int) -> int:
+        """How many of so many texts are only measured on."""
+        wanted, least = self.held_out, int(self.held_out != 0)
+        if wanted is None:
+            wanted, least = _HELD_OUT, max(least, min(_LEAST_HELD_OUT, n_texts // 5))
+        return min(max(round(n_texts * wanted), least), _MOST_HELD_OUT, n_texts - 1)
 
     @property
     def group(self) -> int:

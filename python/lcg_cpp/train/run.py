@@ -12,8 +12,6 @@ from ..data import Dataset, Encoded, Encoder
 from .heldout import Scores
 from .options import TrainOptions
 
-_MOST_HELD_OUT = 512  # texts
-
 
 @dataclass(frozen=True)
 class Measurement:
@@ -47,6 +45,7 @@ class Run:
         positives: Of these, how many have each family in their label.
         seconds: Time spent.
         passes: How often each state is learned from.
+        group_size: Texts that are evaluated before the gate learns from them.
         losses: Mean training loss of each group.
         measurements: On held-out text.
     """
@@ -60,6 +59,7 @@ class Run:
     positions: int = 0
     seconds: float = 0.0
     passes: int = 0
+    group_size: int = 0
     positives: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
@@ -74,7 +74,7 @@ class Texts:
         self._seed = options.seed
         n = int(self._ends[-1])
         order = np.random.default_rng([self._seed, 0]).permutation(n)
-        n_held_out = min(round(n * options.held_out) or int(options.held_out > 0), _MOST_HELD_OUT, n - 1)
+        n_held_out = options.n_held_out(n)
         self.held_out = order[:n_held_out]
         self._training = np.sort(order[n_held_out:])
         weights = np.repeat([dataset.weight for dataset in datasets], [len(dataset) for dataset in datasets])

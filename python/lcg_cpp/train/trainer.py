@@ -71,6 +71,7 @@ class Trainer:
         self.run.seconds = time.monotonic() - begun
         *self.expected, n_states = self._evaluator.expected(self.run.seconds)
         self.run.passes = options.passes_for(n_states)
+        self.run.group_size = self._evaluator.group_size(self.expected[1])
         self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden)
 
     @property
@@ -91,7 +92,7 @@ class Trainer:
         """
         if not self.run.measurements:
             self._measure()
-        size = self.options.group
+        size = self.run.group_size
         while self.run.progress < 1.0:
             order = self._texts.epoch(self.run.epoch)
             n_groups = -(-len(order) // size)
