@@ -73,7 +73,7 @@ class TrainOptions:
     minutes: float | None = None
     held_out: float | None = None
     max_missed: float = 0.001
-    rules: str = "default"  # what `train` uses where nothing else is asked for
+    rules: str = "scripts"
     seed: int = 0
 
     def __post_init__(self) -> None:
