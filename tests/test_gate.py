@@ -356,6 +356,7 @@ def test_default_options_are_the_methods_but_for_first_token_and_a_least_tempera
         "first_token": True,
         "n_events": 256,
         "eager": False,
+        "phases": (),
     }
     paper = {**dataclasses.asdict(GateOptions()), "first_token": False, "confidence_temperature": 0.0}
     assert dataclasses.asdict(PAPER_OPTIONS) == paper

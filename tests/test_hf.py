@@ -506,7 +506,7 @@ def test_both_routes_learn_the_same_gate(folder: Path, gguf_path: Path, tmp_path
 
 def test_stopped_run_goes_on_to_the_same_gate(folder: Path, tmp_path: Path) -> None:
     data = write_chats(tmp_path, 60)
-    options = TrainOptions(n_hidden=4, batch=64, held_out=0.1, n_ctx=64)
+    options = TrainOptions(n_hidden=4, batch=64, held_out=0.1, n_ctx=64, rules="default")
     whole, parts = tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"
     train(folder, data, whole, options, engine=HfEngine(n_threads=1))
 

@@ -36,7 +36,7 @@ from training_data import chat_rows, write_rows  # noqa: E402
 
 Floats = npt.NDArray[np.float32]
 
-OPTIONS = TrainOptions(n_hidden=8, batch=64, n_ctx=256, held_out=0.2, passes=2, warmup=10)
+OPTIONS = TrainOptions(n_hidden=8, batch=64, n_ctx=256, held_out=0.2, passes=2, warmup=10, rules="default")
 ENGINE = Engine(n_batch=32, n_threads=1)  # so small that every text is evaluated alone: others would change last bits
 N_ROWS = 24
 

@@ -43,7 +43,7 @@ Floats = npt.NDArray[np.float32]
 
 N_ROWS = 24
 # two texts a group, two steps or so in each of its passes: a run takes 0.1 s
-OPTIONS = TrainOptions(n_hidden=8, batch=64, n_ctx=256, held_out=0.2, passes=2, warmup=10)
+OPTIONS = TrainOptions(n_hidden=8, batch=64, n_ctx=256, held_out=0.2, passes=2, warmup=10, rules="default")
 ENGINE = Engine(n_batch=64, n_threads=1)
 
 
@@ -749,6 +749,20 @@ def test_run_that_was_stopped_goes_on_to_the_same_gate(
     assert second.run.seconds > first.run.seconds
     assert output.read_bytes() == uninterrupted[1]
     assert files_in(tmp_path) == ["g.gguf"]
+
+
+def test_stopped_run_with_a_family_for_each_script_goes_on_to_the_same_gate(
+    tmp_path: Path, learn: Callable[..., Trained]
+) -> None:
+    options = dataclasses.replace(LONG, rules="scripts")
+    learn(tmp_path / "whole.gguf", options, outtype="f32")
+    stop = Stop(groups=9)
+    assert not learn(
+        tmp_path / "parts.gguf", options, outtype="f32", should_stop=stop.asked, on_progress=stop.progress
+    ).finished
+    assert learn(tmp_path / "parts.gguf", options, outtype="f32", resume=True).finished
+    assert (tmp_path / "parts.gguf").read_bytes() == (tmp_path / "whole.gguf").read_bytes()
+    assert "kana" in Gate.load(tmp_path / "parts.gguf").families.names
 
 
 @pytest.mark.parametrize("evaluations", [0, 1, 2, 7])

@@ -55,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def small(tiny_model_path: Path, data: str) -> tuple[str, ...]:
     """Arguments of a small run."""
-    return ("train", "-m", str(tiny_model_path), "-d", data, *SMALL)
+    return ("train", "-m", str(tiny_model_path), "-d", data, "--rules", "default", *SMALL)
 
 
 @pytest.fixture

@@ -44,7 +44,6 @@ class GateSpec:
     n_hidden: int  # width of the gate's hidden layer; 0 is a linear gate
     token_family: npt.NDArray[np.uint8]  # (n_vocab,), indices into the families, exemptions not applied
     tokenizer_hash: str  # `Vocab.tokenizer_hash` of the base model; must match when the gate is used
-    fingerprint: str = ""  # of the base model's weights, see `engine.fingerprint`; must match when the gate is used
     # the families, in the order of the gate's outputs, and the rule set that made `token_family`
     families: FamilySet = DEFAULT_FAMILIES
     threshold: float = 0.5  # probability from which a family counts as predicted, between 0 and 1
@@ -52,6 +51,7 @@ class GateSpec:
     # (top_k, top_p) of each set whose union is the confidence set H
     confidence: tuple[tuple[int, float], ...] = CONFIDENCE
     exempt_tokens: tuple[int, ...] = ()  # ids that count as neutral while decoding
+    fingerprint: str = ""  # of the base model's weights, see `engine.fingerprint`; must match when the gate is used
     name: str = ""  # human-readable name of the gate
     version: str = ""  # version of the gate, e.g. `v1.0`
     license: str = ""  # SPDX expression
