@@ -95,7 +95,7 @@ _VOCABULARY: dict[str, dict[str, Any]] = {
         "metavar": "BENCH",
         "type": path,
         "default": "cldr",
-        "help": "prompts: cldr, everyday (both built in), demo, flores:…, include:…, humaneval-xl:…, lcb:…, or a .jsonl file",
+        "help": "prompts: cldr, everyday, demo, flores:…, include:…, humaneval-xl:…, lcb:…, or a .jsonl file",
     },
     "--output": {"flags": ("-o",), "metavar": "FILE", "type": path},
     "--rules": {"choices": RULES, "default": RULES[0], "help": "rule set of the token families"},
