@@ -49,6 +49,15 @@ def compile_against() -> Compile:
     return run
 
 
+def test_the_fuzz_target_compiles() -> None:
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    command = [compiler, "-std=c++17", "-fsyntax-only", f"-I{ROOT}/csrc", str(ROOT / "tools/fuzz/fuzz_gate_file.cpp")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_declarations_equal_the_headers_of_the_installed_llama_cpp(compile_against: Compile) -> None:
     result = compile_against(HOST_API.parent)
     assert (result.returncode, result.stderr) == (0, "")

@@ -8,6 +8,7 @@
 //   ./fuzz_gate_file -max_len=16384 -rss_limit_mb=512 -malloc_limit_mb=64 -timeout=5 corpus
 #include "core.h"
 
+#include <algorithm>
 #include <cstdlib>
 
 namespace {
@@ -16,6 +17,12 @@ void require(bool holds) {
     if (!holds) {
         std::abort();
     }
+}
+
+const lcg::host_tensor * find(const lcg::gate_weights & weights, const char * name) {
+    const auto found = std::find_if(weights.tensors.begin(), weights.tensors.end(),
+        [name](const lcg::host_tensor & tensor) { return tensor.name == name; });
+    return found == weights.tensors.end() ? nullptr : &*found;
 }
 
 void check(const lcg::gate_file & file) {
@@ -35,10 +42,10 @@ void check(const lcg::gate_file & file) {
     for (const uint32_t token : config.exempt_tokens) {
         require(token < config.n_vocab);
     }
-    const lcg::host_tensor * fc2 = file.weights.find("lcg.fc2.weight");
+    const lcg::host_tensor * fc2 = find(file.weights, "lcg.fc2.weight");
     require(fc2 != nullptr && fc2->ne[1] == static_cast<int64_t>(n_families));
     require(fc2->ne[0] == static_cast<int64_t>(config.n_hidden > 0 ? config.n_hidden : config.n_embd));
-    require((file.weights.find("lcg.fc1.weight") != nullptr) == (config.n_hidden > 0));
+    require((find(file.weights, "lcg.fc1.weight") != nullptr) == (config.n_hidden > 0));
     for (const lcg::host_tensor & tensor : file.weights.tensors) {
         const auto n      = static_cast<size_t>(tensor.ne[0] * tensor.ne[1]);
         const bool narrow = tensor.type == lcg::type_f16 || tensor.type == lcg::type_bf16;
