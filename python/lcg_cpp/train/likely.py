@@ -8,6 +8,8 @@ vocabulary, which is kept in double precision for each way of dividing logits. O
 from __future__ import annotations
 
 import dataclasses
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,14 +59,19 @@ class Likely:
         n_kept = min(KEPT, logits.shape[1])
         ids = np.empty((len(logits), 2, n_kept), np.int32)
         log_sums = np.empty((len(logits), len(NORMS)))
-        for row, own in enumerate(logits):
-            wide = before_softcap(own, softcap)
+
+        def read(row: int) -> None:
+            wide = before_softcap(logits[row], softcap)
             for column, divisor in enumerate(divisors):
                 adjusted = wide if divisor is None else wide / divisor
                 best = adjusted.max()
                 log_sums[row, column] = best + np.log(np.exp(adjusted - best).sum())
-            ids[row, 0] = _best(own, n_kept)
+            ids[row, 0] = _best(logits[row], n_kept)
             ids[row, 1] = _best((wide / by_norm).astype(np.float32), n_kept)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter in each pass over a row
+            for _ in pool.map(read, range(len(logits))):
+                pass  # raises what a row raised
         kept = np.take_along_axis(logits[:, None], ids.astype(np.intp), 2)
         return cls(ids, kept, log_sums, steps.log_sum, steps.n_survivors, steps.n_confident)
 
