@@ -73,7 +73,7 @@ _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str
         options.real(0, 1),
         "fit thresholds: a right family is missed at most so often",
     ),
-    ("--rules", "rules", None, RULES, "rule set of the token families"),
+    ("--rules", "rules", None, RULES, "one family for each script; `default` and `paper` have four"),
     ("--seed", "seed", "N", options.whole(0, 1 << 62), "seed of the whole run"),
 )
 
