@@ -83,9 +83,11 @@ def _quantities(code: str) -> dict[str, str]:
     """Unit -> a quantity, with {n} for the number: `{n} kilometers`. Only units that all our numbers leave alone."""
     found = {}
     for unit in Locale.parse(code)._data["unit_patterns"]:
-        texts = {format_unit(number, unit, "long", locale=code).replace(str(number), "{n}") for number in NUMBERS}
-        if len(texts) == 1 and unit not in texts.pop():
-            found[f"u:{unit}"] = format_unit(_SAMPLE, unit, "long", locale=code)
+        for length in ("long", "short"):  # Babel 2.18 leaves out long forms that are as the short ones
+            texts = {format_unit(number, unit, length, locale=code).replace(str(number), "{n}") for number in NUMBERS}
+            if len(texts) == 1 and unit not in texts.pop():
+                found[f"u:{unit}"] = format_unit(_SAMPLE, unit, length, locale=code)
+                break
     return found
 
 
