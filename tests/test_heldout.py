@@ -14,7 +14,7 @@ from lcg_cpp.gate.families import family_set
 from lcg_cpp.gate.spec import CONFIDENCE
 from lcg_cpp.gate.steps import PAPER_SAMPLING, Sampling
 from lcg_cpp.train.heldout import FamilyScore, HeldOut, Scores
-from lcg_cpp.train.thresholds import HIGHEST, LEAST_RIGHT, LOWEST, UNSURE, family_thresholds
+from lcg_cpp.train.thresholds import HIGHEST, LEAST_RIGHT, LOWEST, UNLEARNED, UNSURE, family_thresholds
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
 NAMES = ("cj", "latin", "symbols", "lowres")
@@ -187,10 +187,18 @@ def test_what_has_the_threshold_in_32_bits_is_predicted() -> None:
 
 
 def test_thresholds_have_limits() -> None:
-    assert chosen([0.001] * 25, max_missed=0) == pytest.approx(LOWEST)
+    assert chosen([0.001, *[0.75] * 199], max_missed=0) == pytest.approx(LOWEST)
     assert chosen([0.75] * 25, max_missed=0) == HIGHEST
     assert chosen([0.001] * (LEAST_RIGHT - 1), max_missed=0) == pytest.approx(UNSURE)
     assert 0 < LOWEST < UNSURE < HIGHEST
+
+
+def test_a_family_that_the_gate_has_not_learned_is_hardly_ever_banned() -> None:
+    # improbable at 10 of 100 right positions, and at 11; at all of them, where persistence allows it anyway
+    assert chosen([0.001] * 10 + [0.75] * 90, max_missed=0) == pytest.approx(LOWEST)
+    assert chosen([0.001] * 11 + [0.75] * 89, max_missed=0) == pytest.approx(0.001)
+    assert chosen([0.003, 0.002] * 20, max_missed=0.5, last=CJ) == pytest.approx(0.003)
+    assert chosen([1e-9] * 25, max_missed=0) == pytest.approx(UNLEARNED)
 
 
 def test_right_families_that_the_rules_allow_anyway_are_not_missed() -> None:

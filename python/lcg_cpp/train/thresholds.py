@@ -3,7 +3,9 @@
 On held-out text the text's own next token is right. Its family is missed where the gate's rules would ban it: its
 probability is below its threshold, it is not the most probable family, and not that of the newest language token. A
 family's threshold is the highest one at which this happens at no more than `max_missed` of the positions where the
-family is right, between `LOWEST` and `HIGHEST`.
+family is right, between `LOWEST` and `HIGHEST`. A family that is less probable than `LOWEST` at more than
+`MOST_UNLIKELY` of these positions, also where the rules allow it anyway, has not been learned: its threshold is so low
+that it is predicted at nearly all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from ..gate.rule_set import FamilySet
 
 HIGHEST = 0.5  # the paper's; a higher one would only look better on text that is as clean as the held-out text
 LOWEST = 0.01  # below it a gate hardly bans anything
+MOST_UNLIKELY = 0.1  # share of a family's right positions
+UNLEARNED = 1e-6  # the lowest of a family that the gate has not learned
 UNSURE = 0.1  # of a family that is right at too few held-out positions
 LEAST_RIGHT = 20  # such positions
 
@@ -50,9 +54,11 @@ def family_thresholds(
         elif n_right < LEAST_RIGHT:
             threshold = UNSURE
         else:
-            at_risk = np.sort(probability[is_right & ~is_safe, f])
+            is_learned = np.count_nonzero(probability[is_right, f] < LOWEST) <= MOST_UNLIKELY * n_right
+            at_risk = np.sort(probability[is_right & ~is_safe if is_learned else is_right, f])
             threshold = next(iter(at_risk[int(max_missed * n_right) :]), HIGHEST)
-        thresholds.append(_narrow(min(max(threshold, LOWEST), HIGHEST)))
+            threshold = max(threshold, LOWEST if is_learned else UNLEARNED)
+        thresholds.append(_narrow(min(threshold, HIGHEST)))
     return tuple(thresholds)
 
 
