@@ -92,11 +92,6 @@ std::shared_ptr<phase_set> make_phases(const std::shared_ptr<token_texts> & text
     return set;
 }
 
-chain_facts make_facts(float temperature, int32_t top_k, const std::string & end, bool direct, uintptr_t mirostat) {
-    const chain_end e = end == "greedy" ? chain_end::greedy : end == "mirostat" ? chain_end::mirostat : chain_end::draw;
-    return {temperature, top_k, e, direct, reinterpret_cast<llama_sampler *>(mirostat)};
-}
-
 void check_options(const stage_options & options, const gate & gate) {
     check_thresholds(options.usual.rules, gate.config.families.size());
     for (size_t i = 0; options.phases && i < options.phases->phases.size(); i++) {
@@ -250,9 +245,7 @@ void bind_stage(py::module_ & m) {
     py::class_<stage_options>(m, "StageOptions")
         .def(py::init(&make_options), py::arg("usual"), py::arg("n_events"), py::arg("eager"),
             py::arg("phases") = nullptr);
-    py::class_<chain_facts>(m, "ChainFacts")
-        .def(py::init(&make_facts), py::arg("temperature"), py::arg("top_k"), py::arg("end"), py::arg("direct"),
-            py::arg("mirostat") = 0);
+    py::class_<chain_facts>(m, "ChainFacts");
 
     py::class_<python_stages>(m, "StagePair")
         .def(py::init([](const std::shared_ptr<gate> & g, const stage_options & options) {
