@@ -53,8 +53,6 @@ class Likely:
     def of(cls, logits: npt.NDArray[np.float32], norms: npt.NDArray[np.float32], softcap: float) -> Likely:
         """Take them from the model's logits, float32 (n, n_vocab), with the norms of its output rows."""
         divisors = [label_norms(norms, norm) for norm in NORMS]
-        by_norm = label_norms(norms, "relative")
-        assert by_norm is not None
         steps = Steps.of(logits, PAPER_SAMPLING)
         n_kept = min(KEPT, logits.shape[1])
         ids = np.empty((len(logits), 2, n_kept), np.int32)
@@ -62,12 +60,13 @@ class Likely:
 
         def read(row: int) -> None:
             wide = before_softcap(logits[row], softcap)
-            for column, divisor in enumerate(divisors):
+            ids[row, 0] = _best(logits[row], n_kept)
+            for column, (norm, divisor) in enumerate(zip(NORMS, divisors)):
                 adjusted = wide if divisor is None else wide / divisor
                 best = adjusted.max()
                 log_sums[row, column] = best + np.log(np.exp(adjusted - best).sum())
-            ids[row, 0] = _best(logits[row], n_kept)
-            ids[row, 1] = _best((wide / by_norm).astype(np.float32), n_kept)
+                if norm == "relative":
+                    ids[row, 1] = _best(adjusted.astype(np.float32), n_kept)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter in each pass over a row
             for _ in pool.map(read, range(len(logits))):
