@@ -11,14 +11,12 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from llama_cpp import Llama, LlamaGrammar
 
 import oracle
 from lcg_cpp import Gate, GatedLlama, GateError, GateOptions, _core
 from lcg_cpp.engine.base_model import CONTROL, NORMAL, Vocab
-from lcg_cpp.engine.chain import insert_stages
 from lcg_cpp.engine.connect import connect_core
 from lcg_cpp.gate.families import family_set, text_families
 from lcg_cpp.gate.pin import Pins, denied_families
@@ -26,7 +24,6 @@ from test_generation import COMMON, PROMPTS
 from test_stages import (
     LOWRES,
     STOCK_TOLERANCE,
-    Result,
     assert_same_candidates,
     four_families,
     gate_options,
@@ -34,7 +31,7 @@ from test_stages import (
     random_chain,
     random_row,
     random_switches,
-    stock_chain,
+    run_stage,
 )
 from tiny_model import TinyVocab
 
@@ -180,18 +177,6 @@ def pinned_stage(gate: Gate | None, options: GateOptions, pins: Pins | None, n_v
     return _core.StagePair.without_gate(n_vocab, options.core_stage_options((), pins))
 
 
-def run(
-    stage: _core.StagePair, row: npt.NDArray[np.float32], chain: oracle.Chain, z, history, direct, **others
-) -> Result:
-    sampler = stock_chain(len(row), chain, **others)
-    built = insert_stages(sampler, stage, temperature=chain.temp, top_k=chain.top_k)
-    stage.begin_reply(built.facts)
-    for token in history:
-        sampler.accept(token)
-    ids, logits = stage.apply_row(built.address, row, z, direct)
-    return Result(ids.tolist(), logits.tolist(), None, stage.stats(), stage.events())
-
-
 WORDS = ("A", "the", "中", "国", "さ", "가", "나다", "и", "12", "!", " ", "ع", "ש", "ไ", "👍")
 
 
@@ -248,7 +233,7 @@ def test_every_path_equals_the_oracle(make_gate: MakeGate, with_gate: bool) -> N
         outcomes["yields" if yields else "opened" if opened else "pinned"] += 1
         for direct in (True, False):
             options = gate_options(switches, **CASES[case])
-            result = run(pinned_stage(gate, options, pins, n_vocab), row, chain, z, history, direct)
+            result = run_stage(pinned_stage(gate, options, pins, n_vocab), row, chain, z, history, direct)
             what = (number, chain, switches, CASES[case], opened, direct)
             left = {i: x for i, x in expected.candidates.items() if x > -math.inf}
             assert_same_candidates(result, left, chain, what)
@@ -274,7 +259,9 @@ def test_order_of_direct_equals_order_of_full_array() -> None:
         if chain.temp == 0.0:
             continue
         options = GateOptions(strength=math.inf if number % 2 else 2.0, **CASES[number % len(CASES)])
-        direct, full = (run(pinned_stage(None, options, pins, 400), row, chain, None, (), d) for d in (True, False))
+        direct, full = (
+            run_stage(pinned_stage(None, options, pins, 400), row, chain, None, (), d) for d in (True, False)
+        )
         assert direct.ids == full.ids, (number, chain)
         assert direct.logits == full.logits
 

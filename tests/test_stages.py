@@ -20,7 +20,7 @@ import pytest
 from llama_cpp import _internals as internals
 
 import oracle
-from lcg_cpp import Gate, GateOptions
+from lcg_cpp import Gate, GateOptions, _core
 from lcg_cpp.engine.chain import insert_stages
 from oracle import Chain, Rules, Switches
 
@@ -101,8 +101,14 @@ def run(
     direct: bool = True,
     **others: Any,
 ) -> Result:
-    """Runs the chain with the stages in it, put there as GatedLlama puts them, after accepting a history."""
-    stage = gate.new_stages(options)
+    """Runs the chain with a gate's stages in it, after accepting a history."""
+    return run_stage(gate.new_stages(options), row, chain, z, history, direct, **others)
+
+
+def run_stage(
+    stage: _core.StagePair, row: Row, chain: Chain, z: Row | None, history: tuple[int, ...], direct: bool, **others: Any
+) -> Result:
+    """Runs the chain with stages in it, put there as GatedLlama puts them."""
     sampler = stock_chain(len(row), chain, **others)
     built = insert_stages(sampler, stage, temperature=chain.temp, top_k=chain.top_k)
     stage.begin_reply(built.facts)
