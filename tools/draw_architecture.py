@@ -15,7 +15,7 @@ PICTURE = Path(__file__).resolve().parents[1] / "docs" / "architecture.svg"
 # Top to bottom: name, what it is, height, style.
 FLOORS = (
     ("cli · commands", "", 58, "floor"),
-    ("analyze · detect · bench", "", 58, "floor"),
+    ("analyze · detect · bench · serve", "", 58, "floor"),
     ("train", "", 58, "floor"),
     ("convert · evaluate", "", 58, "floor"),
     ("pages", "", 58, "floor"),
@@ -106,7 +106,7 @@ LEARNER = Stop(358, "train", "learner", "moves the weights")
 FILE = Stop(428, "gate", "gate file")
 JUDGED = Stop(544, CORE, "", "", HIGH)
 DECISIONS = Stop(544, "gate", "decisions")
-COUNTS = Stop(544, "analyze · detect · bench", "counts", "by place and family")
+COUNTS = Stop(544, "analyze · detect · bench · serve", "counts", "by place and family")
 
 ASKED = Stop(650, "cli · commands", "command", "run, eval, demo, data synth")
 PROMPT = Stop(650, "benchmarks", "prompt", "or your own")

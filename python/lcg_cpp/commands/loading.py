@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import logging
@@ -43,7 +44,7 @@ def read_benchmark(name: str, check: Callable[[Sequence[Prompt]], object], limit
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Let Ctrl-C end the process at once while a model is loaded.
 
     Python would notice it inside llama.cpp's log callback, whose exceptions go nowhere, or minutes later. There is
@@ -64,13 +65,13 @@ def load_base(path: str, option: str) -> BaseModel:
     """Read the facts of a base model."""
     require_file(path, option)
     try:
-        with _interruptible():
+        with interruptible():
             return read_base_model(path)
     except GateError as error:
-        raise UsageError(f"{option}: {_not_a_model(path) or error}") from error
+        raise UsageError(f"{option}: {not_a_model(path) or error}") from error
 
 
-def gate_path(lcg: str | None, model: str) -> str | None:
+def gate_path(lcg: str | None, model: str, option: str = "--lcg") -> str | None:
     """The gate file that --lcg names, or the one that it finds for the model."""
     if lcg != AUTO:
         return lcg
@@ -78,7 +79,19 @@ def gate_path(lcg: str | None, model: str) -> str | None:
     try:
         return find_gate(model)
     except GateError as error:
-        raise UsageError(f"--lcg: {error}") from error
+        raise UsageError(named(option, str(error))) from error
+
+
+def chosen_gate(args: argparse.Namespace) -> str | None:
+    """The gate file to generate with; None where --no-lcg is given, or scripts are pinned instead."""
+    if args.no_lcg:
+        return None
+    if args.lcg is None and args.allow_scripts is None and args.deny_scripts is None:
+        raise UsageError(
+            "--lcg is missing: give the gate file made for this model, or --no-lcg to run without a gate, or"
+            " --allow-scripts or --deny-scripts to pin scripts"
+        )
+    return gate_path(args.lcg, args.model)
 
 
 def load_gate(path: str, option: str, device: Device = "cpu") -> Gate:
@@ -102,10 +115,10 @@ def load_model(path: str, gate: Gate | None, options: GateOptions, llama_argumen
     require_file(path, "-m/--model")
 
     try:
-        with quiet_engine(), _interruptible():
+        with quiet_engine(), interruptible():
             llm = GatedLlama(path, gate_options=options, verbose=False, **llama_arguments)
     except GateError as error:
-        raise UsageError(f"-m/--model: {_not_a_model(path) or error}") from error
+        raise UsageError(f"-m/--model: {not_a_model(path) or error}") from error
     except ValueError as error:
         raise UsageError(f"-m/--model: {path}: {error}") from error
     try:
@@ -122,7 +135,7 @@ def quiet_log() -> None:
     logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints it
 
 
-def _not_a_model(path: str) -> str:
+def not_a_model(path: str) -> str:
     """What a file is that llama.cpp cannot load, and what to do; empty if nothing is known of it."""
     try:
         architecture = read_gate_file(path).metadata["general.architecture"]

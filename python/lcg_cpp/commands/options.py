@@ -174,14 +174,16 @@ def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
     return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
-    """Add the options of how `Llama()` runs the model; those not given keep its own defaults."""
+def add_engine(parser: argparse.ArgumentParser, n_ctx: int | None = None) -> None:
+    """Add the options of how `Llama()` runs the model; those not given keep its own defaults, but for `n_ctx`."""
     from llama_cpp import Llama  # noqa: PLC0415 (only for the command that was asked for)
 
     default = _defaults(Llama)
     group = parser.add_argument_group("model (defaults of llama-cpp-python's Llama())")
-    context = f"tokens of context; 0 takes the length the model was trained for (default: {default['n_ctx']})"
-    add(group, "--ctx-size", type=whole(0), help=context)
+    context = "tokens of context; 0 takes the length the model was trained for"
+    if n_ctx is None:
+        context += f" (default: {default['n_ctx']})"
+    add(group, "--ctx-size", n_ctx, type=whole(0), help=context)
     add(group, "--threads")
     add(group, "--n-gpu-layers")
     add(group, "--batch-size", help=f"tokens per batch of the prompt (default: {default['n_batch']})")
@@ -317,22 +319,28 @@ def add_rules(group: argparse._ActionsContainer) -> None:
     )
 
 
-def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
-    """The gate's options as they were given; `changes` are fields that the command line does not have."""
-    from ..errors import GateError  # noqa: PLC0415 (only when a command runs)
-    from ..gate.options import GateOptions, with_phases  # noqa: PLC0415
-
+def named_gate_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The gate's options as they were given, by the names of `gate.named`."""
     fields = ("mode", "strength", "threshold", "confidence_temperature", "first_token")
-    given = {field: vars(args).get(f"lcg_{field}") for field in fields}  # not every command has all of them
+    given = vars(args)  # not every command has all of them
+    named = {
+        **{field: given.get(f"lcg_{field}") for field in fields},
+        "persistence": not args.no_lcg_persistence,
+        "confidence": not args.no_lcg_confidence,
+        "allow": given.get("allow_scripts"),
+        "deny": given.get("deny_scripts"),
+        "while_thinking": given.get("while_thinking"),
+        "leave_alone": given.get("leave_alone"),
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def gate_options(args: argparse.Namespace, **changes: Any) -> GateOptions:
+    """The same as `GateOptions`; `changes` are fields that the command line does not have."""
+    from ..errors import GateError  # noqa: PLC0415 (only when a command runs)
+    from ..gate.named import make_options  # noqa: PLC0415
+
     try:
-        options = GateOptions(
-            persistence=not args.no_lcg_persistence,
-            confidence=not args.no_lcg_confidence,
-            allow=vars(args).get("allow_scripts") or (),
-            deny=vars(args).get("deny_scripts") or (),
-            **{name: value for name, value in given.items() if value is not None},
-            **changes,
-        )
-        return with_phases(options, vars(args).get("while_thinking"), vars(args).get("leave_alone") or ())
+        return make_options(named_gate_options(args), **changes)
     except GateError as error:  # its message begins with the field in backticks, which is the option without --lcg-
         raise UsageError(str(error).replace("`", "`--lcg-", 1)) from error

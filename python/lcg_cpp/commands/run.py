@@ -13,7 +13,7 @@ from ..run.prompt import PromptTokens, chat_prompt, completion_prompt, has_templ
 from ..run.reply import Reply, follow
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
-from .loading import gate_path, load_gate, load_model
+from .loading import chosen_gate, load_gate, load_model
 from .output import print_json
 from .paths import check_output, read_prompt, require_file
 from .reply_printer import ReplyPrinter
@@ -53,13 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    args.lcg = gate_path(args.lcg, args.model)
-    has_pin = args.allow_scripts is not None or args.deny_scripts is not None
-    if args.lcg is None and not args.no_lcg and not has_pin:
-        raise UsageError(
-            "--lcg is missing: give the gate file made for this model, or --no-lcg to run without a gate, or"
-            " --allow-scripts or --deny-scripts to pin scripts"
-        )
+    args.lcg = chosen_gate(args)
     if args.system is not None and not args.chat:
         raise UsageError("--system needs --chat: without a chat template there is no system message")
     if args.n_predict == 0:
@@ -69,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         sources = [source for source in (args.model, args.lcg, args.file) if source is not None]
         check_output(args.trace, "--trace", sources, "the model, the gate or the prompt")
     prompt = _read_prompt(args)
-    gate = None if args.no_lcg or args.lcg is None else load_gate(args.lcg, "--lcg", args.lcg_device)
+    gate = None if args.lcg is None else load_gate(args.lcg, "--lcg", args.lcg_device)
     gate_options = options.gate_options(args, n_events=1)  # each is collected as it happens
     llm = load_model(args.model, gate, gate_options, options.llama_arguments(args))
     if args.chat and not has_template(llm):
