@@ -22,7 +22,7 @@ from tiny_model import TinyVocab, gate_weights
 MakeGateFile = Callable[..., Path]
 
 COMMANDS = (
-    *("demo", "run", "serve", "data", "train", "convert", "eval", "detect", "analyze", "families"),
+    *("demo", "run", "chat", "serve", "data", "train", "convert", "eval", "detect", "analyze", "families"),
     *("inspect", "gates", "bench"),
 )
 # What comes with extras, and the modules that cannot be imported without: they are imported where they are needed.
@@ -670,7 +670,7 @@ def test_demo_json() -> None:
 
 
 def test_refuses_unknown_commands_and_options(tiny_model_path: Path) -> None:
-    assert "invalid choice: 'chat'" in refusal("chat")
+    assert "invalid choice: 'talk'" in refusal("talk")
     assert "unrecognized arguments: --frob" in refusal("families", "-m", tiny_model_path, "--frob")
     assert refusal("--frob") == "unrecognized arguments: --frob (see lcg-cpp --help)"
     assert refusal("families") == "the following arguments are required: -m/--model (see lcg-cpp families --help)"

@@ -197,7 +197,7 @@ def test_the_openai_package_reads_what_the_gate_did(server: Server) -> None:
     wish = {"lcg": {"mode": "observe"}}
     found = client.completions.create(model="gated", prompt=PROMPTS[0], seed=1, max_tokens=40, extra_body=wish)
     assert found.usage is not None
-    assert found.usage.lcg["mode"] == "observe"  # type: ignore[attr-defined]
+    assert found.usage.lcg["mode"] == "observe"
     with pytest.raises(openai.BadRequestError, match=r"`lcg\.mode` is 'loud', expected"):
         client.completions.create(model="gated", prompt="x", extra_body={"lcg": {"mode": "loud"}})
     with pytest.raises(openai.APIError, match="exceed context window of 256"):

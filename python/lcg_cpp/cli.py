@@ -20,6 +20,7 @@ from .errors import GateError
 COMMANDS = {
     "demo": "see the gate work: a tiny model that confuses scripts, without and with its gate",
     "run": "generate a reply with a model and its gate",
+    "chat": "talk to a model in the terminal, and see what its gate does",
     "serve": "answer OpenAI clients: llama-cpp-python's server with a gate",
     "data": "make texts to train on: the paper's mix, or the model's own answers",
     "train": "train a gate for a model, from the model itself",

@@ -235,15 +235,17 @@ def llama_arguments(args: argparse.Namespace) -> dict[str, Any]:
 SAMPLING = {"--temp": "temperature", "--top-k": "top_k", "--top-p": "top_p", "--min-p": "min_p"}
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
+def add_sampling(parser: argparse.ArgumentParser, *, chat: bool = False) -> None:
     """Add the options of the sampling chain; those not given keep llama-cpp-python's own defaults."""
     from ..run.llama import GatedLlama  # noqa: PLC0415 (only for the command that was asked for)
 
-    plain, chat = _defaults(GatedLlama.create_completion), _defaults(GatedLlama.create_chat_completion)
+    plain, of_chat = _defaults(GatedLlama.create_completion), _defaults(GatedLlama.create_chat_completion)
     group = parser.add_argument_group("sampling (defaults of llama-cpp-python)")
     for option, name in SAMPLING.items():
-        with_chat = "" if chat[name] == plain[name] else f", with --chat {chat[name]}"
-        add(group, option, help=f"{_VOCABULARY[option]['help']} (default: {plain[name]}{with_chat})")
+        default = f"{of_chat[name] if chat else plain[name]}"
+        if not chat and of_chat[name] != plain[name]:
+            default += f", with --chat {of_chat[name]}"
+        add(group, option, help=f"{_VOCABULARY[option]['help']} (default: {default})")
     seed = "seed of the random choices; -1 picks one and reports it"
     add(group, "--seed", RANDOM_SEED, type=whole(RANDOM_SEED, _MAX_SEED), help=seed)
 

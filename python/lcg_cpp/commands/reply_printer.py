@@ -55,21 +55,28 @@ class ReplyPrinter:
 
     def _write_marks(self) -> None:
         for event in self._marked:
-            shown = event.removed[:_MAX_REMOVED_SHOWN]
-            removed = ", ".join(f"{self._visible(token)} {_percent(p)}" for token, p in shown)
-            more = ", …" if len(event.removed) > _MAX_REMOVED_SHOWN else ""
+            removed = removed_tokens(self._vocab, event)
             if self._console is None:
-                sys.stdout.write(f"[-{removed}{more}-]")
+                sys.stdout.write(f"[-{removed}-]")
             else:
                 self._console.out("[", style="dim", end="")
                 self._console.out(removed, style="dim red strike", end="")
-                self._console.out(more + "]", style="dim", end="")
+                self._console.out("]", style="dim", end="")
         self._marked.clear()
 
-    def _visible(self, token: int) -> str:
-        text = one_line(self._vocab.text(token))
-        return text.strip() or repr(text)
+
+def removed_tokens(vocab: Vocab, event: GateEvent) -> str:
+    """The most probable tokens that an intervention removed, with their probabilities."""
+    shown = [f"{visible(vocab, token)} {percent(p)}" for token, p in event.removed[:_MAX_REMOVED_SHOWN]]
+    return ", ".join(shown) + (", …" if len(event.removed) > _MAX_REMOVED_SHOWN else "")
 
 
-def _percent(p: float) -> str:
+def visible(vocab: Vocab, token: int) -> str:
+    """A token's text on a line of a terminal."""
+    text = one_line(vocab.text(token))
+    return text.strip() or repr(text)
+
+
+def percent(p: float) -> str:
+    """A probability."""
     return f"{p:.1%}" if p >= 0.001 else "<0.1%"

@@ -151,9 +151,10 @@ def follow(
     max_tokens: int | None = None,
     seed: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    fresh: bool = True,
     **sampling: Any,
 ) -> Iterator[Step]:
-    """Generate a reply from an empty context, token by token: it does not depend on those before.
+    """Generate a reply token by token, by default from an empty context: it does not depend on those before.
 
     Args:
         llm: The model. Of several interventions it must keep the newest (`GateOptions.n_events`).
@@ -161,6 +162,8 @@ def follow(
         max_tokens: Tokens of the reply at most; None: until the context is full, which ends it in any case.
         seed: Of the random choices.
         should_stop: Asked after every token; the reply is `interrupted` then.
+        fresh: False keeps what the context holds of the prompt, as long chats want it. Evaluated in other pieces, a
+            prompt has other last bits.
         sampling: As for `Llama.generate`.
 
     Yields:
@@ -172,7 +175,8 @@ def follow(
     most = room(llm, reply.prompt)
     most = most if max_tokens is None else min(max_tokens, most)
     begin = time.perf_counter()
-    llm.reset()  # a prefix that is kept would change the arithmetic
+    if fresh:
+        llm.reset()
     if seed is not None:
         llm.set_seed(seed)
     n_events = llm.n_interventions
