@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
+import json
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -17,8 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import draw_architecture
 from lcg_cpp.cli import COMMANDS, build_parser, main
 from lcg_cpp.demo import GATES, MODEL
+from lcg_cpp.serve.settings import read_settings
+from serving import serving
 
 ROOT = Path(__file__).resolve().parents[1]
+SERVER_PAGE = ROOT / "docs" / "server.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "python").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -65,12 +73,45 @@ def options() -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_python_blocks_of_a_page_run_one_after_the_other(page):
-    code = "\n".join(blocks(page, "python"))
+def with_demo(code: str) -> str:
+    """Code with the demo's files in place of those that it names."""
     for written, real in DEMO.items():
         code = code.replace(written, real)
-    exec(compile(code, name_of(page), "exec"), {})
+    return code
+
+
+@pytest.mark.parametrize("page", sorted({*PAGES} - {SERVER_PAGE}), ids=name_of)
+def test_python_blocks_of_a_page_run_one_after_the_other(page):
+    exec(compile(with_demo("\n".join(blocks(page, "python"))), name_of(page), "exec"), {})
+
+
+def is_installed(code: str) -> bool:
+    """Whether the packages that some code imports first are there."""
+    names = re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE)
+    return all(importlib.util.find_spec(name) is not None for name in names)
+
+
+def test_the_blocks_of_the_servers_page_run_against_a_server(capsys):
+    code = blocks(SERVER_PAGE, "python")
+    assert [is_installed(block) for block in code if "openai import OpenAI" in block] == [True]
+    with serving("-m", MODEL, "--lcg", GATES["default"], "-c", "256", "-t", "1") as server:
+        there = ("http://127.0.0.1:8000/v1", server.url)
+        runs = "\n".join(block for block in code if is_installed(block))
+        exec(compile(runs.replace(*there), name_of(SERVER_PAGE), "exec"), {})
+        assert "'interventions': " in capsys.readouterr().out
+        if os.name != "nt" and shutil.which("curl"):
+            (script,) = blocks(SERVER_PAGE, "sh")
+            done = subprocess.run(["sh", "-c", script.replace(*there)], capture_output=True, check=True)
+            assert json.loads(done.stdout)["usage"]["lcg"]["mode"] == "mask"
+
+
+def test_the_servers_page_shows_a_config_file_that_can_be_read(tmp_path):
+    (text,) = blocks(SERVER_PAGE, "json")
+    path = tmp_path / "models.json"
+    path.write_text(with_demo(text).replace("\\", "/"), "utf-8")
+    found = read_settings(str(path))
+    assert [model.name for model in found.models] == ["qwen", "arabic only", "plain"]
+    assert Path(found.models[0].lcg["gate"]) == GATES["default"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -373,7 +373,9 @@ def test_files_that_cannot_be_used_are_told(tmp_path: Path, gate16: Path, capsys
     assert refusal(capsys, "serve", "--config", config).startswith(f"models.1.lcg.gate: {gate16}: was made for")
     assert refusal(capsys, "serve", "-m", str(MODEL), "--lcg", str(gate16)).startswith(f"--lcg: {gate16}: was made for")
     assert "--lcg is missing" in refusal(capsys, "serve", "-m", str(MODEL))
-    assert "-c/--ctx-size" not in refusal(capsys, "serve", "--config", config, "-c", "7")
+    for option, value in (("--ctx-size", "7"), ("--lcg-mode", "observe"), ("--alias", "x")):
+        said = refusal(capsys, "serve", "--config", config, option, value)
+        assert said == f"{option}: is given with --config, expected it in the file, for each model"
 
 
 def test_an_address_that_is_taken_is_told(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _settings(args: argparse.Namespace, settings: Any) -> Settings:
     """The settings of the command line; where there is a file of settings, those of the file, in place of its."""
-    api_key = os.environ.get(API_KEY) if args.api_key is None else args.api_key
+    api_key = (os.environ.get(API_KEY) or None) if args.api_key is None else args.api_key
     given = {"host": args.host, "port": args.port, "api_key": api_key}
     given = {name: value for name, value in given.items() if value is not None}
     try:
