@@ -282,15 +282,19 @@ def test_a_reply_ends_where_nobody_waits_for_it() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-def test_ctrl_c_ends_a_server_that_is_in_the_middle_of_a_reply(tmp_path: Path) -> None:
-    config = write_config(tmp_path, {**GATED, "n_ctx": 100_000})
+@pytest.mark.parametrize("stream", [True, False])
+def test_ctrl_c_ends_a_server_that_is_in_the_middle_of_a_reply(tmp_path: Path, stream: bool) -> None:
+    config = write_config(tmp_path, {**GATED, "n_ctx": 30_000})
     with serving("--config", config) as server:
-        request = body(max_tokens=90_000, stream=True, logit_bias={"1": -100})
+        request = body(max_tokens=29_000, stream=stream, logit_bias={"1": -100})
         with contextlib.closing(server.open("/v1/completions", request)) as connection:
-            response = connection.getresponse()
-            response.read(10)
-            code = server.stop()
-    assert code == 0
+            if stream:
+                connection.getresponse().read(10)
+            assert server.call("/health")[0] == 200  # the request before has begun
+            assert server.stop() == 0
+            if not stream:
+                response = connection.getresponse()
+                assert (response.status, response.read()) == (503, b'{"detail":"the server is stopping"}')
     assert server.said[-1] == "stopped"
     assert not any("Traceback" in line for line in server.said)
 
