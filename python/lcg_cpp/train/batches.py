@@ -25,6 +25,7 @@ from .run import Texts
 from .source import Found, Source
 from .windows import sections, sibling_labels
 
+_WRITTEN = 0.1  # share of a text's letters from which a family counts as written there
 _TIME_HELD_OUT = 0.1  # of a run's limit, at most
 _TIME_OF_GROUP = 0.02  # of what is left of it
 
@@ -61,12 +62,23 @@ class Evaluator:
             options: Settings.
         """
         self._source, self._texts, self._rules, self._options = source, texts, rules, options
+        texts.hold_out(self._script)
+        source.skipped.clear()
         self._seen = np.zeros(3)  # of the held-out texts: rows, tokens, states to learn from if they were not held out
 
     @property
     def skipped(self) -> Mapping[str, int]:
         """Why texts gave nothing to learn from, and how many."""
         return self._source.skipped
+
+    def _script(self, row: int) -> frozenset[int] | None:
+        """The families that a text is mostly written in; None if there is nothing to measure on."""
+        encoded = self._source.encode(row)
+        if encoded is None:
+            return None
+        families = self._rules.families.token_family[np.array(encoded.tokens)[np.array(encoded.is_reply)]]
+        counts = np.bincount(families[np.isin(families, np.flatnonzero(self._rules.families.maskable))])
+        return frozenset(np.flatnonzero(counts > _WRITTEN * counts.sum()).tolist())
 
     def main_reason(self) -> str:
         """The most frequent of these reasons, as the end of a message."""

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..data import Dataset
+from ..data import Dataset, weighted
 from ..engine.load import Engine, HfEngine, load_teacher
 from ..engine.model import read_base_model
 from ..errors import GateError
@@ -15,7 +15,7 @@ from ..files import PathLike
 from .likely import check_label_options
 from .options import TrainOptions
 from .source import Lessons, LiveSource
-from .states import KeptSource, StatesFolder
+from .states import JoinedSource, KeptSource, StatesFolder
 
 
 @contextlib.contextmanager
@@ -40,28 +40,35 @@ def live_lessons(
 @contextlib.contextmanager
 def kept_lessons(
     model: PathLike,
-    folder: Path,
+    states: Sequence[str],
     options: TrainOptions,
     should_stop: Callable[[], bool],
     on_notice: Callable[[str], None],
 ) -> Iterator[Lessons]:
-    """Lessons from states that were kept; of the model only the vocabulary is read."""
-    states = StatesFolder.open(folder)
-    facts = states.facts
+    """Lessons from folders of states that were kept, each perhaps with a weight; of the model only the vocabulary."""
+    named = [weighted(source) for source in states]
+    folders = [StatesFolder.open(Path(name)) for name, _ in named]
     base = read_base_model(model)
-    states.check_base(base)
     check_label_options(options)
-    if options.n_ctx > facts.n_ctx:
-        raise GateError(f"`n_ctx` is {options.n_ctx}, expected at most {facts.n_ctx}: {folder} holds texts cut there")
-    if states.missing():
-        on_notice(
-            f"{folder}: {len(states.missing())} of {len(facts.shards)} files are missing; the gate learns from the rest"
-        )
-    base = dataclasses.replace(base, n_embd=facts.n_embd, name=facts.model, file_type=facts.file_type)
+    for folder in folders:
+        folder.check_base(base)
+        folder.check_same(folders[0])
+        facts = folder.facts
+        if options.n_ctx > facts.n_ctx:
+            raise GateError(
+                f"`n_ctx` is {options.n_ctx}, expected at most {facts.n_ctx}: {folder.path} holds texts cut there"
+            )
+        if missing := folder.missing():
+            on_notice(
+                f"{folder.path}: {len(missing)} of {len(facts.shards)} files are missing; the gate learns from the rest"
+            )
+    first = folders[0]
     yield Lessons(
-        base,
-        facts.datasets,
-        states.norms,
-        facts.softcap,
-        lambda texts, labeller, rules: KeptSource(states, labeller, rules, should_stop),
+        dataclasses.replace(base, n_embd=first.facts.n_embd, name=first.facts.model, file_type=first.facts.file_type),
+        [dataset for folder, (_, weight) in zip(folders, named) for dataset in folder.datasets(weight)],
+        first.norms,
+        first.facts.softcap,
+        lambda texts, labeller, rules: JoinedSource(
+            [KeptSource(folder, labeller, rules, should_stop) for folder in folders]
+        ),
     )

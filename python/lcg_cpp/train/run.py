@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,9 @@ import numpy.typing as npt
 from ..data import Dataset, Encoded, Encoder
 from .heldout import Scores
 from .options import TrainOptions
+
+_DRAWN = 8  # texts that are looked at for each that is held out
+_MOST_OF_KIND = 0.2  # share of a kind's texts that is held out
 
 
 @dataclass(frozen=True)
@@ -66,19 +71,45 @@ class Run:
 
 
 class Texts:
-    """The rows of several datasets in a seeded order; some are held out."""
+    """The rows of several datasets in a seeded order; some are held out.
+
+    Attributes:
+        held_out: int64, rows that are only measured on, in the order in which they are evaluated.
+    """
 
     def __init__(self, datasets: Sequence[Dataset], options: TrainOptions) -> None:
         self._datasets = datasets
         self._ends = np.cumsum([len(dataset) for dataset in datasets])
         self._seed = options.seed
         n = int(self._ends[-1])
-        order = np.random.default_rng([self._seed, 0]).permutation(n)
-        n_held_out = options.n_held_out(n)
-        self.held_out = order[:n_held_out]
-        self._training = np.sort(order[n_held_out:])
-        weights = np.repeat([dataset.weight for dataset in datasets], [len(dataset) for dataset in datasets])
-        self._weights = weights[self._training]
+        self._order = np.random.default_rng([self._seed, 0]).permutation(n)
+        self._all_weights = np.repeat([dataset.weight for dataset in datasets], [len(dataset) for dataset in datasets])
+        self._hold_out(self._order[: options.n_held_out(n)])
+
+    def hold_out(self, kind_of: Callable[[int], Hashable]) -> None:
+        """Draw the texts to measure on anew: in turns of their kinds, and never most texts of a kind.
+
+        Of each kind one text in five at most, or the share that is held out of all; those of rare kinds are learned
+        from. Where every kind is rare, the draw stays as it is.
+
+        Args:
+            kind_of: What tells texts apart, by row; None for those that cannot be measured on.
+        """
+        wanted = len(self.held_out)
+        kinds: dict[Hashable, list[int]] = defaultdict(list)
+        for row in self._order[: wanted * _DRAWN].tolist():
+            if (kind := kind_of(row)) is not None:
+                kinds[kind].append(row)
+        share = max(_MOST_OF_KIND, wanted / len(self._order))
+        turns = zip_longest(*(rows[: int(share * len(rows))] for rows in kinds.values()))
+        drawn = [row for turn in turns for row in turn if row is not None][:wanted]
+        if drawn:
+            self._hold_out(np.array(drawn, np.int64))
+
+    def _hold_out(self, rows: npt.NDArray[np.int64]) -> None:
+        self.held_out = rows
+        self._training = np.flatnonzero(~np.isin(np.arange(len(self._order)), rows))
+        self._weights = self._all_weights[self._training]
 
     def __len__(self) -> int:
         """Number of rows to learn from in a round, or about so many where weights are no whole numbers."""

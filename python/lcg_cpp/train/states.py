@@ -69,15 +69,14 @@ class Facts:
     fingerprint: str = ""  # `BaseModel.fingerprint`; older states have none
 
     @property
-    def datasets(self) -> list[Dataset]:
-        """The data."""
-        return [KeptData(*entry) for entry in self.data]
+    def n_rows(self) -> int:
+        """Rows of the data."""
+        return int(sum(entry[1] for entry in self.data))
 
     @property
     def shards(self) -> list[tuple[int, int]]:
         """First row and end of every file."""
-        n = sum(entry[1] for entry in self.data)
-        return [(first, min(first + ROWS, n)) for first in range(0, n, ROWS)]
+        return [(first, min(first + ROWS, self.n_rows)) for first in range(0, self.n_rows, ROWS)]
 
 
 class StatesFolder:
@@ -127,6 +126,21 @@ class StatesFolder:
     def missing(self) -> list[tuple[int, int]]:
         """First row and end of the files that are not there."""
         return [rows for rows in self.facts.shards if not self.shard(*rows).exists()]
+
+    def datasets(self, weight: float = 1.0) -> list[Dataset]:
+        """The data, each dataset as often as it was to be, times `weight`."""
+        return [KeptData(name, n, weight * own) for name, n, own in (([*entry, 1.0][:3]) for entry in self.facts.data)]
+
+    def check_same(self, other: StatesFolder) -> None:
+        """Refuse states of another model, or of another quantization of the same one.
+
+        Raises:
+            GateError: The norms of the output rows, or what the model was, differ.
+        """
+        for name in ("model", "file_type", "norms", "softcap"):
+            found, wanted = getattr(self.facts, name), getattr(other.facts, name)
+            if found != wanted:
+                raise GateError(f"{self.path}: holds states with `{name}` {found!r}, {other.path} with {wanted!r}")
 
     def check_base(self, base: BaseModel) -> None:
         """Refuse a model that the states are not of.
@@ -185,11 +199,10 @@ class KeptSource:
     def __init__(
         self, folder: StatesFolder, labeller: Labeller, rules: DecodingRules, should_stop: Callable[[], bool]
     ) -> None:
-        self.n_embd = folder.facts.n_embd
+        self.n_embd, self.n_rows = folder.facts.n_embd, folder.facts.n_rows
         self.skipped: Counter[str] = Counter()
         self._folder, self._label, self._rules, self._should_stop = folder, labeller, rules, should_stop
         self._n_ctx = labeller.options.n_ctx
-        self._ends = [end for _, end in folder.facts.shards]
         self._shards = cache(self._open)
 
     def _open(self, first: int, end: int) -> _Shard | None:
@@ -207,7 +220,7 @@ class KeptSource:
 
     def _of(self, row: int) -> tuple[_Shard | None, int]:
         first = row // ROWS * ROWS
-        return self._shards(first, min(first + ROWS, self._ends[-1])), row - first
+        return self._shards(first, min(first + ROWS, self.n_rows)), row - first
 
     def encode(self, row: int) -> Encoded | None:
         """Tokens of a row."""
@@ -238,6 +251,29 @@ class KeptSource:
                 )
             if self._should_stop():
                 raise StoppedError
+
+
+class JoinedSource:
+    """Several folders, one behind the other; see `Source`."""
+
+    def __init__(self, sources: Sequence[KeptSource]) -> None:
+        self.n_embd = sources[0].n_embd
+        self.skipped = sources[0].skipped
+        for source in sources:
+            source.skipped = self.skipped
+        self._of = [(source, row) for source in sources for row in range(source.n_rows)]
+
+    def encode(self, row: int) -> Encoded | None:
+        """Tokens of a row."""
+        source, own_row = self._of[row]
+        return source.encode(own_row)
+
+    def find(self, rows: Sequence[int], texts: Sequence[ForcedText], *, with_steps: bool = False) -> Iterator[Found]:
+        """Read the states of texts."""
+        for i, (row, text) in enumerate(zip(rows, texts)):
+            source, own_row = self._of[row]
+            for found in source.find([own_row], [text], with_steps=with_steps):
+                yield dataclasses.replace(found, text=np.full_like(found.text, i))
 
 
 def _read(path: Path, names: Sequence[str] | None = None, rows: slice = slice(None)) -> tuple[Arrays, Any]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..convert.gate_checkpoint import write_gate_checkpoint
-from ..data import open_dataset
+from ..data import open_dataset, weighted
 from ..engine.load import Engine, HfEngine
 from ..errors import GateError
 from ..files import PathLike
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from .learner import Weights
     from .run import Run
     from .trainer import Trainer
-
-
-_WEIGHTED = re.compile(r"(.+):([0-9]{1,6}(?:\.[0-9]{1,6})?)", re.DOTALL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +75,7 @@ def train(
     output: PathLike,
     options: TrainOptions | None = None,
     *,
-    states: PathLike | None = None,
+    states: Sequence[str] = (),
     engine: Engine | HfEngine | None = None,
     outtype: str = "f16",
     name: str = "",
@@ -98,8 +94,8 @@ def train(
         output: The gate to write: a gate file or, with a `HfEngine`, a safetensors file that `convert` takes. Beside it
             come a report (.html), the training curve (.svg) and, while it runs, the saved run.
         options: Settings that change the gate.
-        states: A folder that `collect` filled: the gate is fitted to these states, and of the model, the GGUF file,
-            only the vocabulary is read.
+        states: Folders that `collect` filled, each perhaps with a weight as `data`: the gate is fitted to these
+            states, and of the model, the GGUF file, only the vocabulary is read.
         engine: What evaluates the model, and its settings; None is llama.cpp.
         outtype: Type of a gate file's matrices, see `write_gate`; safetensors files keep all bits.
         name: Name of the gate.
@@ -126,14 +122,14 @@ def train(
     options, engine = options or TrainOptions(), engine or Engine()
     if engine.n_threads > 0:
         set_threads(engine.n_threads)
-    if data and states is not None:
+    if data and states:
         raise GateError("`data` and `states` are both given, expected one of them")
     _check_output(Path(output), model, data, resume)
-    datasets = open_datasets(data, on_notice) if states is None else []
+    datasets = open_datasets(data, on_notice) if not states else []
     lessons_of = (
         live_lessons(model, datasets, options, engine, should_stop)
-        if states is None
-        else kept_lessons(model, Path(states), options, should_stop, on_notice)
+        if not states
+        else kept_lessons(model, states, options, should_stop, on_notice)
     )
     with lessons_of as lessons:
         datasets = list(lessons.datasets)
@@ -183,20 +179,6 @@ def open_datasets(data: Sequence[str], on_notice: Callable[[str], None]) -> list
         if dataset.n_bad > len(dataset.bad):
             on_notice(f"{dataset.name}: {dataset.n_bad - len(dataset.bad):,} more rows are left out")
     return datasets
-
-
-def weighted(source: str) -> tuple[str, float]:
-    """Name and weight of a dataset that is named as `NAME` or `NAME:WEIGHT`.
-
-    Raises:
-        GateError: The weight is 0.
-    """
-    match = None if os.path.exists(source) else _WEIGHTED.fullmatch(source)
-    if match is None:
-        return source, 1.0
-    if float(match[2]) == 0:
-        raise GateError(f"{source}: has the weight 0, expected more")
-    return match[1], float(match[2])
 
 
 def _write(output: PathLike, spec: GateSpec, weights: Weights, engine: Engine | HfEngine, outtype: str) -> None:
