@@ -37,6 +37,7 @@ def test_metrics_are_ratios_of_sums_over_the_replies_that_have_them():
             "unwanted_per_1000_tokens": 1000 / 6,
             "unwanted_han_percent": 25.0,
             "wrong_script_percent": 0.0,
+            "slips_percent": 25.0,
             "cj_percent": 25.0,
             "latin_percent": 0.0,
             "cj_per_1000_tokens": 1000 / 6,

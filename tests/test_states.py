@@ -31,6 +31,7 @@ from lcg_cpp.train.collect import Collected, collect  # noqa: E402
 from lcg_cpp.train.likely import Likely  # noqa: E402
 from lcg_cpp.train.options import TrainOptions  # noqa: E402
 from lcg_cpp.train.source import LiveSource  # noqa: E402
+from lcg_cpp.train.states import StatesFolder  # noqa: E402
 from lcg_cpp.train.train import train  # noqa: E402
 from training_data import chat_rows, write_rows  # noqa: E402
 
@@ -143,6 +144,45 @@ def test_a_gate_fitted_to_states_is_the_one_that_the_model_teaches(
     trained.run.seconds = fitted.run.seconds = 0.0
     assert repr(fitted.run) == repr(trained.run)  # equal, where NaN is equal to NaN
     assert (tmp_path / "fitted.gguf").read_bytes() == (tmp_path / "trained.gguf").read_bytes()
+
+
+@pytest.fixture
+def halves(tmp_path: Path, tiny_model_path: Path, data: str) -> list[str]:
+    """The states of the first chats and of the others, in a folder each."""
+    rows = Path(data).read_text(encoding="utf-8").splitlines(keepends=True)
+    folders = []
+    for name, part in (("first", rows[:7]), ("second", rows[7:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(part), encoding="utf-8")
+        folders.append(str(tmp_path / name))
+        collect(tiny_model_path, [str(tmp_path / f"{name}.jsonl")], folders[-1], OPTIONS, engine=ENGINE)
+    return folders
+
+
+def test_folders_of_states_are_one_behind_the_other(
+    tmp_path: Path, tiny_model_path: Path, states: Path, halves: list[str]
+) -> None:
+    whole = train(tiny_model_path, [], tmp_path / "whole.gguf", OPTIONS, states=[str(states)], engine=ENGINE)
+    joined = train(tiny_model_path, [], tmp_path / "joined.gguf", OPTIONS, states=halves, engine=ENGINE)
+    whole.run.seconds = joined.run.seconds = 0.0
+    assert repr(joined.run) == repr(whole.run)
+    for name, wanted in whole.weights.items():
+        np.testing.assert_array_equal(joined.weights[name], wanted)
+
+
+def test_a_folder_of_states_has_a_weight(tmp_path: Path, tiny_model_path: Path, halves: list[str]) -> None:
+    options = dataclasses.replace(OPTIONS, held_out=0.0)
+    run = train(tiny_model_path, [], tmp_path / "g.gguf", options, states=[f"{halves[0]}:3", halves[1]]).run
+    assert run.texts == 3 * 7 + 17
+    made = Gate.load(tmp_path / "g.gguf").metadata["adapter.lcg.train.data"]
+    assert made == "first.jsonl (7 texts, weight 3); second.jsonl (17 texts)"
+
+
+def test_states_of_two_models_are_not_joined(tmp_path: Path, tiny_model_path: Path, halves: list[str]) -> None:
+    second = StatesFolder.open(Path(halves[1]))
+    (second.path / "model.safetensors").unlink()
+    StatesFolder.create(second.path, dataclasses.replace(second.facts, file_type="Q2_K"), second.norms)
+    with pytest.raises(GateError, match=r"second: holds states with `file_type` 'Q2_K', .*first with '"):
+        train(tiny_model_path, [], tmp_path / "g.gguf", OPTIONS, states=halves)
 
 
 def test_states_lose_nothing_but_half_of_the_bits(

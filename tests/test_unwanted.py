@@ -187,10 +187,12 @@ def test_the_papers_cj_is_never_wrong_in_chinese_or_japanese(language, text, cj)
 
 
 @pytest.mark.parametrize(
-    ("text", "is_another"), [("Это ответ", 1), ("نعم и да и да", 1), ("نعم نعم да", 0), ("PDF", 0), ("", 0)]
+    ("text", "is_another", "slips"),
+    [("Это ответ", 1, 0), ("نعم и да и да", 1, 0), ("نعم نعم да", 0, 1), ("PDF", 0, 0), ("", 0, 0)],
 )
-def test_a_reply_is_in_another_script_if_most_of_its_letters_are_unwanted(text, is_another):
-    assert measure_reply(make_reply(text), make_prompt(), extras=False)["wrong_script"] == is_another
+def test_a_reply_slips_or_is_in_another_script_if_most_of_its_letters_are_unwanted(text, is_another, slips):
+    measures = measure_reply(make_reply(text), make_prompt(), extras=False)
+    assert (measures["wrong_script"], measures["slips"]) == (is_another, slips)
 
 
 def test_thoughts_have_their_own_measures():

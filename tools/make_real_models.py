@@ -91,7 +91,10 @@ class _Work:
             return
         folder, count = self.plan.folder.parent, token_counter(self.plan.model)
         sources = Sources(get_declarations(folder), get_manuals(folder))
-        for path, n_tokens, measured in ((self.plan.clean_texts, TEXT_TOKENS, False), (self.plan.test, TEST_TOKENS, True)):
+        for path, n_tokens, measured in (
+            (self.plan.clean_texts, TEXT_TOKENS, False),
+            (self.plan.test, TEST_TOKENS, True),
+        ):
             rows = text_rows(sources, n_tokens, count, measured=measured)
             _write_rows(path, rows)
             log(f"{path}: {len(rows)} rows, {sum(row['tokens'] for row in rows):,} tokens")

@@ -199,4 +199,3 @@ class Plan:
             for name, run in RUNS.items()
             if (not self.only or name in self.only) and (self.lcb is not None or name != "lcb")
         }
-

@@ -24,13 +24,14 @@ _SWITCHES = "switches_kept_percent"
 _ACTS = "intervention_percent"
 _TITLES = {
     _UNWANTED: "replies with unwanted letters, %",
+    "slips_percent": "slips in replies that are mostly right, %",
     "wrong_script_percent": "mostly in a wrong script, %",
     "cj_percent": "with unwanted Chinese or Japanese, %",
     "latin_percent": "with unwanted Latin, %",
     _SWITCHES: "requested switches there, %",
     _ACTS: "interventions, % of tokens",
 }
-_COLUMNS = (_UNWANTED, "wrong_script_percent", _SWITCHES, _ACTS)
+_COLUMNS = (_UNWANTED, "slips_percent", "wrong_script_percent", _SWITCHES, _ACTS)
 _ASKING = ("switch", "say")  # subsets that ask for a second script
 
 
@@ -161,7 +162,7 @@ def temperature(plan: Plan) -> str:
 
 
 def bans(plan: Plan) -> str:
-    """Right tokens that the gates would ban on the articles that they did not learn from."""
+    """Right tokens that the gates would ban on the texts that they did not learn from."""
     if not plan.bans.exists():
         return ""
     found = {

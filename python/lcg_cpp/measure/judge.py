@@ -54,14 +54,22 @@ def _confusion(text: str, pieces: Sequence[str], prompt: Prompt) -> Measures:
     stretches, right = unwanted(text, prompt), expected(prompt)
     if stretches is None or right is None:
         return dict.fromkeys(
-            [*counted, *(f"{name}_tokens" for name in counted), *map(measure_of, KINDS), "wrong_script", "code_switch"]
+            [
+                *counted,
+                *(f"{name}_tokens" for name in counted),
+                *map(measure_of, KINDS),
+                "wrong_script",
+                "slips",
+                "code_switch",
+            ]
         )
     kinds = {kind for _, _, kind in stretches}
     measures: Measures = {measure_of(kind): float(kind in kinds) for kind in KINDS}
     for name, wrong in zip(counted, (kinds, _cj(right.own) & kinds, {"latin"} & kinds)):
         measures[name] = float(bool(wrong))
         measures[f"{name}_tokens"] = len(pieces_with(pieces, [one for one in stretches if one[2] in wrong]))
-    measures["wrong_script"] = float(is_in_another_script(text, stretches, prompt))
+    is_other = is_in_another_script(text, stretches, prompt)
+    measures["wrong_script"], measures["slips"] = float(is_other), float(bool(kinds) and not is_other)
     found = text_families(text, RULE_SET.families)
     measures["code_switch"] = float(not found.isdisjoint(right.others)) if right.others else None
     return measures

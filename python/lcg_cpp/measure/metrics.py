@@ -12,6 +12,7 @@ the whole.
 | unwanted_per_1000_tokens | tokens with such a letter, of 1,000 of the answers |
 | unwanted_latin_percent, … | replies with an unwanted letter of one kind of `unwanted.KINDS` |
 | wrong_script_percent | replies with more unwanted letters than letters of their language |
+| slips_percent | the other replies with an unwanted letter: the model speaks the language, and slips |
 | cj_percent, latin_percent | the paper's rates: replies with unwanted Latin; with unwanted Chinese or Japanese |
 | cj_per_1000_tokens, latin_per_1000_tokens | tokens with such a letter, of 1,000 of the answers |
 | thinking_…_percent | of the replies that think, those with an unwanted letter (cj, latin) in their thoughts |
@@ -65,6 +66,7 @@ class Rate:
 RATES = (
     Rate("unwanted_percent", "unwanted"),
     Rate("wrong_script_percent", "wrong_script"),
+    Rate("slips_percent", "slips"),
     Rate("unwanted_per_1000_tokens", "unwanted_tokens", "answer_tokens", 1000.0, is_share=False),
     Rate("cj_percent", "cj"),
     Rate("latin_percent", "latin"),

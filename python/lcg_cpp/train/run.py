@@ -101,7 +101,7 @@ class Texts:
             if (kind := kind_of(row)) is not None:
                 kinds[kind].append(row)
         share = max(_MOST_OF_KIND, wanted / len(self._order))
-        turns = zip_longest(*(rows[: int(share * len(rows))] for rows in kinds.values()))
+        turns = zip_longest(*(rows[: round(share * len(rows))] for rows in kinds.values()))
         drawn = [row for turn in turns for row in turn if row is not None][:wanted]
         if drawn:
             self._hold_out(np.array(drawn, np.int64))
