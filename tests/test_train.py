@@ -469,12 +469,10 @@ def test_held_out_texts_come_in_turns_of_their_kinds_and_rare_kinds_are_learned_
     order = Texts([Rows(200)], TrainOptions(held_out=0.04, seed=3))  # type: ignore[list-item]
     drawn = order.held_out.tolist()
     assert len(drawn) == 8  # of 200, whatever they are
-    kinds = {
-        row: "common" if row < 170 else "seldom" if row < 190 else "rare" if row < 192 else None for row in range(200)
-    }
+    kinds = ["common"] * 170 + ["seldom"] * 20 + ["rare"] * 2 + [None] * 8
     order.hold_out(lambda row: kinds[row])
     held_out = order.held_out.tolist()
-    # eight texts are looked at for each of these: a fifth of the 6 or so of the seldom kind, none of the one or two rare
+    # eight texts are looked at for each: a fifth of the 6 or so of the seldom kind, none of the one or two rare ones
     assert Counter(kinds[row] for row in held_out) == {"common": 7, "seldom": 1}
     assert [kinds[row] for row in held_out][:2] in (["common", "seldom"], ["seldom", "common"])
     assert sorted([*order.epoch(0), *held_out]) == list(range(200))

@@ -4,9 +4,9 @@
     python tools/make_real_models.py --work DIR --model qwen05b       one of them
     python tools/make_real_models.py --work DIR --model MODEL.gguf    a file that you have
 
-Needs the extras `train`, `data` and `eval`, npm for the Declaration, and apt for the manuals. DIR keeps finished work: start again to
-continue a run that was stopped. Only the step `get` uses the network. Every step can be done alone, also on another
-machine that has DIR: `--steps replies,states,gates,runs -ngl all --jobs 6` there, `--steps report` here.
+Needs the extras `train`, `data` and `eval`, npm for the Declaration, and apt for the manuals. DIR keeps finished work:
+start again to continue a run that was stopped. Only the step `get` uses the network. Every step can be done alone, also
+on another machine that has DIR: `--steps replies,states,gates,runs -ngl all --jobs 6` there, `--steps report` here.
 
 | step | what it does |
 |---|---|

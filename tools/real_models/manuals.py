@@ -1,8 +1,8 @@
 """Translated manuals of Debian: prose about software, in which other scripts rightly hold Latin names and commands.
 
-Two packages are unpacked, and nothing of them is run: GNOME's user documentation (CC BY-SA 3.0) in 18 languages, and the
-Debian Reference (GPL 2 or later) in traditional Chinese, which the first does not have. A page is the answer to its own
-title.
+Two packages are unpacked, and nothing of them is run: GNOME's user documentation (CC BY-SA 3.0) in 20 languages, and
+the Debian Reference (GPL 2 or later) in traditional Chinese, which the first does not have. A page is the answer to its
+own title.
 """
 
 from __future__ import annotations

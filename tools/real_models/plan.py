@@ -6,7 +6,6 @@ Everything here works without a network, from a GGUF file and two files of texts
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 

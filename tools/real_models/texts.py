@@ -1,7 +1,7 @@
 """Clean texts in every script: the Declaration and manuals, balanced by script.
 
-A language gives one row for every few paragraphs, as an answer to the headings over them. Scripts get the same number of
-tokens each, those that more people write some times that: where a tokenizer writes a script byte by byte, it takes more
+A language gives one row for every few paragraphs, as an answer to the headings over them. Every script gets its share
+of the tokens, those that more people write a larger one: where a tokenizer writes a script byte by byte, it takes more
 tokens and gives fewer words.
 """
 
@@ -53,8 +53,8 @@ SCRIPTS = {
     "Hant": Script(10, "cmn_hant", "zh_TW"),
     "Jpan": Script(10, "jpn", "ja"),
     "Kore": Script(6, "kor", "ko"),
-    "Deva": Script(4, "hin mar nep", "hi mr"),
-    "Hebr": Script(4, "heb", "he"),
+    "Deva": Script(4, "hin mar nep"),
+    "Hebr": Script(4, "heb"),
     "Thai": Script(3, "tha"),
     "Grek": Script(4, "ell_monotonic", "el"),
     "Beng": Script(2, "ben"),

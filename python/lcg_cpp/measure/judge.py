@@ -53,16 +53,8 @@ def _confusion(text: str, pieces: Sequence[str], prompt: Prompt) -> Measures:
     counted = ("unwanted", "cj", "latin")
     stretches, right = unwanted(text, prompt), expected(prompt)
     if stretches is None or right is None:
-        return dict.fromkeys(
-            [
-                *counted,
-                *(f"{name}_tokens" for name in counted),
-                *map(measure_of, KINDS),
-                "wrong_script",
-                "slips",
-                "code_switch",
-            ]
-        )
+        others = ("wrong_script", "slips", "code_switch")
+        return dict.fromkeys([*counted, *(f"{name}_tokens" for name in counted), *map(measure_of, KINDS), *others])
     kinds = {kind for _, _, kind in stretches}
     measures: Measures = {measure_of(kind): float(kind in kinds) for kind in KINDS}
     for name, wrong in zip(counted, (kinds, _cj(right.own) & kinds, {"latin"} & kinds)):
