@@ -12,12 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import settings
 
 import tiny_model
 
 if TYPE_CHECKING:
     from lcg_cpp import Gate
     from oracle import Rules
+
+settings.register_profile("any speed", deadline=None)  # a busy machine fails no test
+settings.load_profile("any speed")
 
 
 @pytest.fixture(scope="session")

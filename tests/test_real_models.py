@@ -196,7 +196,7 @@ def plan(folder: Path, **values: Any) -> Plan:
 def test_every_command_is_one_that_lcg_cpp_reads(tmp_path: Path) -> None:
     own = plan(tmp_path, lcb=tmp_path, engine=("-ngl", "all", "-t", "2"), runs=("--limit", "20"))
     commands = [*own.reply_commands(3), *own.state_commands(), *own.gate_commands(), *own.run_commands()]
-    assert len(commands) == 4 + 3 + len(FITS) + len(RUNS)
+    assert len(commands) == 4 + 4 + len(FITS) + len(RUNS)
     for command in commands:
         assert command[1:3] == ("-m", "lcg_cpp")
         args = build_parser(command[3]).parse_args(command[3:])
@@ -214,8 +214,8 @@ def test_parts_of_the_replies_have_prompts_of_their_own(tmp_path: Path) -> None:
 def test_only_what_is_named_is_done_and_a_gate_is_fitted_once(tmp_path: Path) -> None:
     own = plan(tmp_path, only=frozenset(("udhr", "none", "lcb")))
     assert [command[command.index("--keep-states") + 1] for command in own.state_commands()] == [
-        str(tmp_path / "m" / "states-udhr"),
         str(tmp_path / "m" / "states-test"),
+        str(tmp_path / "m" / "states-udhr"),
     ]
     assert len(own.gate_commands()) == 1
     assert len(own.run_commands()) == 1  # without a clone of it, the benchmark is left out
@@ -249,7 +249,7 @@ def test_a_dry_run_only_prints_the_commands(
     arguments += ["--steps", "texts,replies,states,gates,bans,runs", "--engine", "-ngl all"]
     monkeypatch.setattr(sys, "argv", ["make_real_models.py", *map(str, arguments)])
     make_real_models.main()
-    assert capsys.readouterr().out.count("-ngl all") == 2 + 3 + len(RUNS) - 1  # gates need no model; no lcb is given
+    assert capsys.readouterr().out.count("-ngl all") == 2 + 4 + len(RUNS) - 1  # gates need no model; no lcb is given
     assert not [path for path in (tmp_path / "w").rglob("*") if path.is_file()]
 
 

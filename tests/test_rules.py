@@ -574,7 +574,7 @@ def test_twenty_thousand_random_cases_equal_the_oracle(make_gate: MakeGate) -> N
     }, reasons
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_invariants_on_the_four_families(gate: Gate, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, 39), min_size=1, max_size=40, unique=True))

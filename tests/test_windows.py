@@ -81,7 +81,8 @@ ALONG = {
     "han": {"han"},
 }
 JAPANESE = {"kana", "hansj", "hantj", "han"}
-CHINESE = set(ALONG) - {"kana"}
+SIMPLIFIED = {"hans", "hanst", "hansj", "han"}
+TRADITIONAL = {"hant", "hanst", "hantj", "han"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,11 +115,13 @@ def test_four_families_have_no_windows() -> None:
     [  # the families of the text's own tokens, and what may be plausible among them where the model likes them all
         (("han", "symbols", "latin"), set(ALONG)),
         (("kana", "han"), JAPANESE),
-        (("hans", "han", "hansj"), CHINESE),
-        (("hant", "hantj"), CHINESE),
-        (("hanst", "hansj"), CHINESE),
-        (("hansj", "hantj"), set(ALONG)),
-        (("hans", "kana"), set(ALONG)),  # a text that mixes
+        (("hans", "han", "hansj"), SIMPLIFIED),
+        (("hant", "hantj"), TRADITIONAL),
+        (("hanst", "hansj"), SIMPLIFIED),
+        (("hansj", "hantj"), JAPANESE),
+        (("hanst", "han"), SIMPLIFIED | TRADITIONAL),
+        (("hans", "kana"), set(ALONG)),  # texts that mix
+        (("hans", "hant"), set(ALONG)),
     ],
 )
 def test_a_sibling_of_another_language_than_the_texts_is_not_plausible(
@@ -191,7 +194,7 @@ def expected_label(source: FakeSource, row: int, position: int, width: int) -> s
             found |= held[near] & ALONG.keys()
             own.add(NAMES[FAMILY_OF_TOKEN[source.texts[row].tokens[near + 1]]])
             near += step
-    languages = [language for language in (CHINESE, JAPANESE) if own & ALONG.keys() <= language]
+    languages = [language for language in (SIMPLIFIED, TRADITIONAL, JAPANESE) if own & ALONG.keys() <= language]
     if languages:
         found &= set().union(*languages) | (set(NAMES) - ALONG.keys())
     return set().union(*(ALONG.get(name, {name}) for name in found))

@@ -41,7 +41,7 @@ from real_models.declaration import get_declarations
 from real_models.manuals import get_manuals
 from real_models.mix import clean_rows
 from real_models.models import MODELS, get_model
-from real_models.plan import FITS, Command, Plan
+from real_models.plan import FITS, KINDS, Command, Plan
 from real_models.report import write_report
 from real_models.texts import Sources, text_rows, token_counter
 from timed_log import log
@@ -91,11 +91,10 @@ class _Work:
             return
         folder, count = self.plan.folder.parent, token_counter(self.plan.model)
         sources = Sources(get_declarations(folder), get_manuals(folder))
-        for path, n_tokens, measured in (
-            (self.plan.clean_texts, TEXT_TOKENS, False),
-            (self.plan.test, TEST_TOKENS, True),
-        ):
-            rows = text_rows(sources, n_tokens, count, measured=measured)
+        learned = text_rows(sources, TEXT_TOKENS, count)
+        files = {self.plan.text_file(kind): [row for row in learned if row["kind"] == kind] for kind in KINDS}
+        files[self.plan.test] = text_rows(sources, TEST_TOKENS, count, measured=True)
+        for path, rows in files.items():
             _write_rows(path, rows)
             log(f"{path}: {len(rows)} rows, {sum(row['tokens'] for row in rows):,} tokens")
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 Command = tuple[str, ...]
 
+KINDS = ("udhr", "manuals")  # of clean texts
+
 # Languages of `lcg-cpp data synth` that the models know well enough to answer in.
 LANGUAGES = (
     "en", "zh", "ja", "ko", "ar", "he", "th", "hi", "ru", "el", "es", "fr", "de", "bn", "fa", "ur", "ta", "te", "uk",
@@ -23,15 +25,17 @@ class Fit:
     """A gate that is fitted to kept states."""
 
     options: tuple[str, ...] = ()
-    data: tuple[str, ...] = ("texts", "replies")  # what it learns from
+    data: tuple[str, ...] = ("udhr", "manuals", "replies")  # what it learns from
 
 
 _SCRIPTS = ("--rules", "scripts")
 MAIN = "scripts"  # the gate that is compared with everything else
 FITS = {
     MAIN: Fit(_SCRIPTS),
-    "texts": Fit(_SCRIPTS, data=("texts",)),
+    "udhr": Fit(_SCRIPTS, data=("udhr",)),
     "replies": Fit(_SCRIPTS, data=("replies",)),
+    "no-manuals": Fit(_SCRIPTS, data=("udhr", "replies")),
+    "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals")),
     "no-window": Fit((*_SCRIPTS, "--window", "0")),
     "window-24": Fit((*_SCRIPTS, "--window", "24")),
     "labels-20": Fit((*_SCRIPTS, "--label-top-k", "20", "--label-top-p", "0.95")),
@@ -64,7 +68,7 @@ RUNS = {
     "rules": Run("rules-only,later=lcg+first_token=off"),
     "four": Run("four={four}"),
     "paper": Run("paper={paper}"),
-    "fits-data": Run("texts={texts},replies={replies},positions-reply={positions-reply},no-thresholds={no-thresholds}"),
+    "fits-data": Run("udhr={udhr},replies={replies},positions-reply={positions-reply},no-thresholds={no-thresholds}"),
     "fits-labels": Run("no-window={no-window},labels-20={labels-20},norm-none={norm-none},hidden-64={hidden-64}"),
     "curve": Run(",".join(f"tokens-{n}={{tokens-{n}}}" for n in CURVE)),
     "cool": Run("none,lcg", options=("--temp", "0.2")),
@@ -99,10 +103,9 @@ class Plan:
     seeds: int = 3
     only: frozenset[str] = field(default_factory=frozenset)
 
-    @property
-    def clean_texts(self) -> Path:
-        """The Declaration and manuals, balanced for the model's tokenizer."""
-        return self.folder / "texts.jsonl"
+    def text_file(self, kind: str) -> Path:
+        """Texts of one kind, `udhr` or `manuals`, balanced for the model's tokenizer."""
+        return self.folder / f"{kind}.jsonl"
 
     @property
     def test(self) -> Path:
@@ -129,7 +132,7 @@ class Plan:
         return self.folder / "gates" / f"{name}.gguf"
 
     def states(self, name: str) -> Path:
-        """What the model makes of the `texts`, of its own `replies`, or of the `test`."""
+        """What the model makes of the texts of a kind, of its own `replies`, or of the `test`."""
         return self.folder / f"states-{name}"
 
     def run(self, name: str) -> Path:
@@ -153,7 +156,7 @@ class Plan:
 
     def state_commands(self) -> list[Command]:
         """Evaluate the model on the texts, once."""
-        data = {"test": self.test, "texts": self.clean_texts, "replies": self.clean}
+        data = {"test": self.test, **{kind: self.text_file(kind) for kind in KINDS}, "replies": self.clean}
         needed = {"test", *(name for fit in self._fits().values() for name in fit.data)}
         return [
             self._lcg("train", "-d", str(file), "--keep-states", str(self.states(name)), *self.engine)

@@ -62,8 +62,6 @@ class Evaluator:
             options: Settings.
         """
         self._source, self._texts, self._rules, self._options = source, texts, rules, options
-        texts.hold_out(self._script)
-        source.skipped.clear()
         self._seen = np.zeros(3)  # of the held-out texts: rows, tokens, states to learn from if they were not held out
 
     @property
@@ -85,12 +83,14 @@ class Evaluator:
         return "".join(f": {reason}" for reason, _ in self._source.skipped.most_common(1))
 
     def held_out(self) -> HeldOut:
-        """Evaluate the texts to measure on, or as many as there is time for.
+        """Draw and evaluate the texts to measure on, or as many as there is time for.
 
         Raises:
             GateError: They hold nothing to measure on.
             KeyboardInterrupt: It shall stop.
         """
+        self._texts.hold_out(self._script)
+        self._source.skipped.clear()
         most = max(1, min(MAX_STATES, MAX_BYTES // (4 * self._source.n_embd)))
         rows = self._texts.held_out if len(self._texts.held_out) else self._texts.epoch(0)[: self._options.group]
         parts: list[Found] = []

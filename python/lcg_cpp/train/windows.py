@@ -2,10 +2,9 @@
 
 - Whether the next token of a Chinese text is a shared or a simplified character is chance, and a gate that learns from
   single positions learns the chance: it bans right tokens. That both are plausible nearby is no chance.
-- A model that finds Chinese likely in a Japanese text would teach its gate to allow it. The text itself shows which it
-  is: a family that is only Chinese is not plausible near a token of the text that is only Japanese, nor the other way
-  round; near both the text mixes, and either may be plausible. Simplified and traditional Chinese are not told apart in
-  this way: from a few thousand tokens of each a gate learns it so badly that it bans right ones.
+- A model that finds Chinese likely in a Japanese text, or simplified Chinese in a traditional one, would teach its gate
+  to allow that. The text itself shows which it is: what only others write is not plausible near a token of the text
+  that only its own writers use. Near tokens of both the text mixes, and either may be plausible.
 - Some families are rare: a simplified text seldom shows what it shares with traditional Chinese alone. But whoever may
   write simplified characters may write those, too.
 """
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from ..errors import GateError
 from ..gate.scripts import IMPLIED, USES
 
-_LANGUAGES = ("st", "j")  # who writes Chinese, and who Japanese
+_WRITERS = "stj"  # of simplified Chinese, traditional Chinese and Japanese, as in `scripts.USES`
 
 
 def sibling_labels(
@@ -59,9 +58,10 @@ def _written(
     own: npt.NDArray[np.intp], section: npt.NDArray[np.int64], siblings: Sequence[str], names: Sequence[str], width: int
 ) -> npt.NDArray[np.bool_]:
     """Where a sibling is of a language that all of the text's own tokens nearby can be, bool (n, n_siblings)."""
-    has = {name: [not set(writers).isdisjoint(USES.get(name, writers)) for writers in _LANGUAGES] for name in names}
+    has = {name: [writer in USES.get(name, writer) for writer in _WRITERS] for name in names}
     lacks = np.array([has[name] for name in names]) == 0
-    could_not = window_labels(lacks[own].astype(np.float32), section, (0, 1), before=width, after=width) > 0
+    writers = range(len(_WRITERS))
+    could_not = window_labels(lacks[own].astype(np.float32), section, writers, before=width, after=width) > 0
     could = ~could_not | could_not.all(1, keepdims=True)
     return np.stack([could[:, has[name]].any(1) for name in siblings], 1)
 
