@@ -323,7 +323,7 @@ def test_empty_answers_are_left_out(
     assert "2 empty answers were left out" in capsys.readouterr().out
     monkeypatch.setattr(data, "answers", lambda llm, prompts, **_: ((p, Answer(p.text, "", 0)) for p in prompts))
     assert run("-m", tiny_model_path, "-o", tmp_path / "none.jsonl", *FEW) == 2
-    assert "all 6 answers are empty, expected some text" in capsys.readouterr().err
+    assert "6 of 6 answers are empty, expected some text" in capsys.readouterr().err
 
 
 def test_answers_with_chinese_that_nobody_asked_for_are_left_out(
@@ -363,6 +363,24 @@ def test_confusion_is_cj_that_neither_language_nor_prompt_wants(
     from lcg_cpp.data.synth import is_confused
 
     assert is_confused(Prompt(0, language, kind, "", 0), reply) is expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("Das ist gut. " + "verflucht, " * 12 + "verfl", True),
+        ("תש" + "ע" * 48, True),
+        ("a" * 40, False),  # too short to tell
+        ("Das ist gut. " * 4, False),
+        ("verflucht, " * 12 + "und so weiter geht es nun mit etwas ganz anderem, das neu ist.", False),
+        ("| " + "-" * 90 + " |", False),  # of a table
+        ("int f() {\n" + " " * 80 + "}", False),
+    ],
+)
+def test_a_reply_loops_if_its_end_says_the_same_over_and_over(reply: str, expected: bool) -> None:
+    from lcg_cpp.data.synth import is_looping
+
+    assert is_looping(reply) is expected
 
 
 def test_it_tells_how_far_it_is(

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lcg_cpp.benchmarks import Prompt
+from lcg_cpp.data.synth import is_looping
 from lcg_cpp.measure.unwanted import unwanted
 
 Row = dict[str, Any]
@@ -23,7 +24,9 @@ _ASKED = {
 
 
 def clean_rows(rows: Iterable[Row]) -> tuple[list[Row], Counter[str]]:
-    """The clean rows of `lcg-cpp data synth`, and how many replies were left out for unwanted letters of each kind.
+    """The clean rows of `lcg-cpp data synth`, and how many replies were left out for what.
+
+    That is an unwanted letter of some kind, or `looping`.
 
     Raises:
         ValueError: A row is in a language that nothing is known of.
@@ -31,6 +34,9 @@ def clean_rows(rows: Iterable[Row]) -> tuple[list[Row], Counter[str]]:
     kept, left_out = [], Counter[str]()
     for row in rows:
         asked, said = (message["content"] for message in row["messages"])
+        if is_looping(said):
+            left_out["looping"] += 1
+            continue
         prompt = Prompt(
             str(row["number"]),
             asked,

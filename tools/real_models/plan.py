@@ -28,7 +28,7 @@ class Fit:
     data: tuple[str, ...] = ("udhr", "manuals", "replies")  # what it learns from
 
 
-_SCRIPTS = ("--rules", "scripts")
+_SCRIPTS = ("--rules", "scripts", "--hidden", "256")
 MAIN = "scripts"  # the gate that is compared with everything else
 FITS = {
     MAIN: Fit(_SCRIPTS),
@@ -41,9 +41,10 @@ FITS = {
     "labels-20": Fit((*_SCRIPTS, "--label-top-k", "20", "--label-top-p", "0.95")),
     "norm-none": Fit((*_SCRIPTS, "--norm", "none")),
     "hidden-64": Fit((*_SCRIPTS, "--hidden", "64")),
+    "hidden-full": Fit((*_SCRIPTS, "--hidden", "full")),
     "no-thresholds": Fit((*_SCRIPTS, "--max-missed", "1")),
     "positions-reply": Fit((*_SCRIPTS, "--positions", "reply")),
-    "four": Fit(("--rules", "default")),
+    "four": Fit(("--rules", "default", "--hidden", "256")),
     "paper": Fit(("--preset", "paper", "--rules", "paper")),
 }
 CURVE = (5_000, 20_000, 60_000)  # tokens of the learning curve's gates, besides all

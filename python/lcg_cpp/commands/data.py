@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..data.prompts import PromptSeries, prompt_languages
 from ..data.recipe import SOURCES, SourceRows, read_source, write_mix
-from ..data.synth import Answer, Corpus, answers, is_confused
+from ..data.synth import Answer, Corpus, answers, flaw
 from ..errors import GateError
 from ..gate.options import GateOptions
 from . import options
@@ -181,9 +181,10 @@ def _synth(args: argparse.Namespace, output: Path) -> int:
         how = {"n_predict": args.n_predict, "temperature": args.temp, "parallel": args.parallel}
         try:
             for prompt, said in answers(llm, prompts, **how, should_stop=should_stop):
-                confused = is_confused(prompt, said.text) and not args.keep_confused
-                corpus.settle(prompt, said, keep=bool(said.text.strip()) and not confused)
-                tally.count(said, confused=confused)
+                found = flaw(prompt, said.text)
+                why = "" if found == "confused" and args.keep_confused else found
+                corpus.settle(prompt, said, keep=not why)
+                tally.count(said, why)
                 line.show(f"{tally.status()}  {prompt.language}")
         except GateError as error:
             raise UsageError(f"-m/--model: {args.model}: {error}") from error
@@ -192,20 +193,28 @@ def _synth(args: argparse.Namespace, output: Path) -> int:
     return EXIT_INTERRUPTED if interrupted else 0
 
 
+_LEFT_OUT = {
+    "empty": "empty answers",
+    "looping": "answers that repeat themselves without end",
+    "confused": "answers with Chinese or Japanese that nobody asked for",
+}
+
+
 class _Tally:
     """What became of the prompts so far."""
 
     def __init__(self, first: int, n_texts: int) -> None:
         self._first, self._n_texts = first, n_texts
-        self._done = self._empty = self._confused = self._tokens = 0
+        self._done = self._tokens = 0
+        self._left_out = dict.fromkeys(_LEFT_OUT, 0)
         self._start = time.monotonic()
 
-    def count(self, said: Answer, *, confused: bool) -> None:
-        """Count an answer."""
+    def count(self, said: Answer, flaw: str) -> None:
+        """Count an answer, and why it is left out, if it is."""
         self._done += 1
-        self._empty += not said.text.strip()
-        self._confused += confused
         self._tokens += said.n_tokens
+        if flaw:
+            self._left_out[flaw] += 1
 
     def status(self) -> str:
         """How far it is, how fast and how long it takes; after the first answer."""
@@ -217,24 +226,20 @@ class _Tally:
 
     def report(self, args: argparse.Namespace, output: Path, *, interrupted: bool) -> None:
         """Say what became of it."""
-        written = self._done - self._empty - self._confused
+        written = self._done - sum(self._left_out.values())
         if self._done and not written and not interrupted:
-            what = "confused (--keep-confused keeps them)" if self._confused else "empty"
-            raise UsageError(f"-m/--model: {args.model}: all {self._done:,} answers are {what}, expected some text")
+            n, flaw = max((n, flaw) for flaw, n in self._left_out.items())
+            what = flaw + (" (--keep-confused keeps them)" if flaw == "confused" else "")
+            raise UsageError(
+                f"-m/--model: {args.model}: {n:,} of {self._done:,} answers are {what}, expected some text"
+            )
         if args.json:
-            facts = {
-                "written": written,
-                "empty": self._empty,
-                "confused": self._confused,
-                "tokens": self._tokens,
-                "before": self._first,
-            }
+            facts = {"written": written, **self._left_out, "tokens": self._tokens, "before": self._first}
             print_json({"path": str(output), **facts, "complete": not interrupted, "seed": args.seed})
             return
         print_heading(f"{output}: {written:,} texts added, {self._tokens:,} tokens")
-        if self._empty:
-            print(f"{self._empty:,} empty answers were left out")
-        if self._confused:
-            print(f"{self._confused:,} answers with Chinese or Japanese that nobody asked for were left out")
+        for flaw, what in _LEFT_OUT.items():
+            if n := self._left_out[flaw]:
+                print(f"{n:,} {what} were left out")
         if interrupted:
             print(f"{self._n_texts - self._first - self._done:,} texts are missing; --resume goes on")

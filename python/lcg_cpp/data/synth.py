@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from .prompts import Prompt, PromptSeries
 
 _CJ_LANGUAGES = ("zh", "zh_Hant", "ja")
+_LOOP = re.compile(r"((.{1,60}?)\2{5,}).{0,60}\Z", re.DOTALL)
+_LEAST_LOOP = 48  # characters
+_MOST_LOOKED_AT = 480  # characters of a reply's end
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,24 @@ def is_confused(prompt: Prompt, reply: str) -> bool:
     nothing here, replies in every language rightly hold names and code.
     """
     return prompt.language not in _CJ_LANGUAGES and prompt.kind not in ("say", "quote") and "cj" in text_families(reply)
+
+
+def is_looping(reply: str) -> bool:
+    """Whether a reply ends by saying the same words, or the same letter, over and over.
+
+    The states of a model that loops are unlike any others, and there are many of them.
+    """
+    found = _LOOP.search(reply[-_MOST_LOOKED_AT:])
+    return found is not None and len(found[1]) >= _LEAST_LOOP and any(map(str.isalpha, found[2]))
+
+
+def flaw(prompt: Prompt, reply: str) -> str:
+    """Why a gate should not learn from a reply: `empty`, `looping`, `confused`, or "" where it may."""
+    if not reply.strip():
+        return "empty"
+    if is_looping(reply):
+        return "looping"
+    return "confused" if is_confused(prompt, reply) else ""
 
 
 class Corpus:
