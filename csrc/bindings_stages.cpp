@@ -1,7 +1,8 @@
 // Python's view of what runs inside a sampling chain: the two stages, and the tap of the hidden states.
 #include "bindings.h"
 
-#include "pin.h"
+#include "letters.h"
+#include "tap.h"
 
 #include <algorithm>
 
@@ -26,7 +27,12 @@ conduct make_conduct(
 
 stage_options make_options(
     const conduct & usual, size_t n_events, bool eager, const std::shared_ptr<phase_set> & phases) {
-    return {usual, n_events, eager, phases};
+    stage_options options;
+    options.usual    = usual;
+    options.n_events = n_events;
+    options.eager    = eager;
+    options.phases   = phases;
+    return options;
 }
 
 std::shared_ptr<token_texts> make_texts(const std::string & bytes, const array_t<int64_t> & offset) {
@@ -191,11 +197,11 @@ array_t<float> newest_rows(tap & self, size_t n) {
 void bind_tap(py::module_ & m) {
     m.def("tap_callback", [] { return reinterpret_cast<uintptr_t>(&tap::on_tensor); });
     py::class_<tap>(m, "Tap")
-        .def(py::init([](size_t capacity) {
+        .def(py::init([](size_t capacity, bool keys) {
             require_host();
-            return std::make_unique<tap>(capacity);
+            return std::make_unique<tap>(capacity, keys);
         }),
-            py::arg("capacity"))
+            py::arg("capacity"), py::arg("keys") = false)
         .def_property(
             "active", [](const tap & t) { return t.active.load(); }, [](tap & t, bool active) { t.active = active; })
         .def_property("capacity", &tap::capacity, &tap::set_capacity)
@@ -216,6 +222,14 @@ void bind_tap(py::module_ & m) {
 }
 
 void bind_stage(py::module_ & m) {
+    m.def("character_families", [] {
+        const std::vector<uint8_t> & families = character_families();
+        return array_t<uint8_t>(static_cast<py::ssize_t>(families.size()), families.data());
+    });
+    m.def(
+        "denied_families",
+        [](const std::string & allow, const std::string & deny) { return indices(denied_families(allow, deny)); },
+        py::arg("allow"), py::arg("deny"));
     py::class_<gate_rules>(m, "Rules")
         .def(py::init(&make_rules), py::arg("thresholds"), py::arg("persistence"), py::arg("confidence"),
             py::arg("first_token"), py::arg("confidence_temperature"));

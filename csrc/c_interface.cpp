@@ -2,6 +2,7 @@
 #include "c_interface.h"
 
 #include "c_host.h"
+#include "letters.h"
 #include "text.h"
 #include "vocab.h"
 
@@ -52,7 +53,9 @@ stage_options options_of(const lcg_params & params, std::vector<float> threshold
     options.usual.rules    = {std::move(thresholds), params.persistence, params.confidence, params.first_token,
         params.confidence_temperature};
     options.usual.strength = params.strength;
+    options.usual.pinned   = params.pin != nullptr ? params.pin->letters : nullptr;
     options.n_events       = params.n_events;
+    options.only_sampled   = true;
     return options;
 }
 
@@ -111,7 +114,7 @@ const char * lcg_version(void) {
 }
 
 lcg_params lcg_params_default(void) {
-    return {LCG_MODE_MASK, INFINITY, 0.0f, 0.7f, true, true, true, 256};
+    return {LCG_MODE_MASK, INFINITY, 0.0f, 0.7f, true, true, true, 256, nullptr};
 }
 
 lcg_gate * lcg_gate_load(const char * path, const char * device, lcg_error * error) {
@@ -152,8 +155,30 @@ lcg_status lcg_gate_check(const lcg_gate * gate, const llama_model * model, lcg_
     });
 }
 
+lcg_pin * lcg_pin_init(const llama_model * model, const char * allow, const char * deny, lcg_error * error) {
+    lcg_pin * made = nullptr;
+    guarded(error, [&] {
+        if (model == nullptr) {
+            throw bad_argument("`model` is NULL");
+        }
+        connect_host();
+        const llama_vocab * vocab = host.llama_model_get_vocab(model);
+        try {
+            made = new lcg_pin{pin_of(vocab, allow != nullptr ? allow : "", deny != nullptr ? deny : ""),
+                static_cast<size_t>(host.llama_vocab_n_tokens(vocab))};
+        } catch (const gate_error & e) {
+            throw bad_argument(e.what());
+        }
+    });
+    return made;
+}
+
+void lcg_pin_free(lcg_pin * pin) {
+    delete pin;
+}
+
 lcg_tap * lcg_tap_init(uint32_t n_rows) {
-    auto * made = new (std::nothrow) lcg_tap{tap(std::max<size_t>(n_rows, 1))};
+    auto * made = new (std::nothrow) lcg_tap{tap(std::max<size_t>(n_rows, 1), true)};
     if (made != nullptr) {
         made->rows.active = true;
     }

@@ -4,12 +4,19 @@
 #include "c_host.h"
 #include "core.h"
 #include "lcg.h"
+#include "pin.h"
+#include "tap.h"
 
 #include <new>
 
 struct lcg_gate {
     std::shared_ptr<const lcg::gate> weights;
     std::string                      path;
+};
+
+struct lcg_pin {
+    std::shared_ptr<const lcg::pin> letters; // null: every script may come
+    size_t                          n_vocab;
 };
 
 struct lcg_tap {

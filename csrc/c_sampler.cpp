@@ -17,8 +17,7 @@ struct wrapped_chain {
     lcg_tap *                   tap;
     std::shared_ptr<stage_pair> stages;
     placement                   place;
-    bool                        sampled = false; // a token was sampled that was not accepted yet
-    std::string                 error;           // of the newest step
+    std::string                 error; // of the newest step
 
     stage_pair::state & state() const { return *stages->shared(); }
 };
@@ -27,37 +26,12 @@ wrapped_chain & chain_of(const llama_sampler * sampler) {
     return *static_cast<wrapped_chain *>(reinterpret_cast<const sampler_object *>(sampler)->ctx);
 }
 
-// Whether these candidates were made from this row of logits. A grammar may have forbidden some.
-bool is_row(const token_data_array & tokens, const float * row) {
-    constexpr size_t n_compared = 64;
-    const size_t     step       = std::max<size_t>(tokens.size / n_compared, 1);
-    for (size_t i = 0; i < tokens.size; i += step) {
-        const token_data & token = tokens.data[i];
-        if (token.logit != row[token.id] && token.logit != -INFINITY) {
-            return false;
-        }
-    }
-    return true;
-}
-
 // The hidden state that the candidates were computed from; nullptr if it is not known.
 const float * hidden_of(const wrapped_chain & self, const token_data_array & tokens) {
     const gate_config & config = self.state().model->config;
-    const float *       last   = host.llama_get_logits_ith(self.context, -1);
-    const float *       base   = host.llama_get_logits(self.context);
-    if (base == nullptr || last == nullptr || last < base) {
-        return nullptr;
-    }
-    const size_t n_rows = static_cast<size_t>(last - base) / config.n_vocab + 1;
-    for (size_t i = 0; i < n_rows; i++) {
-        const float * row = base + i * config.n_vocab;
-        // where only one row is there, it is this one, also if the program changed some logits
-        if (n_rows == 1 || is_row(tokens, row)) {
-            const float * hidden = self.tap->rows.row_of(self.context, row, config.n_vocab);
-            return self.tap->rows.n_embd() == config.n_embd ? hidden : nullptr;
-        }
-    }
-    return nullptr;
+    const float *       row    = find_row(self.context, tokens, config.n_vocab);
+    const float *       hidden = row != nullptr ? self.tap->rows.row_of(self.context, row, config.n_vocab) : nullptr;
+    return self.tap->rows.n_embd() == config.n_embd ? hidden : nullptr;
 }
 
 const char * chain_name(const llama_sampler *) {
@@ -72,22 +46,16 @@ void chain_apply(llama_sampler * sampler, token_data_array * tokens) {
     host.llama_sampler_apply(self.chain, reinterpret_cast<llama_token_data_array *>(tokens));
     state.hidden = nullptr;
     self.error.swap(state.error);
-    self.sampled = true;
 }
 
 void chain_accept(llama_sampler * sampler, int32_t token) {
-    wrapped_chain & self = chain_of(sampler);
-    self.state().listens = self.sampled;
-    self.sampled         = false;
-    host.llama_sampler_accept(self.chain, token);
-    self.state().listens = true;
+    host.llama_sampler_accept(chain_of(sampler).chain, token);
 }
 
 void chain_reset(llama_sampler * sampler) {
     wrapped_chain & self = chain_of(sampler);
     host.llama_sampler_reset(self.chain);
     self.stages->begin_reply(self.place.facts, false);
-    self.sampled = false;
 }
 
 void chain_free(llama_sampler * sampler) {
@@ -138,23 +106,35 @@ llama_sampler * lcg_sampler_init(const lcg_gate * gate, lcg_tap * tap, llama_con
     lcg_params params, lcg_error * error) {
     llama_sampler * sampler = nullptr;
     guarded(error, [&] {
-        const std::pair<const char *, const void *> needed[] = {
-            {"gate", gate}, {"tap", tap}, {"context", context}, {"chain", chain}};
-        for (const auto & [name, value] : needed) {
-            if (value == nullptr) {
+        const auto require = [](const char * name, bool is_there) {
+            if (!is_there) {
                 throw bad_argument(joined("`", name, "` is NULL"));
             }
+        };
+        const bool has_pin = params.pin != nullptr;
+        require("gate", gate != nullptr || has_pin);
+        require("tap", tap != nullptr || gate == nullptr);
+        require("context", context != nullptr);
+        require("chain", chain != nullptr);
+        const llama_model * model   = host.llama_get_model(context);
+        const auto          n_vocab = host.llama_vocab_n_tokens(host.llama_model_get_vocab(model));
+        if (has_pin && params.pin->n_vocab != static_cast<size_t>(n_vocab)) {
+            throw bad_argument(
+                joined("`pin` was made for a model of ", params.pin->n_vocab, " tokens, this one has ", n_vocab));
         }
-        check_model(*gate, host.llama_get_model(context));
-        auto stages = std::make_shared<stage_pair>(gate->weights, options_of(params, gate->weights->config.thresholds));
-        placement place;
+        if (gate != nullptr) {
+            check_model(*gate, model);
+        }
+        const auto weights = gate != nullptr ? gate->weights : no_gate(static_cast<size_t>(n_vocab));
+        auto       stages  = std::make_shared<stage_pair>(weights, options_of(params, weights->config.thresholds));
+        placement  place;
         try {
             place = insert_stages(chain, stages->shared(), std::nullopt, std::nullopt);
         } catch (const gate_error & e) {
             throw bad_argument(e.what());
         }
         stages->begin_reply(place.facts, false);
-        sampler = new_wrapper({chain, context, tap, std::move(stages), place, false, {}});
+        sampler = new_wrapper({chain, context, tap, std::move(stages), place, {}});
     });
     return sampler;
 }
@@ -165,7 +145,8 @@ lcg_stats lcg_sampler_stats(const llama_sampler * sampler) {
         return {};
     }
     const stage_stats s = self->stages->stats();
-    return {s.steps, s.gate_runs, s.interventions, s.not_confident, s.without_hidden, s.removed_mass, s.gate_seconds};
+    return {s.steps, s.gate_runs, s.interventions, s.not_confident, s.without_hidden, s.pin_yields, s.removed_mass,
+        s.gate_seconds};
 }
 
 uint32_t lcg_sampler_events(const llama_sampler * sampler, lcg_event * events, uint32_t n_max) {

@@ -4,7 +4,6 @@
 
 #include "host_api.h"
 
-#include <atomic>
 #include <bitset>
 #include <functional>
 #include <memory>
@@ -206,39 +205,6 @@ struct label_options {
 void family_labels(const logit_rows & rows, const float * norms, const uint8_t * families,
     const label_options & options, size_t n_threads, float * labels);
 
-// ---- hidden states (tap.cpp) ----
-
-// Keeps the newest hidden states of one llama_context, whose graph callback it is. What it cannot vouch for it does not
-// give: a row counts only if every output of the context's newest evaluation was captured.
-class tap {
-  public:
-    explicit tap(size_t capacity) : capacity_(capacity) {}
-
-    // ggml_backend_sched_eval_callback; user_data is the tap
-    static bool on_tensor(ggml_tensor * tensor, bool ask, void * user_data);
-
-    std::atomic<bool> active{false}; // copy nothing otherwise
-
-    void   set_capacity(size_t n_rows);
-    void   forget();
-    size_t capacity() const { return capacity_; }
-    size_t n_embd() const { return n_embd_; } // of the newest evaluation, 0 before the first
-
-    // The row captured `back` rows before the newest one; nullptr if it is not there. Valid until the next evaluation.
-    const float * newest(size_t back);
-    // The hidden state that `logits` [n_vocab], a row of the context's newest evaluation, was computed from.
-    const float * row_of(llama_context * context, const float * logits, size_t n_vocab);
-
-  private:
-    void capture(ggml_tensor * tensor);
-
-    size_t             capacity_; // rows: the largest batch
-    size_t             n_embd_ = 0;
-    size_t             n_rows_ = 0;     // captured since the first evaluation after a row was read
-    bool               read_   = false; // a row was read since the newest evaluation
-    std::vector<float> rows_;           // a ring
-};
-
 // ---- the two stages in llama.cpp's sampling chain (sampler.cpp) ----
 
 enum class gate_mode { mask, observe, off };
@@ -246,6 +212,7 @@ enum class chain_end { draw, greedy, mirostat };
 
 class pin;        // pin.h
 struct phase_set; // phases.h
+struct tally;     // stage_pair.h
 
 // How the stages act, in the whole of a reply or in one phase of it.
 struct conduct {
@@ -258,8 +225,10 @@ struct conduct {
 struct stage_options {
     conduct                          usual; // where no phase is open
     size_t                           n_events = 0;
-    bool                             eager    = false; // run the MLP at every step
-    std::shared_ptr<const phase_set> phases;           // null: there are none
+    bool                             eager    = false;     // run the MLP at every step
+    std::shared_ptr<const phase_set> phases;               // null: there are none
+    bool                             only_sampled = false; // accepted tokens that were not sampled are of no reply
+    std::shared_ptr<tally>           total;                // null: nobody adds the statistics up
 };
 
 // What the stages must know of the chain they stand in.
@@ -281,6 +250,8 @@ struct stage_stats {
     uint64_t pin_yields     = 0; // steps on which the pin left no token, so it was not applied
     double   removed_mass   = 0; // probability removed, summed over interventions
     double   gate_seconds   = 0; // spent in the MLP
+
+    stage_stats & operator+=(const stage_stats & other);
 };
 
 struct gate_event {
@@ -328,9 +299,13 @@ class stage_pair {
 
 using shared_state = std::shared_ptr<stage_pair::state>;
 
+constexpr char gate_stage_name[] = "lcg-gate"; // as llama_sampler_name has it
+
 llama_sampler *      new_shortlist(const shared_state & state);
 llama_sampler *      new_gate_stage(const shared_state & state);
 const shared_state & state_in(const llama_sampler * stage); // of one of the two
+bool                 is_gate_stage(const llama_sampler * part);
+bool                 is_shortlist(const llama_sampler * part);
 
 // ---- their places in a chain (chain.cpp) ----
 

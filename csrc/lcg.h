@@ -17,7 +17,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#ifdef _WIN32
+#ifdef LCG_API
+// as the build says
+#elif defined(_WIN32)
 #ifdef LCG_BUILD
 #define LCG_API __declspec(dllexport)
 #else
@@ -36,6 +38,7 @@ struct llama_context;
 struct llama_model;
 struct llama_sampler;
 
+struct lcg_pin;  // which scripts may come out: immutable, for any number of samplers of one model
 struct lcg_gate; // the weights and the rules of a gate file: immutable, for any number of contexts and threads
 struct lcg_tap;  // the newest hidden states of one context
 
@@ -70,6 +73,8 @@ struct lcg_params {
     bool          confidence;             // act only where the model itself finds a predicted family plausible
     bool          first_token;            // act before the first language token too
     uint32_t      n_events;               // how many of the latest interventions are kept
+
+    const struct lcg_pin * pin; // NULL: every script may come
 };
 
 struct lcg_stats {
@@ -78,6 +83,7 @@ struct lcg_stats {
     uint64_t interventions;  // steps on which a family was removed
     uint64_t not_confident;  // bans that the confidence rule stopped
     uint64_t without_hidden; // steps on which the gate was wanted and no hidden state was there
+    uint64_t pin_yields;     // steps on which the pin left no token, so it was not applied
     double   removed_mass;   // probability removed, summed over interventions
     double   gate_seconds;   // spent in the MLP
 };
@@ -112,6 +118,15 @@ LCG_API const char * lcg_gate_family(const struct lcg_gate * gate, int32_t famil
 LCG_API enum lcg_status lcg_gate_check(
     const struct lcg_gate * gate, const struct llama_model * model, struct lcg_error * error);
 
+// ---- a pin ----
+
+// Restricts the letters of a reply, with or without a gate, exact to the byte. allow: no others may come; deny: these
+// must not. Both are names of scripts with commas between, such as "latin,hangul" or "chinese" (`lcg-cpp families
+// --rules scripts` lists them); NULL or "": all may come, none is denied. The pin must outlive its samplers.
+LCG_API struct lcg_pin * lcg_pin_init(
+    const struct llama_model * model, const char * allow, const char * deny, struct lcg_error * error);
+LCG_API void lcg_pin_free(struct lcg_pin * pin);
+
 // ---- a tap ----
 
 // n_rows: the most logits rows of one llama_decode; n_batch is always enough. One tap serves one context and must
@@ -128,6 +143,8 @@ LCG_API bool lcg_tap_eval(struct ggml_tensor * tensor, bool ask, void * tap);
 // llama_sampler_apply and llama_sampler_free. The chain must end in a choice (greedy, dist, mirostat). One sampler for
 // each sequence: llama_sampler_reset begins a reply; llama_sampler_clone copies the history too. Tokens that are
 // accepted without having been sampled, such as those of a prompt, reach the chain and not the gate.
+//
+// gate and tap may be NULL where params has a pin.
 //
 // NULL if the gate was not made for the context's model, or the chain has no place for it; the chain is the caller's
 // then, unchanged.

@@ -25,7 +25,7 @@ const char * shortlist_name(const llama_sampler *) {
     return "lcg-shortlist";
 }
 const char * gate_name(const llama_sampler *) {
-    return "lcg-gate";
+    return gate_stage_name;
 }
 
 void shortlist_accept(llama_sampler *, int32_t) {}
@@ -56,30 +56,15 @@ llama_sampler * new_sampler(sampler_functions & functions, shared_state state) {
     return host.llama_sampler_init(reinterpret_cast<llama_sampler_i *>(&functions), new shared_state(std::move(state)));
 }
 
-// A clone has its own history and scratch. Nobody gives it hidden states, so a cloned chain samples as stock does, and
-// it cannot reach into the chain it will stand in, so it does not probe mirostat.
-shared_state clone_state(const stage_pair::state & source) {
-    auto copy            = std::make_shared<stage_pair::state>(source.model, source.options);
-    copy->facts          = source.facts;
-    copy->facts.mirostat = nullptr;
-    copy->last           = source.last;
-    copy->reply          = source.reply;
-    copy->position       = source.position;
-    copy->open           = source.open;
-    copy->phases         = source.phases;
-    return copy;
-}
-
 llama_sampler * shortlist_clone(const llama_sampler * sampler) {
     stage_pair::state & state = state_of(sampler);
-    state.clone_for_gate      = clone_state(state);
+    state.clone_for_gate      = std::make_shared<stage_pair::state>(state);
     return new_sampler(shortlist_functions, state.clone_for_gate);
 }
 llama_sampler * gate_clone(const llama_sampler * sampler) {
     stage_pair::state & state = state_of(sampler);
-    shared_state        copy  = state.clone_for_gate ? std::move(state.clone_for_gate) : clone_state(state);
-    state.clone_for_gate.reset();
-    return new_sampler(gate_functions, std::move(copy));
+    shared_state        copy  = std::move(state.clone_for_gate);
+    return new_sampler(gate_functions, copy ? copy : std::make_shared<stage_pair::state>(state));
 }
 
 void free_state(llama_sampler * sampler) {
@@ -97,6 +82,15 @@ llama_sampler * new_shortlist(const shared_state & state) {
 }
 llama_sampler * new_gate_stage(const shared_state & state) {
     return new_sampler(gate_functions, state);
+}
+
+bool is_gate_stage(const llama_sampler * part) {
+    return reinterpret_cast<const sampler_object *>(part)->iface ==
+           reinterpret_cast<llama_sampler_i *>(&gate_functions);
+}
+bool is_shortlist(const llama_sampler * part) {
+    return reinterpret_cast<const sampler_object *>(part)->iface ==
+           reinterpret_cast<llama_sampler_i *>(&shortlist_functions);
 }
 
 const shared_state & state_in(const llama_sampler * stage) {

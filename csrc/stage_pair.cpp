@@ -15,6 +15,56 @@ stage_pair::state::state(std::shared_ptr<const gate> gate, const stage_options &
         n_confident = std::max<size_t>(n_confident, set.top_k);
     }
     make_ring();
+    if (options.total) {
+        const std::lock_guard<std::mutex> guard(options.total->lock);
+        options.total->live.push_back(this);
+    }
+}
+
+// Clones are made often, for drafts that are taken back: the MLP gets its memory when it is first needed. Mirostat
+// stays behind, in the other chain.
+stage_pair::state::state(const state & source)
+    : model(source.model), options(source.options), facts(source.facts), n_confident(source.n_confident),
+      last(source.last), reply(source.reply), position(source.position), open(source.open), phases(source.phases),
+      sampled(source.sampled), z(source.z.size()), bytes_of(source.bytes_of) {
+    facts.mirostat = nullptr;
+    make_ring();
+    if (options.total) {
+        const std::lock_guard<std::mutex> guard(options.total->lock);
+        options.total->live.push_back(this);
+    }
+}
+
+stage_pair::state::~state() {
+    if (options.total) {
+        const std::lock_guard<std::mutex> guard(options.total->lock);
+        auto &                            live = options.total->live;
+        options.total->gone += stats;
+        live.erase(std::find(live.begin(), live.end(), this));
+    }
+}
+
+stage_stats & stage_stats::operator+=(const stage_stats & other) {
+    steps += other.steps;
+    gate_runs += other.gate_runs;
+    interventions += other.interventions;
+    observed += other.observed;
+    not_confident += other.not_confident;
+    without_hidden += other.without_hidden;
+    pin_yields += other.pin_yields;
+    removed_mass += other.removed_mass;
+    gate_seconds += other.gate_seconds;
+    return *this;
+}
+
+stage_stats tally::total() {
+    const std::lock_guard<std::mutex> guard(lock);
+    stage_stats                       sum = gone;
+    for (const stage_pair::state * state : live) {
+        const std::lock_guard<std::mutex> state_guard(state->lock);
+        sum += state->stats;
+    }
+    return sum;
 }
 
 void stage_pair::state::set_options(const stage_options & stage_options) {
@@ -43,6 +93,7 @@ void stage_pair::state::forget() {
     last     = no_family;
     position = 0;
     pending  = false;
+    sampled  = false;
     open     = {};
     phases.restart();
 }

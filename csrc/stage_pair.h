@@ -11,8 +11,19 @@ namespace lcg {
 
 constexpr size_t max_event_tokens = 20; // removed, and left
 
+// Adds up the statistics of all chains of a gate, also of those that are gone.
+struct tally {
+    stage_stats total();
+
+    std::mutex                             lock; // taken before that of a state
+    stage_stats                            gone;
+    std::vector<const stage_pair::state *> live;
+};
+
 struct stage_pair::state {
     state(std::shared_ptr<const gate> gate, const stage_options & stage_options);
+    state(const state & source); // a clone: its history goes on, its statistics begin
+    ~state();
 
     // what the callbacks of llama_sampler_i do
     void on_shortlist(token_data_array * tokens);
@@ -35,15 +46,17 @@ struct stage_pair::state {
     open_character open; // what the newest token left of a character
     phase_reader   phases{nullptr};
 
-    bool listens = true; // accepted tokens are of the reply
+    bool sampled = false; // a token was sampled that was not accepted yet
 
     // this step
-    const float *           row    = nullptr; // the logits of all candidates, by index
-    size_t                  n_row  = 0;
-    const float *           hidden = nullptr;
-    bool                    direct = false; // the array was built from the row: the shortlist is done
-    std::vector<uint32_t>   top;            // indices into the row, largest first
-    std::vector<token_data> best;           // ... as tokens; empty: the gate stays out of this step
+    const float *           row     = nullptr; // the logits of all candidates, by index
+    size_t                  n_row   = 0;
+    const token_data *      given   = nullptr; // the array of the candidates, and its size before anything acted
+    size_t                  n_given = 0;
+    const float *           hidden  = nullptr;
+    bool                    direct  = false; // the array was built from the row: the shortlist is done
+    std::vector<uint32_t>   top;             // indices into the row, largest first
+    std::vector<token_data> best;            // ... as tokens; empty: the gate stays out of this step
 
     // scratch, kept from step to step
     std::vector<float>      z, copied_row;
@@ -61,7 +74,7 @@ struct stage_pair::state {
     std::shared_ptr<state> clone_for_gate; // between the clones of a chain's two stages
 
     const conduct & now() const { return phases.open() != nullptr ? phases.open()->options : options.usual; }
-    bool            acts() const { return mlp && now().mode != gate_mode::off && may_act(now().rules, last); }
+    bool acts() const { return model->weights && now().mode != gate_mode::off && may_act(now().rules, last); }
     // Finds the best candidates of a row and builds the array from them; false if the array must be built whole.
     bool   build_direct(const float * logits);
     size_t n_wanted() const;        // tokens to look for

@@ -118,6 +118,8 @@ bool stage_pair::state::build_direct(const float * logits) {
 }
 
 void stage_pair::state::on_shortlist(token_data_array * tokens) {
+    given   = tokens->data;
+    n_given = tokens->size;
     if (direct) {
         return;
     }
@@ -166,6 +168,9 @@ token_data_array stage_pair::state::survivors(token_data_array * tokens) {
 
 void stage_pair::state::evaluate() {
     const auto start = std::chrono::steady_clock::now();
+    if (!mlp) {
+        mlp.emplace(model, 1);
+    }
     mlp->run(hidden, z.data());
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
 
@@ -175,6 +180,7 @@ void stage_pair::state::evaluate() {
 }
 
 void stage_pair::state::on_gate(token_data_array * tokens) {
+    sampled = true;
     if (!acts() || best.empty() || tokens->size == 0) {
         return;
     }
@@ -221,7 +227,11 @@ void stage_pair::state::judge(token_data_array * tokens, const token_data_array 
     const bool same = temperature == facts.temperature;
     record(s, predicted, found.banned, same ? sum : softmax_sum(row, n_row, best[0].logit, facts.temperature));
     if (now().mode == gate_mode::mask) {
-        tokens->data   = kept.data();
+        if (tokens->data == given && kept.size() <= n_given) { // programs may look at their array afterwards
+            std::copy(kept.begin(), kept.end(), tokens->data);
+        } else {
+            tokens->data = kept.data();
+        }
         tokens->size   = kept.size();
         tokens->sorted = true;
     }
@@ -282,9 +292,10 @@ void stage_pair::state::record(
 }
 
 void stage_pair::state::on_accept(int32_t token) {
-    if (!listens) {
+    if (options.only_sampled && !sampled) {
         return;
     }
+    sampled = false;
     const std::lock_guard<std::mutex> guard(lock);
     stats.steps++;
     position++;

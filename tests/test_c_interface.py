@@ -90,6 +90,16 @@ def test_observing_changes_no_token(program: Path, prompts: list[list[int]]) -> 
     assert run(program, "observe", prompts).splitlines() == in_python(prompts, GateOptions(mode="observe"))
 
 
+def test_a_pin_needs_no_gate(program: Path, prompts: list[list[int]]) -> None:
+    llm = GatedLlama(str(demo.MODEL), gate_options=GateOptions(deny=("lowres", "cj")), n_ctx=256, verbose=False)
+    lines = []
+    for tokens in prompts:
+        llm.reset()
+        reply = [token for _, token in zip(range(N_PREDICT), llm.generate(tokens, temp=0.0))]
+        lines.append(f"{' '.join(map(str, reply))} | 24 0 | 0 0 0 0")
+    assert run(program, "pinned", prompts).splitlines() == lines
+
+
 def test_a_cloned_sampler_continues_with_the_history(program: Path, prompts: list[list[int]]) -> None:
     tokens = [line.split(" |")[0] for line in run(program, "clone", prompts).splitlines()]
     assert tokens == [line.split(" |")[0] for line in in_python(prompts)]
@@ -105,6 +115,7 @@ def test_what_cannot_be_is_refused_in_one_line(program: Path) -> None:
     assert lines["strength"].startswith("3 `strength` is -1")
     assert lines["threshold"].startswith("3 `threshold` is 1")
     assert lines["no chain"] == "3 `chain` is NULL"
+    assert lines["script"].startswith("3 `allow` names klingon, expected one of latin, cyrillic, ")
 
 
 def test_a_gate_of_another_model_is_refused(program: Path, gate16: Path) -> None:

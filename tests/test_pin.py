@@ -18,8 +18,10 @@ import oracle
 from lcg_cpp import Gate, GatedLlama, GateError, GateOptions, _core
 from lcg_cpp.engine.base_model import CONTROL, NORMAL, Vocab
 from lcg_cpp.engine.connect import connect_core
+from lcg_cpp.gate import scripts
 from lcg_cpp.gate.families import family_set, text_families
 from lcg_cpp.gate.pin import Pins, denied_families
+from lcg_cpp.gate.scripts import GROUPS, NAMES, character_families
 from test_generation import COMMON, PROMPTS
 from test_stages import (
     LOWRES,
@@ -52,10 +54,17 @@ def letters_of(allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()) -> oracl
     return oracle.Letters(
         denied=frozenset(c for c, found in families.items() if found & denied),
         allowed=frozenset(c for c, found in families.items() if found and not found & denied),
-        neutral=frozenset(
-            c for c, found in families.items() if not found and unicodedata.category(c) not in ("Cn", "Co", "Cs")
-        ),
+        neutral=frozenset(c for c, found in families.items() if not found and ord(c) in assigned()),
     )
+
+
+@cache
+def assigned() -> frozenset[int]:
+    """The code points in characters.txt, which another Python's Unicode does not change."""
+    lines = Path(scripts.__file__).with_name("characters.txt").read_text("utf-8").splitlines()
+    entries = " ".join(line.removeprefix("assigned:") for line in lines if line[0] != "#").split()
+    bounds = [entry.split("-") for entry in entries]
+    return frozenset(c for ends in bounds for c in range(int(ends[0], 16), int(ends[-1], 16) + 1))
 
 
 def vocabulary(tokens: list[bytes], n_control: int = 0) -> Vocab:
@@ -65,6 +74,24 @@ def vocabulary(tokens: list[bytes], n_control: int = 0) -> Vocab:
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_c_programs_get_the_same_names_and_letters() -> None:
+    for name in (*NAMES, *GROUPS):
+        lists = [(f"latin, {name}", "")] + ([("", name)] if name != "symbols" else [])
+        for allow, deny in lists:
+            names = tuple(part.strip() for part in allow.split(",")) if allow else ()
+            expected = denied_families(names, (deny,) if deny else ())
+            assert {NAMES[f] for f in _core.denied_families(allow, deny)} == expected, (allow, deny)
+    assert _core.denied_families("", " , ") == []
+    families = character_families()
+    for character in "aя語説说한ー々𠀀1。\u0301\U0001f600\ufdfa":
+        assert NAMES[families[ord(character)]] == scripts.RULE_SET.letter(character)
+    unassigned = {c for c in range(0x110000) if families[c] == 255}
+    assert not unassigned & assigned()
+    assert {0xD800, 0xE000, 0x10FFFF} <= unassigned
+    known = [c for c in range(0x110000) if unicodedata.category(chr(c)) not in ("Cn", "Co", "Cs")]
+    assert len(assigned().symmetric_difference(known)) < 20_000  # this Python may know an older or newer Unicode
 
 
 def test_names_are_families_and_groups_of_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from llama_cpp import Llama
 
 import odd_models
 import tiny_model
-from lcg_cpp import GatedLlama, GateError, GateOptions
+from lcg_cpp import GatedLlama, GateError, GateOptions, _core
 from lcg_cpp.engine import proof
+from lcg_cpp.engine.connect import attach_tap, connect_core
 from lcg_cpp.engine.teacher import Teacher
 
 Floats = npt.NDArray[np.float32]
@@ -109,6 +111,48 @@ def test_observe_sees_the_first_token_that_mask_changes(tiny_model_path: Path, m
             first.append([(event.position, event.banned, event.removed) for event in llm.gate_events])
     assert first[:3] == first[3:]
     assert any(first)
+
+
+def sequences_of_different_lengths(path: Path, keys: bool) -> tuple[Floats, list[Floats | None]]:
+    """The logits of three prompts in one batch, (3, n_vocab), and the states that the tap gives for them."""
+    lengths = (15, 9, 12)
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx, params.n_seq_max, params.n_threads_batch = 768, len(lengths), 1
+    connect_core()
+    tap = _core.Tap(64, keys=keys)
+    attach_tap(tap, params)
+    tap.active = True
+    model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
+    context = llama_cpp.llama_init_from_model(model, params)
+    batch = llama_cpp.llama_batch_init(64, 0, 1)
+    outputs = []
+    for sequence, length in enumerate(lengths):
+        for i in range(length):
+            row = batch.n_tokens
+            batch.token[row], batch.pos[row], batch.n_seq_id[row] = 300 + 7 * sequence + i, i, 1
+            batch.seq_id[row][0], batch.logits[row] = sequence, i + 1 == length
+            batch.n_tokens += 1
+        outputs.append(batch.n_tokens - 1)
+    assert llama_cpp.llama_decode(context, batch) == 0
+    n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+    rows = [llama_cpp.llama_get_logits_ith(context, i) for i in outputs]
+    logits = np.stack([np.ctypeslib.as_array(row, (n_vocab,)) for row in rows])
+    address = ctypes.cast(context, ctypes.c_void_p).value or 0
+    states = [tap.row_of(address, i, n_vocab) for i in outputs]
+    llama_cpp.llama_batch_free(batch)
+    llama_cpp.llama_free(context)
+    llama_cpp.llama_model_free(model)
+    return logits, states
+
+
+def test_with_keys_a_row_is_found_though_the_logits_lie_in_another_order_than_the_states(tiny_model_path: Path) -> None:
+    matrix = output_matrix(tiny_model_path)
+    logits, states = sequences_of_different_lengths(tiny_model_path, keys=True)
+    for row, state in zip(logits, states):
+        assert state is not None
+        np.testing.assert_allclose(matrix @ state, row, atol=1e-4, rtol=0)
+    _, in_order = sequences_of_different_lengths(tiny_model_path, keys=False)
+    assert not np.array_equal(in_order[0], states[0])  # llama.cpp did reorder them
 
 
 # ---- when there is none ----

@@ -1,6 +1,7 @@
-"""Makes the table of scripts that the rule set `scripts` reads: which family each letter of Unicode belongs to.
+"""Makes the tables that the rule set `scripts` reads: scripts.txt, which family each letter of Unicode belongs to, and
+characters.txt, which code points are characters at all.
 
-    python tools/make_script_table.py --unicode /usr/share/unicode --out python/lcg_cpp/gate/scripts.txt
+    python tools/make_script_table.py --unicode /usr/share/unicode --out python/lcg_cpp/gate
 
 Needs the Unicode Character Database with Unihan, as Debian's package `unicode-data` installs it; two seconds. The file
 is fixed: another table gives other families to tokens, and gates that were trained with them no longer compare.
@@ -75,6 +76,12 @@ HEADER = """\
 # Families of letters, made by tools/make_script_table.py from the Unicode Character Database {version}.
 # Code points, or ranges of them, in hexadecimal; Han characters other than `han` as themselves, which come after `han`.
 # Code points that are in no line are no letters. A gap of unassigned code points belongs to the family around it.
+# Unicode data, copyright © Unicode, Inc., under the Unicode License v3 (SPDX `Unicode-3.0`).
+"""
+
+CHARACTERS_HEADER = """\
+# Characters, made by tools/make_script_table.py from the Unicode Character Database {version}: the code points that are
+# assigned, but no surrogates and none for private use.
 # Unicode data, copyright © Unicode, Inc., under the Unicode License v3 (SPDX `Unicode-3.0`).
 """
 
@@ -230,6 +237,13 @@ def ranges(families: dict[int, str], assigned: set[int]) -> Iterator[tuple[str, 
         yield found
 
 
+def runs(code_points: set[int]) -> Iterator[str]:
+    """Ranges of a set without a gap."""
+    for _, pairs in groupby(enumerate(sorted(code_points)), key=lambda pair: pair[1] - pair[0]):
+        run = [code_point for _, code_point in pairs]
+        yield f"{run[0]:X}" if len(run) == 1 else f"{run[0]:X}-{run[-1]:X}"
+
+
 def is_ideograph(character: int) -> bool:
     return 0x3400 <= character <= 0x9FFF or 0xF900 <= character <= 0xFAFF or character in IDEOGRAPHIC_PLANES
 
@@ -249,7 +263,7 @@ def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--unicode", type=Path, required=True, help="folder of Scripts.txt, UnicodeData.txt, Unihan_*")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tables")
     arguments = parser.parse_args()
     families, assigned = letter_families(arguments.unicode)
     version = re.search(r"Scripts-([\d.]+)\.txt", (arguments.unicode / "Scripts.txt").read_text("utf-8"))
@@ -263,7 +277,10 @@ def main() -> None:
         own = [chr(c) for c in sorted(families) if families[c] == family and is_ideograph(c)]
         if family != "han":
             lines += wrapped(family, own, "", 55)
-    arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (arguments.out / "scripts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = [CHARACTERS_HEADER.format(version=version[1]).rstrip("\n")]
+    lines += wrapped("assigned", list(runs(assigned)), " ", 110)
+    (arguments.out / "characters.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ COMMANDS = {
     "run": "generate a reply with a model and its gate",
     "chat": "talk to a model in the terminal, and see what its gate does",
     "serve": "answer OpenAI clients: llama-cpp-python's server with a gate",
+    "wrap": "run llama-server or another program of llama.cpp with the gate in it",
     "data": "make texts to train on: the paper's mix, or the model's own answers",
     "train": "train a gate for a model, from the model itself",
     "convert": "make a gate file from a PyTorch checkpoint",

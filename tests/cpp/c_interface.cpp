@@ -71,7 +71,9 @@ struct program {
         llama_sampler * chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
         llama_sampler_chain_add(chain, llama_sampler_init_greedy());
         lcg_error       error;
-        llama_sampler * made = lcg_sampler_init(gate, tap, context, chain, params, &error);
+        const bool      has_pin = params.pin != nullptr; // which needs no gate
+        llama_sampler * made =
+            lcg_sampler_init(has_pin ? nullptr : gate, has_pin ? nullptr : tap, context, chain, params, &error);
         if (made == nullptr) {
             stop(error.message);
         }
@@ -95,6 +97,8 @@ void one_by_one(const program & p, const std::string & mode, const std::vector<s
     for (std::vector<llama_token> tokens : prompts) {
         lcg_params params       = lcg_params_default();
         params.mode             = mode == "observe" ? LCG_MODE_OBSERVE : LCG_MODE_MASK;
+        lcg_pin * pin           = mode == "pinned" ? lcg_pin_init(p.model, nullptr, "lowres, cj", nullptr) : nullptr;
+        params.pin              = pin;
         llama_sampler * sampler = p.sampler(params);
         llama_memory_clear(llama_get_memory(p.context), true);
         if (mode == "accepted") { // as servers do, for penalties
@@ -119,6 +123,7 @@ void one_by_one(const program & p, const std::string & mode, const std::vector<s
             llama_sampler_reset(sampler);
         }
         llama_sampler_free(sampler);
+        lcg_pin_free(pin);
     }
 }
 
@@ -191,6 +196,11 @@ void errors(const program & p, const char * model_path, const char * gate_path) 
     params.threshold = 1.0f;
     refused("threshold", chain, params);
     refused("no chain", nullptr, lcg_params_default());
+    lcg_pin * everything = lcg_pin_init(p.model, "", nullptr, &error);
+    require(everything != nullptr, "a pin that allows everything");
+    lcg_pin_free(everything);
+    require(lcg_pin_init(p.model, "klingon", nullptr, &error) == nullptr, "no such script");
+    say("script", error);
     require(lcg_sampler_stats(chain).steps == 0, "a chain of llama.cpp has no statistics");
     require(lcg_sampler_error(chain, &error) == LCG_ERROR_ARGUMENT, "nor an error");
     llama_sampler_free(chain);

@@ -268,6 +268,13 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
     add(group, "--any-model")
     group.add_argument("--no-lcg", action="store_true", help="generate without a gate, as stock llama.cpp does")
     add(group, "--lcg-device")
+    add_mode(group)
+    add_rules(group)
+    add_pin(group)
+
+
+def add_mode(group: argparse._ActionsContainer) -> None:
+    """Add what the gate does with what it bans."""
     group.add_argument(
         "--lcg-mode",
         choices=("mask", "observe", "off"),
@@ -280,8 +287,6 @@ def add_gate(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="lower the logits of banned tokens by X; the default, inf, removes them",
     )
-    add_rules(group)
-    add_pin(group)
 
 
 def add_pin(group: argparse._ActionsContainer) -> None:

@@ -30,6 +30,7 @@ from importlib.resources import files
 import numpy as np
 import numpy.typing as npt
 
+from .. import _core
 from ..engine.base_model import CONTROL, UNKNOWN, UNUSED, USER_DEFINED
 from .rule_set import FamilySet, RuleSet
 
@@ -137,16 +138,7 @@ def _letter(character: str) -> str:
 @cache
 def character_families() -> npt.NDArray[np.uint8]:
     """uint8 (0x110000,): the family of each code point, an index into `NAMES`; 255 where no character is assigned."""
-    families = np.full(0x110000, 255, np.uint8)
-    for plane in (*range(4), 14):  # nothing is assigned in the others, or privately
-        code_points = range(plane << 16, (plane + 1) << 16)
-        is_assigned = [unicodedata.category(chr(c)) not in ("Cn", "Co", "Cs") for c in code_points]
-        families[plane << 16 : (plane + 1) << 16][is_assigned] = NAMES.index(_NEUTRAL)
-    for first, last, family in _table().ranges:
-        families[first : last + 1] = NAMES.index(family)
-    for character, family in _table().ideographs.items():
-        families[ord(character)] = NAMES.index(family)
-    return families
+    return _core.character_families()
 
 
 def _strongest(found: frozenset[str]) -> str:

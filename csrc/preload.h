@@ -1,0 +1,83 @@
+// What the files of the preload library share: the gate in programs that were not written for it.
+//
+//   preload.cpp         takes the place of llama.cpp's functions; taps the contexts
+//   preload_chains.cpp  gives each chain its stages
+//   preload_models.cpp  which gate belongs to which model
+//   preload_report.cpp  settings from the environment; lines on stderr; statistics
+#pragma once
+
+#include "c_interface.h"
+#include "stage_pair.h"
+
+namespace lcg {
+
+// ---- settings (preload_report.cpp) ----
+
+struct preload_settings {
+    std::vector<std::string> gates; // LCG_GATE, paths
+    std::string              device = "cpu";
+    lcg_params               params = lcg_params_default();
+    std::string              allow, deny; // LCG_ALLOW, LCG_DENY
+    std::string              stats;       // LCG_STATS: a file, "-" for stderr; empty: none
+    bool                     is_strict = false;
+
+    bool has_pin() const { return !allow.empty() || !deny.empty(); }
+    bool wants_anything() const { return !gates.empty() || has_pin(); }
+};
+
+const preload_settings & settings();
+
+// One line on stderr.
+void tell(const std::string & line);
+// ... that says what is not gated: in strict mode the process ends with it.
+void tell_ungated(const std::string & line);
+
+// ---- models (preload_models.cpp) ----
+
+// A model that tokens were sampled from.
+struct known_model {
+    const llama_model *         address;
+    std::string                 name; // for messages
+    size_t                      n_vocab;
+    std::shared_ptr<const gate> fitting; // null: none fits
+    stage_options               options;
+    std::atomic<bool>           has_hidden{false}; // a hidden state was found once
+    std::atomic<bool>           told{false};       // ... or its absence was told
+    std::atomic<bool>           failed{false};     // an error of the gate was told
+};
+
+// Prints statistics when the process ends and on SIGUSR1, if they are wanted.
+void start_reports();
+
+// Loads the gates, once llama.cpp is there.
+void load_gates();
+// Whether a gate could want hidden states of this width.
+bool may_want(size_t n_embd);
+// Never null; it lives as long as the process.
+known_model & model_of(const llama_model * model);
+
+struct gate_report {
+    std::string path, model; // no model: it was not used
+    stage_stats stats;
+};
+std::vector<gate_report> gate_reports();
+
+// ---- contexts (preload.cpp) ----
+
+// The hidden state that a row of logits was computed from, copied for this thread; nullptr if it is not known.
+const float * hidden_of(const float * logits, size_t n_vocab, size_t n_embd);
+
+// ---- chains (preload_chains.cpp) ----
+
+// Puts the gate into the table of functions that all chains of a llama.cpp share; it is not constant.
+void replace_apply(void * library);
+bool is_connected();
+
+// Notes the row of logits that this thread looked at last: the one that it is about to sample from.
+void see_row(llama_context * context, const float * row);
+
+bool is_chain(const llama_sampler * sampler);
+// llama.cpp copies chains part by part, but one of two may have got its stages after the other was cloned from it.
+void make_alike(llama_sampler * source, llama_sampler * target);
+
+} // namespace lcg

@@ -1,0 +1,157 @@
+// The preload library: gives each chain its stages when it is first applied, because then it is finished.
+#include "preload.h"
+
+#include "text.h"
+
+#include <dlfcn.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace lcg {
+namespace {
+
+// The row of logits that this thread looked at last: the one that it is about to sample from.
+thread_local struct {
+    llama_context * context = nullptr;
+    const float *   row     = nullptr;
+} seen;
+
+sampler_functions * chain_functions                           = nullptr; // of all chains
+void (*apply_real_chain)(llama_sampler *, token_data_array *) = nullptr;
+
+// Of the stages in a chain; null if there are none.
+const shared_state * stages_in(llama_sampler * chain) {
+    for (int32_t i = 0; i < host.llama_sampler_chain_n(chain); i++) {
+        const llama_sampler * part = host.llama_sampler_chain_get(chain, i);
+        if (is_gate_stage(part)) {
+            return &state_in(part);
+        }
+    }
+    return nullptr;
+}
+
+// Whether the program has put a gate into a chain by itself, with a liblcg or lcg_cpp of its own.
+bool has_other_gate(llama_sampler * chain) {
+    for (int32_t i = 0; i < host.llama_sampler_chain_n(chain); i++) {
+        const auto * part = reinterpret_cast<const sampler_object *>(host.llama_sampler_chain_get(chain, i));
+        const auto   name = reinterpret_cast<const sampler_functions *>(part->iface)->name;
+        if (name != nullptr && std::string(name(reinterpret_cast<const llama_sampler *>(part))) == gate_stage_name) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Puts stages into a chain that is applied for the first time.
+const shared_state * gate_chain(llama_sampler * chain, const known_model & model) {
+    try {
+        stage_pair      stages(model.fitting, model.options);
+        const placement place = insert_stages(chain, stages.shared(), std::nullopt, std::nullopt);
+        stages.begin_reply(place.facts, false);
+        return stages_in(chain);
+    } catch (const std::exception & error) {
+        static std::atomic<bool> told{false};
+        if (!told.exchange(true)) {
+            tell_ungated(joined("a chain of samplers is not gated: ", error.what()));
+        }
+        return nullptr;
+    }
+}
+
+void remove_stages(llama_sampler * chain) {
+    for (int32_t i = host.llama_sampler_chain_n(chain) - 1; i >= 0; i--) {
+        const llama_sampler * part = host.llama_sampler_chain_get(chain, i);
+        if (is_gate_stage(part) || is_shortlist(part)) {
+            host.llama_sampler_free(host.llama_sampler_chain_remove(chain, i));
+        }
+    }
+}
+
+const float * row_behind(const token_data_array & tokens, size_t n_vocab) {
+    if (seen.row == nullptr || tokens.size == 0) {
+        return nullptr;
+    }
+    return is_row(tokens, seen.row, n_vocab) ? seen.row : find_row(seen.context, tokens, n_vocab);
+}
+
+void apply_chain(llama_sampler * chain, token_data_array * tokens) {
+    if (seen.row == nullptr) {
+        return apply_real_chain(chain, tokens);
+    }
+    known_model &        model  = model_of(host.llama_get_model(seen.context));
+    const float *        row    = model.fitting ? row_behind(*tokens, model.n_vocab) : nullptr;
+    const shared_state * stages = stages_in(chain);
+    if (stages == nullptr && row != nullptr && !has_other_gate(chain)) {
+        stages = gate_chain(chain, model);
+    }
+    if (stages == nullptr) {
+        return apply_real_chain(chain, tokens);
+    }
+    stage_pair::state & state = **stages;
+    if (row != nullptr && state.model->weights) {
+        state.hidden = hidden_of(row, model.n_vocab, state.model->config.n_embd);
+        if (state.hidden != nullptr) {
+            model.has_hidden = true;
+        } else if (!model.has_hidden && !model.told.exchange(true)) {
+            tell_ungated(joined(model.name, ": llama.cpp's graph handed over no hidden state (its architecture does not"
+                                            " name `result_norm`, or keeps it elsewhere)"));
+        }
+    }
+    if (state.facts.end == chain_end::mirostat) { // a clone does not know the chain it stands in
+        state.facts.mirostat = host.llama_sampler_chain_get(chain, host.llama_sampler_chain_n(chain) - 1);
+    }
+    state.error.clear();
+    apply_real_chain(chain, tokens);
+    state.hidden = nullptr;
+    if (!state.error.empty() && !model.failed.exchange(true)) {
+        tell_ungated(joined(model.name, ": a step was sampled without the gate: ", state.error));
+    }
+}
+
+} // namespace
+
+bool is_connected() {
+    return apply_real_chain != nullptr;
+}
+
+void see_row(llama_context * context, const float * row) {
+    seen = {context, row};
+}
+
+bool is_chain(const llama_sampler * sampler) {
+    return sampler != nullptr && reinterpret_cast<sampler_functions *>(
+                                     reinterpret_cast<const sampler_object *>(sampler)->iface) == chain_functions;
+}
+
+void make_alike(llama_sampler * source, llama_sampler * target) {
+    const shared_state * stages = stages_in(source);
+    if (stages == nullptr) {
+        remove_stages(target);
+    } else if (stages_in(target) == nullptr) {
+        insert_stages(target, std::make_shared<stage_pair::state>(**stages), std::nullopt, std::nullopt);
+    }
+}
+
+void replace_apply(void * library) {
+    struct parameters {
+        bool no_perf;
+    };
+    using chain_init      = llama_sampler * (*)(parameters);
+    const auto      init  = reinterpret_cast<chain_init>(dlsym(library, "llama_sampler_chain_init"));
+    llama_sampler * chain = init != nullptr ? init({true}) : nullptr;
+    if (chain == nullptr) {
+        throw no_host("llama.cpp's function `llama_sampler_chain_init` is not there");
+    }
+    auto * functions = reinterpret_cast<sampler_functions *>(reinterpret_cast<sampler_object *>(chain)->iface);
+    host.llama_sampler_free(chain);
+    const auto page  = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto begin = reinterpret_cast<uintptr_t>(&functions->apply) & ~(page - 1);
+    if (mprotect(reinterpret_cast<void *>(begin), page, PROT_READ | PROT_WRITE) != 0) {
+        throw no_host("llama.cpp's table of functions cannot be changed");
+    }
+    chain_functions  = functions;
+    apply_real_chain = functions->apply;
+    functions->apply = apply_chain;
+}
+
+} // namespace lcg

@@ -1,0 +1,218 @@
+// A program that knows nothing of the gate, for tests/test_wrap.py:
+//
+//     stock MODE MODEL.gguf TOKENS...
+//
+// Each TOKENS is a prompt, "5,6,7". Prints the tokens of a greedy reply for each.
+#include <llama.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+namespace {
+
+constexpr int n_predict = 24;
+
+using tokens_t = std::vector<llama_token>;
+
+void require(bool holds, const char * what) {
+    if (!holds) {
+        std::fprintf(stderr, "does not hold: %s\n", what);
+        std::exit(1);
+    }
+}
+
+tokens_t parse(const char * text) {
+    tokens_t tokens;
+    for (const char * at = text; *at != '\0'; at += *at == ',') {
+        char * end = nullptr;
+        tokens.push_back(static_cast<llama_token>(std::strtol(at, &end, 10)));
+        at = end;
+    }
+    return tokens;
+}
+
+void print(const tokens_t & tokens) {
+    for (const llama_token token : tokens) {
+        std::printf("%d ", token);
+    }
+    std::printf("\n");
+}
+
+// The program's own callback: counts what it wanted and got.
+struct watcher {
+    int wanted = 0, got = 0;
+
+    static bool on_tensor(ggml_tensor * tensor, bool ask, void * data) {
+        auto &     self = *static_cast<watcher *>(data);
+        const bool mine = std::strcmp(tensor->name, "result_norm") == 0 || std::strcmp(tensor->name, "l_out-0") == 0;
+        self.wanted += ask && mine;
+        self.got += !ask;
+        require(ask || mine, "only what was wanted is handed over");
+        return mine;
+    }
+};
+
+struct program {
+    llama_model *   model   = nullptr;
+    llama_context * context = nullptr;
+    watcher         watch;
+
+    program(const char * path, uint32_t n_seq, uint32_t n_ubatch, bool watches) {
+        model                       = llama_model_load_from_file(path, llama_model_default_params());
+        llama_context_params params = llama_context_default_params();
+        params.n_ctx                = 256 * n_seq;
+        params.n_batch              = 512;
+        params.n_ubatch             = n_ubatch;
+        params.n_seq_max            = n_seq;
+        params.cb_eval              = watches ? watcher::on_tensor : nullptr;
+        params.cb_eval_user_data    = watches ? &watch : nullptr;
+        context                     = llama_init_from_model(model, params);
+        require(context != nullptr, "a context");
+    }
+
+    ~program() {
+        llama_free(context);
+        llama_model_free(model);
+    }
+};
+
+llama_sampler * new_chain() {
+    llama_sampler * chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
+    llama_sampler_chain_add(chain, llama_sampler_init_top_k(40));
+    llama_sampler_chain_add(chain, llama_sampler_init_temp(0.0f));
+    llama_sampler_chain_add(chain, llama_sampler_init_dist(1));
+    return chain;
+}
+
+// Samples as llama-server does: its own array of candidates, a grammar (here: token 0 never) outside of the chain.
+llama_token sample_array(llama_sampler * chain, llama_context * context, int32_t row) {
+    const float *                 logits  = llama_get_logits_ith(context, row);
+    const int32_t                 n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context)));
+    std::vector<llama_token_data> candidates;
+    for (llama_token id = 0; id < n_vocab; id++) {
+        candidates.push_back({id, id == 0 ? -INFINITY : logits[id], 0.0f});
+    }
+    llama_token_data_array array = {candidates.data(), candidates.size(), -1, false};
+    llama_sampler_apply(chain, &array);
+    require(array.data == candidates.data(), "the program's own array is left where it is");
+    const llama_token token = array.data[array.selected].id;
+    llama_sampler_accept(chain, token);
+    return token;
+}
+
+tokens_t reply(const program & p, tokens_t prompt, const std::string & mode) {
+    llama_sampler * chain = new_chain();
+    llama_memory_clear(llama_get_memory(p.context), true);
+    tokens_t    tokens;
+    llama_batch batch = llama_batch_get_one(prompt.data(), static_cast<int32_t>(prompt.size()));
+    if (mode == "array") {
+        for (const llama_token token : prompt) { // for penalties
+            llama_sampler_accept(chain, token);
+        }
+    }
+    while (tokens.size() < n_predict && llama_decode(p.context, batch) == 0) {
+        if (mode == "drafts") { // a token too many is taken back, and sampled once more
+            llama_sampler * saved = llama_sampler_clone(chain);
+            llama_sampler_sample(chain, p.context, -1);
+            llama_sampler_copy(saved, chain);
+            llama_sampler_free(saved);
+        }
+        tokens.push_back(
+            mode == "array" ? sample_array(chain, p.context, -1) : llama_sampler_sample(chain, p.context, -1));
+        batch = llama_batch_get_one(&tokens.back(), 1);
+    }
+    llama_sampler_free(chain);
+    return tokens;
+}
+
+// All replies at once: a sequence and a chain for each.
+void in_slots(const program & p, const std::vector<tokens_t> & prompts) {
+    const size_t                 n = prompts.size();
+    std::vector<llama_sampler *> chains;
+    std::vector<tokens_t>        replies(n);
+    std::vector<int32_t>         row(n);
+    llama_batch                  batch = llama_batch_init(512, 0, 1);
+    const auto                   add   = [&](llama_token token, size_t slot, size_t position, bool wants_logits) {
+        const int32_t i    = batch.n_tokens++;
+        batch.token[i]     = token;
+        batch.pos[i]       = static_cast<llama_pos>(position);
+        batch.n_seq_id[i]  = 1;
+        batch.seq_id[i][0] = static_cast<llama_seq_id>(slot);
+        batch.logits[i]    = wants_logits;
+        row[slot]          = i;
+    };
+    for (size_t slot = 0; slot < n; slot++) {
+        chains.push_back(new_chain());
+        for (size_t i = 0; i < prompts[slot].size(); i++) {
+            add(prompts[slot][i], slot, i, i + 1 == prompts[slot].size());
+        }
+    }
+    for (size_t step = 0; step < n_predict; step++) {
+        require(llama_decode(p.context, batch) == 0, "a batch of all slots");
+        for (size_t i = n; i > 0; i--) { // in another order than that of the rows
+            replies[i - 1].push_back(sample_array(chains[i - 1], p.context, row[i - 1]));
+        }
+        batch.n_tokens = 0;
+        for (size_t slot = 0; slot < n; slot++) {
+            add(replies[slot].back(), slot, prompts[slot].size() + step, true);
+        }
+    }
+    for (size_t slot = 0; slot < n; slot++) {
+        print(replies[slot]);
+        llama_sampler_free(chains[slot]);
+    }
+    llama_batch_free(batch);
+}
+
+// A context that gives embeddings works beside the other one.
+std::vector<float> embedding(llama_model * model, tokens_t tokens) {
+    llama_context_params params = llama_context_default_params();
+    params.n_ctx                = 256;
+    params.embeddings           = true;
+    params.pooling_type         = LLAMA_POOLING_TYPE_MEAN;
+    llama_context * context     = llama_init_from_model(model, params);
+    llama_batch     batch       = llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size()));
+    require(llama_decode(context, batch) == 0, "a batch of embeddings");
+    const float *            values = llama_get_embeddings_seq(context, 0);
+    const std::vector<float> copy(values, values + llama_model_n_embd(model));
+    llama_free(context);
+    return copy;
+}
+
+} // namespace
+
+int main(int argc, char ** argv) {
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    ggml_backend_load_all();
+    const std::string     mode = argc > 1 ? argv[1] : "";
+    std::vector<tokens_t> prompts;
+    for (int i = 3; i < argc; i++) {
+        prompts.push_back(parse(argv[i]));
+    }
+    if (mode == "nothing") {
+        return 0;
+    }
+    program p(argv[2], mode == "slots" ? static_cast<uint32_t>(prompts.size()) : 1, mode == "micro" ? 3 : 512,
+        mode == "watch");
+    if (mode == "slots") {
+        in_slots(p, prompts);
+        return 0;
+    }
+    for (const tokens_t & prompt : prompts) {
+        if (mode == "embeddings") {
+            std::printf("%a %a\n", embedding(p.model, prompt)[0], embedding(p.model, prompt)[1]);
+        }
+        print(reply(p, prompt, mode));
+    }
+    if (mode == "watch") {
+        require(p.watch.wanted > 0 && p.watch.wanted == p.watch.got, "the program's own callback gets what it wants");
+    }
+    if (mode == "signal") {
+        std::fflush(stdout);
+        std::getchar();
+    }
+}
