@@ -22,7 +22,7 @@ from tiny_model import TinyVocab, gate_weights
 MakeGateFile = Callable[..., Path]
 
 COMMANDS = (
-    *("demo", "run", "chat", "serve", "data", "train", "convert", "eval", "detect", "analyze", "families"),
+    *("demo", "run", "chat", "serve", "wrap", "data", "train", "convert", "eval", "detect", "analyze", "families"),
     *("inspect", "gates", "bench"),
 )
 # What comes with extras, and the modules that cannot be imported without: they are imported where they are needed.

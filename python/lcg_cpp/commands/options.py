@@ -281,12 +281,8 @@ def add_mode(group: argparse._ActionsContainer) -> None:
         default="mask",
         help="mask acts (the default); observe decides and counts but changes nothing; off does nothing",
     )
-    group.add_argument(
-        "--lcg-strength",
-        metavar="X",
-        type=float,
-        help="lower the logits of banned tokens by X; the default, inf, removes them",
-    )
+    strength = "lower the logits of banned tokens by X; the default, inf, removes them"
+    group.add_argument("--lcg-strength", metavar="X", type=float, help=strength)
 
 
 def add_pin(group: argparse._ActionsContainer) -> None:
