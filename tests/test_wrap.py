@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp
 import pytest
 
 import lcg_cpp
+import odd_models
 import tiny_model
 from lcg_cpp import GatedLlama, GateOptions, demo
 from lcg_cpp.commands import wrap
@@ -64,10 +66,10 @@ def prompts() -> list[str]:
 
 
 def replies(
-    prompts: list[str], gate: str | None = GATE, options: GateOptions | None = None
+    prompts: list[str], gate: str | None = GATE, options: GateOptions | None = None, model: Path = demo.MODEL
 ) -> tuple[list[str], dict[str, int]]:
     """What GatedLlama generates, and its statistics."""
-    llm = GatedLlama(str(demo.MODEL), gate=gate, gate_options=options, n_ctx=256, verbose=False)
+    llm = GatedLlama(str(model), gate=gate, gate_options=options, n_ctx=256, verbose=False)
     lines = []
     for prompt in prompts:
         llm.reset()
@@ -98,10 +100,10 @@ def tokens(result: subprocess.CompletedProcess[str]) -> list[str]:
     return [line.strip() for line in result.stdout.splitlines()]
 
 
-def stats_in(path: Path) -> dict[str, int]:
+def stats_in(path: Path, gate: str = GATE) -> dict[str, int]:
     """The newest statistics, as far as GatedLlama's are compared."""
     newest = json.loads(path.read_text("utf-8").splitlines()[-1])
-    assert newest["gate"] == GATE
+    assert newest["gate"] == gate
     return {name: newest[name] for name in ("steps", "interventions", "without_hidden")}
 
 
@@ -141,6 +143,21 @@ def test_a_context_of_embeddings_beside_is_left_alone(
     plain, found = tokens(run(*command)), tokens(run(*wrapped(*command)))
     assert found[::2] == plain[::2]
     assert found[1::2] == gated[0]
+
+
+def test_a_recurrent_model_keeps_the_rows_of_its_slots_apart(
+    stock: Path, tmp_path: Path, make_gate_file: Callable[..., Path]
+) -> None:
+    model = tmp_path / "lfm2.gguf"
+    odd_models.write_lfm2(model)
+    gate = str(make_gate_file(tiny_model.gate_weights(16, n_embd=odd_models.N_EMBD), base=model))
+    prompts = [",".join(str(7 * i + 3 * n % 250) for i in range(n)) for n in (9, 4, 12, 8)]
+    expected = replies(prompts, gate, model=model)
+    assert expected[1]["interventions"] > 0
+    stats = tmp_path / "stats.jsonl"
+    command = wrapped(str(stock), "slots", str(model), *prompts, gates=(gate,), options=("--stats", str(stats)))
+    assert tokens(run(*command)) == expected[0]
+    assert stats_in(stats, gate) == expected[1]
 
 
 PINS = {
