@@ -22,7 +22,7 @@ from lcg_cpp.commands import wrap
 from lcg_cpp.commands.errors import UsageError
 from lcg_cpp.gate.find import AUTO
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has nothing like LD_PRELOAD")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's; macOS has not been tried")
 
 ROOT = Path(__file__).resolve().parents[1]
 LLAMA = Path(llama_cpp.__file__).resolve().parents[1]  # headers and libraries, as llama-cpp-python installs them
