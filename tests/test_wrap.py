@@ -208,6 +208,23 @@ def test_of_several_gates_each_model_gets_its_own(
     assert f"lcg: {gate16}: was not used" in result.stderr.splitlines()
 
 
+def test_a_draft_model_is_no_reason_to_end(
+    stock: Path, tmp_path: Path, tiny_model_path: Path, gate16: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_model, "N_EMBD", 32)
+    draft = tmp_path / "draft.gguf"
+    tiny_model.write_model(draft)
+    prompt, options = "300,301,302", ("--strict", "--stats", os.devnull)
+    (expected,), _ = replies([prompt], str(gate16), model=tiny_model_path)
+    alone = tokens(run(str(stock), "sample", str(draft), prompt))
+    command = (str(stock), "beside", str(tiny_model_path), str(draft), prompt)
+    result = run(*wrapped(*command, gates=(str(gate16),), options=options))
+    assert tokens(result) == [expected, *alone]
+    assert result.stderr == ""
+    command = (str(stock), "beside", str(tiny_model_path), str(demo.MODEL), prompt)  # another tokenizer
+    assert run(*wrapped(*command, gates=(str(gate16),), options=options)).returncode == 2
+
+
 def test_a_program_that_never_calls_llama_cpp_is_told(stock: Path) -> None:
     line = "lcg: nothing was gated: this process never made a context of a llama.cpp that is a shared library\n"
     result = run(*wrapped(str(stock), "nothing"))

@@ -2,7 +2,8 @@
 //
 //     stock MODE MODEL.gguf TOKENS...
 //
-// Each TOKENS is a prompt, "5,6,7". Prints the tokens of a greedy reply for each.
+// Each TOKENS is a prompt, "5,6,7". Prints the tokens of a greedy reply for each. In mode `beside` the first of them is
+// a second model, which replies too.
 #include <llama.h>
 
 #include <cmath>
@@ -190,7 +191,7 @@ int main(int argc, char ** argv) {
     ggml_backend_load_all();
     const std::string     mode = argc > 1 ? argv[1] : "";
     std::vector<tokens_t> prompts;
-    for (int i = 3; i < argc; i++) {
+    for (int i = mode == "beside" ? 4 : 3; i < argc; i++) {
         prompts.push_back(parse(argv[i]));
     }
     if (mode == "nothing") {
@@ -200,6 +201,12 @@ int main(int argc, char ** argv) {
         mode == "watch");
     if (mode == "slots") {
         in_slots(p, prompts);
+        return 0;
+    }
+    if (mode == "beside") {
+        const program other(argv[3], 1, 512, false);
+        print(reply(p, prompts[0], mode));
+        print(reply(other, prompts[0], mode));
         return 0;
     }
     for (const tokens_t & prompt : prompts) {
