@@ -158,17 +158,15 @@ def test_measured_at_the_papers_sampling() -> None:
 # ---- thresholds ----
 
 
-def chosen(
-    probabilities: list[float], *, max_missed: float, right: int = CJ, last: int = LOWRES, others: float = 0.99
-) -> float:
-    """The threshold of a family that is right wherever it has these probabilities, and the others have another."""
-    z = np.full((len(probabilities), 4), math.log(others / (1 - others)), np.float32)
+def chosen(probabilities: list[float], *, max_missed: float, right: int = CJ, is_removed: bool = True) -> float:
+    """The threshold of a family that is right wherever it has these probabilities."""
+    z = np.full((len(probabilities), 4), 4.0, np.float32)
     z[:, right] = np.log(np.array(probabilities)) - np.log1p(-np.array(probabilities))
     n = len(z)
-    return family_thresholds(z, np.full(n, right), np.full(n, last), family_set(), max_missed)[right]
+    return family_thresholds(z, np.full(n, right), np.full(n, is_removed), family_set(), max_missed)[right]
 
 
-def test_a_threshold_is_the_highest_at_which_so_few_right_ones_are_missed() -> None:
+def test_a_threshold_is_the_highest_at_which_so_few_right_ones_are_removed() -> None:
     # 25 right positions: at 4 % one of them may be missed, at 3.9 % none
     probabilities = [0.125, 0.25, 0.375, *[0.9375] * 22]
     assert chosen(probabilities, max_missed=0.04) == pytest.approx(0.25)
@@ -194,22 +192,20 @@ def test_thresholds_have_limits() -> None:
 
 
 def test_a_family_that_the_gate_has_not_learned_is_hardly_ever_banned() -> None:
-    # improbable at 10 of 100 right positions, and at 11; at all of them, where persistence allows it anyway
+    # improbable at 10 of 100 right positions, and at 11; at all of them, where the rules would not remove it anyway
     assert chosen([0.001] * 10 + [0.75] * 90, max_missed=0) == pytest.approx(LOWEST)
     assert chosen([0.001] * 11 + [0.75] * 89, max_missed=0) == pytest.approx(0.001)
-    assert chosen([0.003, 0.002] * 20, max_missed=0.5, last=CJ) == pytest.approx(0.003)
+    assert chosen([0.003, 0.002] * 20, max_missed=0.5, is_removed=False) == pytest.approx(0.003)
     assert chosen([1e-9] * 25, max_missed=0) == pytest.approx(UNLEARNED)
 
 
-def test_right_families_that_the_rules_allow_anyway_are_not_missed() -> None:
-    probabilities = [0.125] * 25
-    assert chosen(probabilities, max_missed=0, last=CJ) == HIGHEST  # persistence
-    assert chosen(probabilities, max_missed=0, last=NO_FAMILY) == pytest.approx(0.125)
-    assert chosen(probabilities, max_missed=0, others=0.0625) == HIGHEST  # the most probable family
+def test_right_families_that_the_gate_would_not_remove_are_not_missed() -> None:
+    assert chosen([0.125] * 25, max_missed=0, is_removed=False) == HIGHEST
+    assert chosen([0.125] * 25, max_missed=0) == pytest.approx(0.125)
 
 
 def test_families_that_are_never_masked_keep_their_threshold() -> None:
-    assert chosen([0.125] * 25, max_missed=0, right=LOWRES, last=CJ) == HIGHEST
+    assert chosen([0.125] * 25, max_missed=0, right=LOWRES) == HIGHEST
 
 
 def test_scores_are_those_of_the_gate_with_its_thresholds() -> None:
@@ -222,6 +218,16 @@ def test_scores_are_those_of_the_gate_with_its_thresholds() -> None:
         assert (scores.intervene, scores.contradict) == (missed, missed)
         assert scores.families["cj"].threshold == pytest.approx(threshold, abs=1e-4)
         assert scores.families["cj"].recall == 0  # at 0.5
+
+
+def test_a_family_is_removed_only_where_the_gate_acts() -> None:
+    # The same gate: where nothing confident is predicted, or the family of the newest token is right, it does not act
+    n = 30
+    alone, confused = {0: 1.0}, {0: 0.5, 6: 0.4, 4: 0.1}
+    for logits, last, threshold in ((alone, LOWRES, 0.5), (confused, CJ, 0.5), (confused, LOWRES, 0.2689)):
+        positions = held_out([[1, 0, 0, 1]] * n, [logits] * n, [last] * n, [0] * n, 0.0)
+        scores = measured(positions, [[-1.0, -4.0, -4.0, 4.0]] * n)
+        assert scores.families["cj"].threshold == pytest.approx(threshold, abs=1e-4)
 
 
 # ---- as a record ----

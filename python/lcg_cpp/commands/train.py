@@ -71,7 +71,7 @@ _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str
         "max_missed",
         "SHARE",
         options.real(0, 1),
-        "fit thresholds: a right family is missed at most so often",
+        "fit thresholds: a right family is removed at most so often",
     ),
     ("--rules", "rules", None, RULES, "one family for each script; `default` and `paper` have four"),
     ("--seed", "seed", "N", options.whole(0, 1 << 62), "seed of the whole run"),

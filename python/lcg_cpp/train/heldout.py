@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..gate.decisions import DecodingRules
 from ..gate.steps import Steps
-from .thresholds import family_thresholds
+from .thresholds import HIGHEST, family_thresholds
 
 MAX_BYTES = 256 << 20  # of the states that are kept
 MAX_STATES = 16_384
@@ -82,7 +82,7 @@ class HeldOut:
         last: int64 (n,), family of the newest language token of the reply.
         following: int64 (n,), the text's own next token.
         rules: The decoding rules, but for the thresholds.
-        max_missed: How often a right family may be missed, see `family_thresholds`; 1 leaves the thresholds at 0.5.
+        max_missed: How often a right family may be removed, see `family_thresholds`; 1 leaves the thresholds at 0.5.
     """
 
     hidden: npt.NDArray[np.float32]
@@ -108,9 +108,15 @@ class HeldOut:
             loss = np.maximum(wide, 0) - wide * self.labels + np.log1p(np.exp(-np.abs(wide)))
         families = replace(self.rules.families, families=self.rules.families.families.unmaskable(spared))
         right = families.token_family[self.following]
-        thresholds = family_thresholds(z, right, self.last, families.families, self.max_missed)
-        rulings = replace(self.rules, families=families, thresholds=thresholds).judge(self.steps, z, self.last)
-        contradicted = rulings.banned[np.arange(len(z)), right]
+
+        def judge(thresholds: tuple[float, ...]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+            """Where the gate acts, and where it then removes the right family."""
+            rulings = replace(self.rules, families=families, thresholds=thresholds).judge(self.steps, z, self.last)
+            return rulings.intervene, rulings.intervene & rulings.banned[np.arange(len(z)), right]
+
+        _, is_removed = judge((HIGHEST,) * len(families.names))
+        thresholds = family_thresholds(z, right, is_removed, families.families, self.max_missed)
+        acts, contradicts = judge(thresholds)
         return Scores(
             positions=len(z),
             loss=float(loss.mean()),
@@ -118,8 +124,8 @@ class HeldOut:
                 name: _score(z[:, f] >= 0, self.labels[:, f] >= 0.5, thresholds[f])
                 for f, name in enumerate(families.names)
             },
-            intervene=float(rulings.intervene.mean()),
-            contradict=float((rulings.intervene & contradicted).mean()),
+            intervene=float(acts.mean()),
+            contradict=float(contradicts.mean()),
         )
 
 

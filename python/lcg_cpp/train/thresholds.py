@@ -1,10 +1,9 @@
-"""Thresholds of a gate's families, from held-out text: low enough that a right family is hardly ever missed.
+"""Thresholds of a gate's families, from held-out text: low enough that a right family is hardly ever removed.
 
-On held-out text the text's own next token is right. Its family is missed where the gate's rules would ban it: its
-probability is below its threshold, it is not the most probable family, and not that of the newest language token. A
-family's threshold is the highest one at which this happens at no more than `max_missed` of the positions where the
-family is right, between `LOWEST` and `HIGHEST`. A family that is less probable than `LOWEST` at more than
-`MOST_UNLIKELY` of these positions, also where the rules allow it anyway, has not been learned: its threshold is so low
+On held-out text the text's own next token is right, and a gate that removes its family is wrong. A family's threshold
+is the highest one at which this happens at no more than `max_missed` of the positions where the family is right,
+between `LOWEST` and `HIGHEST`; only positions where the gate would remove it with `HIGHEST` count. A family that is less
+probable than `LOWEST` at more than `MOST_UNLIKELY` of its right positions has not been learned: its threshold is so low
 that it is predicted at nearly all of them.
 """
 
@@ -26,7 +25,7 @@ LEAST_RIGHT = 20  # such positions
 def family_thresholds(
     z: npt.NDArray[np.float32],
     right: npt.NDArray[np.intp],
-    last: npt.NDArray[np.int64],
+    is_removed: npt.NDArray[np.bool_],
     families: FamilySet,
     max_missed: float,
 ) -> tuple[float, ...]:
@@ -35,16 +34,15 @@ def family_thresholds(
     Args:
         z: float32 (n, n_families), the gate's logits at held-out positions.
         right: intp (n,), family of the text's own next token.
-        last: int64 (n,), family of the newest language token of the reply, NO_FAMILY if there is none.
+        is_removed: bool (n,), whether the gate would remove that family if every threshold were `HIGHEST`.
         families: The families; those that are not maskable, and all with a `max_missed` of 1, get `HIGHEST`.
-        max_missed: Share of a family's right positions at which it may be missed, 0 to 1.
+        max_missed: Share of a family's right positions at which it may be removed, 0 to 1.
 
     Returns:
         One for each family, exact in 32 bits.
     """
     with np.errstate(over="ignore"):
         probability = 1 / (1 + np.exp(-z.astype(np.float64)))
-    is_safe = (right == last) | (right == z.argmax(1))
     thresholds = []
     for f, may_go in enumerate(families.maskable):
         is_right = right == f
@@ -55,7 +53,7 @@ def family_thresholds(
             threshold = UNSURE
         else:
             is_learned = np.count_nonzero(probability[is_right, f] < LOWEST) <= MOST_UNLIKELY * n_right
-            at_risk = np.sort(probability[is_right & ~is_safe if is_learned else is_right, f])
+            at_risk = np.sort(probability[is_right & is_removed if is_learned else is_right, f])
             threshold = next(iter(at_risk[int(max_missed * n_right) :]), HIGHEST)
             threshold = max(threshold, LOWEST if is_learned else UNLEARNED)
         thresholds.append(_narrow(min(threshold, HIGHEST)))
