@@ -30,7 +30,7 @@ class Server:
 
     def open(self, path: str, body: dict[str, Any] | bytes | None = None, key: str | None = None) -> HTTPConnection:
         """Send a request, and leave the response to be read."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=300)
         data = json.dumps(body).encode() if isinstance(body, dict) else body
         headers = {"Content-Type": "application/json"}
         if key is not None:
@@ -52,7 +52,7 @@ class Server:
     def stop(self) -> int:
         """Press Ctrl-C, and give the exit code."""
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=120)
+        return self.process.wait(timeout=300)
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def serving(*arguments: object) -> Iterator[Server]:
         reader = threading.Thread(target=listen)
         reader.start()
         try:
-            assert ready.wait(180), server.said
+            assert ready.wait(300), server.said
             assert server.port, server.said
             yield server
         finally:

@@ -41,7 +41,7 @@ CHAT = (sys.executable, "-m", "lcg_cpp", "chat")
 def talk(typed: str, *arguments: object, gate: tuple[object, ...] = ("--lcg", GATES["default"])) -> tuple[str, str]:
     """What a chat prints where its input is a pipe, on standard output and on standard error."""
     command = [*CHAT, "-m", MODEL, *gate, *SETTINGS, *arguments]
-    done = subprocess.run([str(part) for part in command], input=typed.encode(), capture_output=True, timeout=120)
+    done = subprocess.run([str(part) for part in command], input=typed.encode(), capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode(), done.stderr.decode()
 
@@ -242,7 +242,7 @@ class Terminal:
         """Everything up to some text."""
         data = b""
         while wanted.encode() not in data:
-            assert select.select([self.master], [], [], 120)[0], data
+            assert select.select([self.master], [], [], 300)[0], data
             data += os.read(self.master, 1)
         return data.decode("utf-8", "replace")
 
@@ -270,7 +270,7 @@ def test_on_a_terminal_ctrl_c_ends_the_reply_and_at_the_prompt_the_chat(tiny_mod
         terminal.type("\x1b[A\n")  # the line before comes again
         assert "/lcg mode off" in terminal.read_until("> ")
         terminal.type("\x03")
-        assert terminal.process.wait(timeout=120) == 0
+        assert terminal.process.wait(timeout=300) == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
@@ -282,4 +282,4 @@ def test_on_a_terminal_interventions_are_coloured_and_ctrl_d_leaves() -> None:
         assert "\x1b[1;32m" in text  # what was sampled instead
         terminal.read_until("> ")
         terminal.type("\x04")
-        assert terminal.process.wait(timeout=120) == 0
+        assert terminal.process.wait(timeout=300) == 0
