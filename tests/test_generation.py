@@ -874,6 +874,18 @@ def test_gate_can_be_exchanged_between_replies(
 # --- (h) lifetimes ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_grammar_that_cannot_be_parsed_is_refused(tiny_model_path: Path, gate16: Path, gated: bool) -> None:
+    llm = load(tiny_model_path, gate16 if gated else None)
+    for text in ("root = ", 'x ::= "a"', 'root ::= root "a"'):
+        grammar = LlamaGrammar.from_string(text, verbose=False)
+        with pytest.raises(GateError, match="`grammar` cannot be parsed, expected GBNF"):
+            llm.create_completion("the", grammar=grammar, max_tokens=2)
+        with pytest.raises(GateError, match="`grammar` cannot be parsed, expected GBNF"):
+            next(llm.generate_batch(["the"], grammar=grammar, max_tokens=2))
+    assert llm.create_completion("the", max_tokens=2, top_k=2**31)["usage"]["completion_tokens"] > 0
+
+
 def test_everything_can_be_closed_and_collected_in_any_order(tiny_model_path: Path, gate16: Path) -> None:
     gc.collect()
     for order in itertools.permutations(("gate", "stream", "sampler", "llm")):

@@ -236,11 +236,25 @@ def test_a_bad_value_is_a_bad_request_with_one_clear_line(server: Server, change
 
 
 def test_malformed_bodies_are_refused(server: Server) -> None:
-    for data in (b"{", b"\xff\xfe", b"", b"[" * 100_000):
+    for data in (b"{", b"\xff\xfe", b"", b"[" * 100_000, b'{"temperature": NaN}', b'{"temperature": 1e400}'):
         status, found = server.call("/v1/chat/completions", data)
         assert (status, found["error"]["message"].partition(":")[0]) == (400, "the body is not JSON")
+    status, found = server.call("/v1/completions", rb'{"prompt": "\ud800"}')
+    assert (status, found["error"]["message"].partition(":")[0]) == (400, "the body holds half a character")
     status, found = server.call("/v1/completions", b"[1]")
     assert (status, found["error"]["message"]) == (400, "the body is a JSON list, expected an object")
+
+
+@pytest.mark.parametrize("model", ["gated", "plain"])
+def test_a_grammar_that_cannot_be_parsed_is_refused(server: Server, model: str) -> None:
+    message = "`grammar` cannot be parsed, expected GBNF: 'root = '"
+    wrong = body(grammar="root = ", model=model)
+    status, found = server.call("/v1/completions", wrong)
+    assert (status, found["error"]["message"]) == (400, message)
+    with contextlib.closing(server.open("/v1/completions", {**wrong, "stream": True})) as connection:
+        events = connection.getresponse().read().decode()
+    assert json.loads(events.removeprefix("data: "))["error"]["message"] == message
+    assert server.call("/v1/completions", body(model=model, top_k=2**31))[0] == 200
 
 
 def test_a_request_that_fails_leaves_the_model_as_it_was(server: Server, llm: GatedLlama) -> None:
@@ -281,6 +295,9 @@ def test_a_reply_ends_where_nobody_waits_for_it() -> None:
 # ---- how it starts and ends ----
 
 
+STOPPING = b'{"error":{"message":"the server is stopping","type":"internal_server_error","param":null,"code":null}}'
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize("stream", [True, False])
 def test_ctrl_c_ends_a_server_that_is_in_the_middle_of_a_reply(tmp_path: Path, stream: bool) -> None:
@@ -294,7 +311,7 @@ def test_ctrl_c_ends_a_server_that_is_in_the_middle_of_a_reply(tmp_path: Path, s
             assert server.stop() == 0
             if not stream:
                 response = connection.getresponse()
-                assert (response.status, response.read()) == (503, b'{"detail":"the server is stopping"}')
+                assert (response.status, response.read()) == (503, STOPPING)
     assert server.said[-1] == "stopped"
     assert not any("Traceback" in line for line in server.said)
 

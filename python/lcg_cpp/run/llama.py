@@ -18,7 +18,7 @@ from llama_cpp.llama_tokenizer import LlamaTokenizer
 
 from .. import _core
 from ..engine.base_model import BaseModel, Vocab
-from ..engine.chain import Chain, insert_stages
+from ..engine.chain import Chain, insert_stages, require_grammar
 from ..engine.connect import attach_tap, new_tap
 from ..engine.model import describe_model, failure_reason, require_open, require_vocabulary
 from ..engine.proof import prove_hidden_state
@@ -246,9 +246,10 @@ class GatedLlama(Llama):
 
     def new_chain(self, stages: _core.StagePair, *args: Any, continued: bool = False, **kwargs: Any) -> Chain:
         """A sampling chain with stages in it, at the beginning of a reply; arguments are those of `Llama.sample`."""
-        sampler = super()._init_sampler(*args, **kwargs)
         request = inspect.signature(Llama._init_sampler).bind(self, *args, **kwargs)
         request.apply_defaults()
+        require_grammar(self._model, request.arguments["grammar"])
+        sampler = super()._init_sampler(*args, **kwargs)
         chain = insert_stages(sampler, stages, temperature=request.arguments["temp"], top_k=request.arguments["top_k"])
         stages.begin_reply(chain.facts, continued)
         return chain
@@ -265,6 +266,7 @@ class GatedLlama(Llama):
 
     def _init_sampler(self, *args: Any, **kwargs: Any) -> internals.LlamaSampler:
         if self._stages is None:
+            require_grammar(self._model, kwargs.get("grammar"))
             return super()._init_sampler(*args, **kwargs)
         continued = self._low_level and self._in_reply
         self._chain = self.new_chain(self._stages, *args, continued=continued, **kwargs)

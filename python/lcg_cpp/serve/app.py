@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import llama_cpp
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.middleware import Middleware
+from fastapi.responses import JSONResponse
 from llama_cpp.server import app as upstream
 from llama_cpp.server.model import LlamaProxy
 from llama_cpp.server.settings import ModelSettings
 
 from ..gate.gate import Gate
 from .exchange import ServedLlama
-from .middleware import Exchanges
+from .middleware import Exchanges, error_body
 from .settings import ServedModel, Settings, options_in
 
 
@@ -71,9 +72,16 @@ def make_app(settings: Settings, gates: Mapping[str, Gate | None]) -> FastAPI:
         app: FastAPI = upstream.create_app(server_settings=settings, model_settings=list(settings.models))
     app.title = "lcg-cpp"
     app.user_middleware.append(Middleware(Exchanges))  # the innermost: errors need the headers of the others too
+    app.add_exception_handler(HTTPException, _refuse)
     app.add_api_route("/health", _health, summary="Health", tags=["Extras"])
     return app
 
 
 async def _health() -> dict[str, str]:
     return {"status": "ok"}
+
+
+async def _refuse(request: Request, error: Exception) -> JSONResponse:
+    """A refusal as OpenAI's clients read it."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse(error_body(str(error.detail), error.status_code), error.status_code, error.headers)

@@ -10,9 +10,9 @@ from typing import Any
 
 from fastapi import HTTPException
 
+from ..errors import GateError
 from ..gate.named import make_options
 from ..gate.options import GateOptions
-from ..gate.results import GateStats
 from ..run.llama import GatedLlama
 
 stopping = threading.Event()  # the server ends: no reply goes on
@@ -77,23 +77,26 @@ class ServedLlama(GatedLlama):
         options = self.options_for(exchange.wanted)
         if options != self.gate_options:
             self.gate_options = options
-        n_tokens, before = 0, self.gate_stats
+        self.reset_gate_stats()
+        n_tokens = 0
         exchange.check()
         try:
             for token in super().generate(tokens, *args, **arguments):
                 exchange.check()
                 n_tokens += not self.ends_reply(token)
                 yield token
+        except GateError as error:
+            raise HTTPException(400, str(error)) from error
         finally:
-            exchange.add(len(tokens), n_tokens, self._report(before))
+            exchange.add(len(tokens), n_tokens, self._report())
 
     def options_for(self, wanted: Mapping[str, Any]) -> GateOptions:
         """The model's options with those that a request wants in their place."""
         return make_options({**self._lcg, **wanted})
 
-    def _report(self, before: GateStats) -> dict[str, Any]:
-        """What the gate did since then."""
-        after = self.gate_stats
+    def _report(self) -> dict[str, Any]:
+        """What the gate did in this generation."""
+        stats = self.gate_stats
         gate = None if self.gate is None else Path(self.gate.path).name
-        counts = {name: round(getattr(after, name) - getattr(before, name), _DIGITS) for name in COUNTED}
+        counts = {name: round(getattr(stats, name), _DIGITS) for name in COUNTED}
         return {"gate": gate, "mode": self.gate_options.mode, **counts}

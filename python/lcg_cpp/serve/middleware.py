@@ -6,6 +6,7 @@ It reads and writes the protocol alone, so that it works with every handler behi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ class Exchanges:
         try:
             exchange = Exchange(_wanted(scope["path"], body))
         except GateError as error:
-            await JSONResponse(_error(str(error), 400), 400)(scope, receive, send)
+            await JSONResponse(error_body(str(error), 400), 400)(scope, receive, send)
             return
         current.set(exchange)
         async with anyio.create_task_group() as tasks:
@@ -71,9 +72,13 @@ async def _read(receive: Receive) -> bytes:
 def _wanted(path: str, body: bytes) -> dict[str, Any]:
     """The options of the gate that a request names; refuses what upstream would answer with a failure of its own."""
     try:
-        request = json.loads(body)
+        request = json.loads(body, parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise GateError(f"the body is not JSON: {first_line(error)}") from error
+    try:
+        json.dumps(request, ensure_ascii=False).encode()
+    except UnicodeError as error:
+        raise GateError(f"the body holds half a character: {first_line(error)}") from error
     if not isinstance(request, dict):
         raise GateError(f"the body is a JSON {type(request).__name__}, expected an object")
     kind = CreateChatCompletionRequest if path.endswith("/chat/completions") else CreateCompletionRequest
@@ -93,6 +98,14 @@ def _wanted(path: str, body: bytes) -> dict[str, Any]:
     except GateError as error:
         raise GateError(str(error).replace("`", "`lcg.", 1)) from error
     return wanted
+
+
+def _finite(text: str) -> float:
+    """A number of JSON; others make no sense to samplers."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 async def _wait_for_leave(receive: Receive, exchange: Exchange, left: anyio.Event) -> None:
@@ -150,12 +163,14 @@ class _Response:
 
     async def fail(self, error: Exception) -> None:
         """Say in a stream why it ends."""
+        if isinstance(error.__cause__, HTTPException):  # starlette says that it comes too late for a status
+            error = error.__cause__
         while getattr(error, "exceptions", None):  # a group
             error = error.exceptions[0]  # type: ignore[attr-defined]
         status, detail = 400 if isinstance(error, ValueError) else 500, first_line(error)
         if isinstance(error, HTTPException):
             status, detail = error.status_code, str(error.detail)
-        await self._send({"type": "http.response.body", "body": _event(_error(detail, status)), "more_body": True})
+        await self._send({"type": "http.response.body", "body": _event(error_body(detail, status)), "more_body": True})
 
     async def end(self) -> None:
         """Send what was held back."""
@@ -190,7 +205,7 @@ def _event(value: Mapping[str, Any]) -> bytes:
     return _EVENT + json.dumps(value).encode() + b"\n\n"
 
 
-def _error(message: str, status: int) -> dict[str, Any]:
+def error_body(message: str, status: int) -> dict[str, Any]:
     """An error as OpenAI's clients read it."""
     kind = "invalid_request_error" if 400 <= status < 500 else "internal_server_error"
     return {"error": {"message": message, "type": kind, "param": None, "code": None}}
