@@ -336,3 +336,11 @@ def test_a_document_is_written_before_anything_is_measured(tmp_path: Path) -> No
     assert "{{" not in text
     assert "Not measured yet." in text
     assert json.dumps(models.MODELS["smollm2"].title)[1:-1] in text
+
+
+def test_a_document_holds_what_is_to_be_said_of_a_run(tmp_path: Path) -> None:
+    own = plan(tmp_path)
+    own.folder.mkdir()
+    (own.folder / "notes.md").write_text("It ran on a toaster.\n")
+    report.write_report(tmp_path / "x.md", [own])
+    assert "**m**\n\nIt ran on a toaster.\n\n## With and" in (tmp_path / "x.md").read_text(encoding="utf-8")

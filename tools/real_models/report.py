@@ -50,6 +50,7 @@ def write_report(document: Path, plans: Sequence[Plan]) -> None:
     everyday = {name: Outcome.of(plan, main_runs()) for name, plan in by_title.items()}
     blocks = {
         "models": _models(),
+        "notes": _each(by_title, notes),
         "headline": _each(everyday, headline),
         "kinds": _each(everyday, kinds),
         "languages": _each(everyday, by_language),
@@ -62,7 +63,7 @@ def write_report(document: Path, plans: Sequence[Plan]) -> None:
     }
     text = TEMPLATE.read_text(encoding="utf-8")
     for name, block in blocks.items():
-        text = text.replace(f"{{{{{name}}}}}", block or "Not measured yet.")
+        text = text.replace(f"{{{{{name}}}}}", block or ("" if name == "notes" else "Not measured yet."))
     write_whole(document, text.encode())
 
 
@@ -70,6 +71,12 @@ def _each(works: Mapping[str, Work], make: Callable[[Work], str]) -> str:
     """A table for each model that has one."""
     tables = {name: make(work) for name, work in works.items()}
     return "\n\n".join(f"**{name}**\n\n{found}" for name, found in tables.items() if found)
+
+
+def notes(plan: Plan) -> str:
+    """What is to be said of this run: the text of `notes.md` in its folder."""
+    path = plan.folder / "notes.md"
+    return path.read_text(encoding="utf-8").strip() if path.exists() else ""
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
