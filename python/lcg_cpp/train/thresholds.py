@@ -3,8 +3,8 @@
 On held-out text the text's own next token is right, and a gate that removes its family is wrong. A family's threshold
 is the highest one at which this happens at no more than `max_missed` of the positions where the family is right,
 between `LOWEST` and `HIGHEST`; only positions where the gate would remove it with `HIGHEST` count. A family that is
-less probable than `LOWEST` at more than `MOST_UNLIKELY` of its right positions has not been learned: its threshold is so
-low that it is predicted at nearly all of them.
+less probable than `LOWEST` at more than `MOST_UNLIKELY` of its right positions has not been learned: its threshold is
+so low that it is predicted at nearly all of them.
 """
 
 from __future__ import annotations
