@@ -20,6 +20,7 @@ _TRAIN = "adapter.lcg.train."
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _TYPES = {0: "f32", 1: "f16", 7: "q8_0", 32: "bf16"}  # llama.cpp's numbers of file types
 _UNITS = {"_percent": " %"}
+_NOT_OF_GATE = ("tokens_per_second", "length_tokens", "truncated_percent")  # of the machine and the settings
 
 
 def publish_gate(
@@ -138,7 +139,8 @@ def _measured(summary: Mapping[str, Any]) -> list[str]:
     metrics = [
         name
         for name in next(iter(methods.values()))
-        if all(isinstance(found.get(name), dict) and "low" in found[name] for found in methods.values())
+        if name not in _NOT_OF_GATE
+        and all(isinstance(found.get(name), dict) and "low" in found[name] for found in methods.values())
     ]
     rows = [[_title(name), *(_cell(found[name]) for found in methods.values())] for name in metrics]
     asked = f"{summary['prompts']:,} prompts of {summary['benchmark']}, {summary['seeds']} replies to each"
