@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from lcg_cpp import GatedLlama, GateOptions
-from lcg_cpp.commands.chat import _asked_to_stop
+from lcg_cpp.commands.progress import stop_at_ctrl_c
 from lcg_cpp.demo import GATES, MODEL
 from lcg_cpp.errors import GateError
 from lcg_cpp.gate.families import family_set, text_families
@@ -215,7 +215,7 @@ def test_thoughts_are_left_out_of_later_prompts(llm: GatedLlama, monkeypatch: py
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_the_second_ctrl_c_within_a_reply_leaves() -> None:
-    with _asked_to_stop() as stop:
+    with stop_at_ctrl_c() as stop:
         assert not stop()
         os.kill(os.getpid(), signal.SIGINT)
         assert stop()

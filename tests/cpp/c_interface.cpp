@@ -3,39 +3,12 @@
 //     c_interface MODEL.gguf GATE.gguf MODE TOKENS...
 //
 // Each TOKENS is a prompt, "5,6,7". Prints a line for each reply: its tokens, steps, interventions, first event.
-#include <lcg.h>
-#include <llama.h>
+#include "replies.h"
 
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <string>
-#include <vector>
+#include <lcg.h>
 
 namespace {
-
-constexpr int n_predict = 24;
-
-[[noreturn]] void stop(const std::string & message) {
-    std::fprintf(stderr, "%s\n", message.c_str());
-    std::exit(1);
-}
-
-void require(bool holds, const char * what) {
-    if (!holds) {
-        stop(std::string("does not hold: ") + what);
-    }
-}
-
-std::vector<llama_token> parse(const char * text) {
-    std::vector<llama_token> tokens;
-    for (const char * at = text; *at != '\0'; at += *at == ',') {
-        char * end = nullptr;
-        tokens.push_back(static_cast<llama_token>(std::strtol(at, &end, 10)));
-        at = end;
-    }
-    return tokens;
-}
 
 struct program {
     llama_model *   model   = nullptr;
@@ -81,7 +54,7 @@ struct program {
     }
 };
 
-void print(const llama_sampler * sampler, const std::vector<llama_token> & tokens) {
+void print(const llama_sampler * sampler, const tokens_t & tokens) {
     for (const llama_token token : tokens) {
         std::printf("%d ", token);
     }
@@ -93,8 +66,8 @@ void print(const llama_sampler * sampler, const std::vector<llama_token> & token
 }
 
 // One reply after the other, in a context that is cleared in between.
-void one_by_one(const program & p, const std::string & mode, const std::vector<std::vector<llama_token>> & prompts) {
-    for (std::vector<llama_token> tokens : prompts) {
+void one_by_one(const program & p, const std::string & mode, const std::vector<tokens_t> & prompts) {
+    for (tokens_t tokens : prompts) {
         lcg_params params       = lcg_params_default();
         params.mode             = mode == "observe" ? LCG_MODE_OBSERVE : LCG_MODE_MASK;
         lcg_pin * pin           = mode == "pinned" ? lcg_pin_init(p.model, nullptr, "lowres, cj", nullptr) : nullptr;
@@ -106,8 +79,8 @@ void one_by_one(const program & p, const std::string & mode, const std::vector<s
                 llama_sampler_accept(sampler, token);
             }
         }
-        std::vector<llama_token> reply;
-        llama_batch              batch = llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size()));
+        tokens_t    reply;
+        llama_batch batch = llama_batch_get_one(tokens.data(), static_cast<int32_t>(tokens.size()));
         while (reply.size() < n_predict && llama_decode(p.context, batch) == 0) {
             if (mode == "clone" && reply.size() == 3) {
                 llama_sampler * copy = llama_sampler_clone(sampler);
@@ -125,45 +98,6 @@ void one_by_one(const program & p, const std::string & mode, const std::vector<s
         llama_sampler_free(sampler);
         lcg_pin_free(pin);
     }
-}
-
-// All replies at once: a sequence and a sampler for each.
-void in_slots(const program & p, const std::vector<std::vector<llama_token>> & prompts) {
-    const size_t                          n = prompts.size();
-    std::vector<llama_sampler *>          samplers;
-    std::vector<std::vector<llama_token>> replies(n);
-    std::vector<int32_t>                  row(n);
-    llama_batch                           batch = llama_batch_init(512, 0, 1);
-    const auto add = [&](llama_token token, size_t slot, size_t position, bool wants_logits) {
-        const int32_t i    = batch.n_tokens++;
-        batch.token[i]     = token;
-        batch.pos[i]       = static_cast<llama_pos>(position);
-        batch.n_seq_id[i]  = 1;
-        batch.seq_id[i][0] = static_cast<llama_seq_id>(slot);
-        batch.logits[i]    = wants_logits;
-        row[slot]          = i;
-    };
-    for (size_t slot = 0; slot < n; slot++) {
-        samplers.push_back(p.sampler());
-        for (size_t i = 0; i < prompts[slot].size(); i++) {
-            add(prompts[slot][i], slot, i, i + 1 == prompts[slot].size());
-        }
-    }
-    for (size_t step = 0; step < n_predict; step++) {
-        require(llama_decode(p.context, batch) == 0, "a batch of all slots");
-        for (size_t i = n; i > 0; i--) { // in another order than that of the rows
-            replies[i - 1].push_back(llama_sampler_sample(samplers[i - 1], p.context, row[i - 1]));
-        }
-        batch.n_tokens = 0;
-        for (size_t slot = 0; slot < n; slot++) {
-            add(replies[slot].back(), slot, prompts[slot].size() + step, true);
-        }
-    }
-    for (size_t slot = 0; slot < n; slot++) {
-        print(samplers[slot], replies[slot]);
-        llama_sampler_free(samplers[slot]);
-    }
-    llama_batch_free(batch);
 }
 
 void say(const char * what, const lcg_error & error) {
@@ -216,8 +150,8 @@ void errors(const program & p, const char * model_path, const char * gate_path) 
 int main(int argc, char ** argv) {
     llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
     require(argc > 3, "MODEL GATE MODE");
-    const std::string                     mode = argv[3];
-    std::vector<std::vector<llama_token>> prompts;
+    const std::string     mode = argv[3];
+    std::vector<tokens_t> prompts;
     for (int i = 4; i < argc; i++) {
         prompts.push_back(parse(argv[i]));
     }
@@ -225,7 +159,7 @@ int main(int argc, char ** argv) {
     if (mode == "errors") {
         errors(p, argv[1], argv[2]);
     } else if (mode == "slots") {
-        in_slots(p, prompts);
+        in_slots(p.context, prompts, [&] { return p.sampler(); }, llama_sampler_sample, print);
     } else {
         one_by_one(p, mode, prompts);
     }

@@ -4,37 +4,12 @@
 //
 // Each TOKENS is a prompt, "5,6,7". Prints the tokens of a greedy reply for each. In mode `beside` the first of them is
 // a second model, which replies too.
-#include <llama.h>
+#include "replies.h"
 
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <string>
-#include <vector>
 
 namespace {
-
-constexpr int n_predict = 24;
-
-using tokens_t = std::vector<llama_token>;
-
-void require(bool holds, const char * what) {
-    if (!holds) {
-        std::fprintf(stderr, "does not hold: %s\n", what);
-        std::exit(1);
-    }
-}
-
-tokens_t parse(const char * text) {
-    tokens_t tokens;
-    for (const char * at = text; *at != '\0'; at += *at == ',') {
-        char * end = nullptr;
-        tokens.push_back(static_cast<llama_token>(std::strtol(at, &end, 10)));
-        at = end;
-    }
-    return tokens;
-}
 
 void print(const tokens_t & tokens) {
     for (const llama_token token : tokens) {
@@ -130,45 +105,6 @@ tokens_t reply(const program & p, tokens_t prompt, const std::string & mode) {
     return tokens;
 }
 
-// All replies at once: a sequence and a chain for each.
-void in_slots(const program & p, const std::vector<tokens_t> & prompts) {
-    const size_t                 n = prompts.size();
-    std::vector<llama_sampler *> chains;
-    std::vector<tokens_t>        replies(n);
-    std::vector<int32_t>         row(n);
-    llama_batch                  batch = llama_batch_init(512, 0, 1);
-    const auto                   add   = [&](llama_token token, size_t slot, size_t position, bool wants_logits) {
-        const int32_t i    = batch.n_tokens++;
-        batch.token[i]     = token;
-        batch.pos[i]       = static_cast<llama_pos>(position);
-        batch.n_seq_id[i]  = 1;
-        batch.seq_id[i][0] = static_cast<llama_seq_id>(slot);
-        batch.logits[i]    = wants_logits;
-        row[slot]          = i;
-    };
-    for (size_t slot = 0; slot < n; slot++) {
-        chains.push_back(new_chain());
-        for (size_t i = 0; i < prompts[slot].size(); i++) {
-            add(prompts[slot][i], slot, i, i + 1 == prompts[slot].size());
-        }
-    }
-    for (size_t step = 0; step < n_predict; step++) {
-        require(llama_decode(p.context, batch) == 0, "a batch of all slots");
-        for (size_t i = n; i > 0; i--) { // in another order than that of the rows
-            replies[i - 1].push_back(sample_array(chains[i - 1], p.context, row[i - 1]));
-        }
-        batch.n_tokens = 0;
-        for (size_t slot = 0; slot < n; slot++) {
-            add(replies[slot].back(), slot, prompts[slot].size() + step, true);
-        }
-    }
-    for (size_t slot = 0; slot < n; slot++) {
-        print(replies[slot]);
-        llama_sampler_free(chains[slot]);
-    }
-    llama_batch_free(batch);
-}
-
 // A context that gives embeddings works beside the other one.
 std::vector<float> embedding(llama_model * model, tokens_t tokens) {
     llama_context_params params = llama_context_default_params();
@@ -200,7 +136,8 @@ int main(int argc, char ** argv) {
     program p(argv[2], mode == "slots" ? static_cast<uint32_t>(prompts.size()) : 1, mode == "micro" ? 3 : 512,
         mode == "watch");
     if (mode == "slots") {
-        in_slots(p, prompts);
+        in_slots(p.context, prompts, new_chain, sample_array,
+            [](const llama_sampler *, const tokens_t & tokens) { print(tokens); });
         return 0;
     }
     if (mode == "beside") {

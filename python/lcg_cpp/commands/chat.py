@@ -6,11 +6,9 @@ import argparse
 import contextlib
 import dataclasses
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from ..errors import GateError
@@ -24,7 +22,7 @@ from .errors import one_line
 from .loading import chosen_gate, load_gate, load_model
 from .output import print_facts
 from .paths import require_file
-from .progress import tell
+from .progress import stop_at_ctrl_c, tell
 from .reply_printer import ReplyPrinter
 from .why import count, explain
 
@@ -123,24 +121,6 @@ def _line(prompt: str) -> str:
     return line.decode("utf-8", "replace").rstrip("\r\n")
 
 
-@contextlib.contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks to end a reply, the second leaves the chat."""
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    earlier = signal.signal(signal.SIGINT, ask)
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, earlier)
-
-
 # ---- what is answered ----
 
 
@@ -186,7 +166,7 @@ class _Chat:
         self._llm.reset_gate_stats()
         most = self._args.n_predict if self._args.n_predict > 0 else None
         printer = ReplyPrinter(self._llm.vocab, highlight=self._args.highlight)
-        with _asked_to_stop() as stop:
+        with stop_at_ctrl_c() as stop:  # the second Ctrl-C leaves the chat
             for step in self._talk.ask(message, max_tokens=most, should_stop=stop, **self._sampling):
                 printer.step(step)
         self._sampling["seed"] = (self._sampling["seed"] + 1) % (2**32 - 1)

@@ -17,8 +17,8 @@ PLAIN_SECONDS = 30.0  # between two lines where there is no terminal
 
 
 @contextlib.contextmanager
-def ask_to_stop(consequence: str, line: StatusLines) -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks to stop and tells the consequence, the second ends the process."""
+def stop_at_ctrl_c(on_first: Callable[[], None] = lambda: None) -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C asks to stop, the second raises KeyboardInterrupt."""
     asked = False
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -26,13 +26,18 @@ def ask_to_stop(consequence: str, line: StatusLines) -> Iterator[Callable[[], bo
         if asked:
             raise KeyboardInterrupt
         asked = True
-        line.tell(f"stopping: {consequence} (Ctrl-C again ends at once)")
+        on_first()
 
     earlier = signal.signal(signal.SIGINT, ask)
     try:
         yield lambda: asked
     finally:
         signal.signal(signal.SIGINT, earlier)
+
+
+def ask_to_stop(consequence: str, line: StatusLines) -> contextlib.AbstractContextManager[Callable[[], bool]]:
+    """The same where the second Ctrl-C ends the process, and the first tells the consequence of stopping."""
+    return stop_at_ctrl_c(lambda: line.tell(f"stopping: {consequence} (Ctrl-C again ends at once)"))
 
 
 class StatusLines:

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..engine.fingerprint import model_fingerprint
-from ..engine.gguf_header import read_header
 from ..errors import GateError
 from ..gate.find import AUTO, find_gate
 from ..gate.gate import read_gate_file
@@ -134,8 +133,7 @@ def _find_gate(lcg: str, model: str | None, *, any_model: bool) -> str:
     if os.pathsep in path:
         raise UsageError(f"--lcg: {path}: a path with {os.pathsep!r} cannot be handed on; rename it")
     try:
-        read_gate_file(path)
-        wanted = read_header(Path(path)).values.get("adapter.lcg.fingerprint")
+        wanted = read_gate_file(path).metadata.get("adapter.lcg.fingerprint")
         if wanted and model is not None and os.path.exists(model) and not any_model:
             found = model_fingerprint(model)
             if found and found != wanted:
