@@ -12,9 +12,10 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from gguf import GGUFReader
 
 import oracle
-from lcg_cpp.benchmarks import Prompt
+from lcg_cpp.benchmarks import Prompt, load_benchmark
 from lcg_cpp.cli import build_parser
 from lcg_cpp.engine.load import Engine
 from lcg_cpp.engine.model import read_base_model
@@ -30,11 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import make_real_models
 from real_models import models, report, texts
 from real_models.bans import bans_by_language
+from real_models.copies import COPIES, make_copy
 from real_models.declaration import declaration_sections
 from real_models.manuals import manual_sections
 from real_models.mix import clean_rows
 from real_models.outcome import Outcome
 from real_models.plan import FITS, RUNS, Plan
+from real_models.prompts import LANGUAGES, code_prompts, translation_prompts
 from real_models.published import pass_rates
 from real_models.sections import Section
 
@@ -164,6 +167,49 @@ def test_scripts_get_their_tokens_and_sources_and_languages_share_them(
     assert rows[2]["messages"][1]["content"] == "x x\n\nx\nx x"  # goes on in the first article
 
 
+# ---- prompts ----
+
+
+def test_paragraphs_of_articles_that_no_gate_learned_from_are_to_be_translated(tmp_path: Path) -> None:
+    source, other, short = "A right of everyone, " * 4, "Another right of everyone, " * 4, "Too short."
+
+    def write_articles(name: str, *paragraphs: str) -> None:
+        learned = f"<article><h2>1</h2><p>{'learned from, ' * 5}</p></article>"
+        own = "".join(f"<article><h2>1</h2>{paragraph}</article>" for paragraph in paragraphs)
+        (tmp_path / f"{name}.html").write_text(learned * 21 + own, encoding="utf-8")
+
+    write_articles("eng", f"<p>{source}</p><p>{short}</p>", f"<p>{other}</p>")
+    for name, (_, _, script) in LANGUAGES.items():
+        letter = {"Arab": "ع", "Grek": "ω"}.get(script, "")
+        write_articles(name, f"<p>{letter}1</p><p>{letter}2</p>", f"<p>{letter}3</p><p>{letter}4</p>")  # one too many
+    rows = translation_prompts(tmp_path)
+    assert [row["language"] for row in rows] == [code for code, _, _ in LANGUAGES.values()]
+    assert rows[0]["prompt"].endswith(f"into Arabic, and write nothing but the translation:\n\n{source.strip()}")
+    assert [row["reference"] for row in rows if row["language"] in ("ar", "el")] == ["ع1", "ω1"]
+
+
+def test_prompts_for_code_and_translations_are_benchmarks(tmp_path: Path) -> None:
+    rows = code_prompts()
+    benchmark = load_benchmark(str(write_rows(tmp_path / "code.jsonl", rows)))
+    assert len(benchmark.prompts) == len({row["prompt"] for row in rows}) == 40
+    assert not benchmark.n_bad
+
+
+# ---- copies ----
+
+
+def test_a_copy_is_in_another_quantization_and_keeps_its_norms(tmp_path: Path, tiny_model_path: Path) -> None:
+    path = tmp_path / "copy.gguf"
+    make_copy(tiny_model_path, path, "Q8_0")
+    types = {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(path).tensors}
+    assert types["blk.0.ffn_up.weight"] == "Q8_0"
+    assert types["output_norm.weight"] == "F32"
+    assert read_base_model(path).fingerprint == read_base_model(tiny_model_path).fingerprint
+    with pytest.raises(OSError, match=r"none.gguf: llama.cpp could not write it as Q2_K to .*other.gguf$"):
+        make_copy(tmp_path / "none.gguf", tmp_path / "other.gguf", "Q2_K")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["copy.gguf"]
+
+
 # ---- replies ----
 
 
@@ -196,11 +242,21 @@ def plan(folder: Path, **values: Any) -> Plan:
 def test_every_command_is_one_that_lcg_cpp_reads(tmp_path: Path) -> None:
     own = plan(tmp_path, lcb=tmp_path, engine=("-ngl", "all", "-t", "2"), runs=("--limit", "20"))
     commands = [*own.reply_commands(3), *own.state_commands(), *own.gate_commands(), *own.run_commands()]
-    assert len(commands) == 4 + 4 + len(FITS) + len(RUNS)
+    assert len(commands) == 4 + 4 + len(COPIES) + len(FITS) + len(RUNS)
     for command in commands:
         assert command[1:3] == ("-m", "lcg_cpp")
         args = build_parser(command[3]).parse_args(command[3:])
-        assert args.model == str(tmp_path / "m.gguf")
+        assert Path(args.model) in (own.model, *map(own.copy, COPIES))
+
+
+def test_copies_answer_and_read_the_texts_that_no_gate_learned_from(tmp_path: Path) -> None:
+    own = plan(tmp_path, only=frozenset(("scripts", "Q2_K")))
+    *_, states = own.state_commands()
+    (run,) = own.run_commands()
+    for command in (states, run):
+        assert command[command.index("-m", 3) + 1] == str(tmp_path / "m" / "m-Q2_K.gguf")
+    assert states[states.index("-d") + 1] == str(own.test)
+    assert run[run.index("--lcg") + 1] == str(own.gate("scripts"))
 
 
 def test_parts_of_the_replies_have_prompts_of_their_own(tmp_path: Path) -> None:
@@ -246,10 +302,11 @@ def test_a_dry_run_only_prints_the_commands(
 ) -> None:
     write_rows(tmp_path / "own.gguf", [])
     arguments = ["--work", tmp_path / "w", "--model", tmp_path / "own.gguf", "--dry-run"]
-    arguments += ["--steps", "texts,replies,states,gates,bans,runs", "--engine", "-ngl all"]
+    arguments += ["--steps", "texts,copies,replies,states,gates,bans,runs", "--engine", "-ngl all"]
     monkeypatch.setattr(sys, "argv", ["make_real_models.py", *map(str, arguments)])
     make_real_models.main()
-    assert capsys.readouterr().out.count("-ngl all") == 2 + 4 + len(RUNS) - 1  # gates need no model; no lcb is given
+    wanted = 2 + 4 + len(COPIES) + len(RUNS) - 1  # gates need no model; no lcb is given
+    assert capsys.readouterr().out.count("-ngl all") == wanted
     assert not [path for path in (tmp_path / "w").rglob("*") if path.is_file()]
 
 
@@ -328,6 +385,29 @@ def test_bans_are_shares_of_the_positions_of_all_languages_and_of_each(tmp_path:
     lines = report.bans(own).splitlines()
     assert lines[2:4] == ["| scripts | 400 | 0.75 | 2.00 |", "| four | 300 | 1.00 | 2.00 |"]
     assert lines[-2:] == ["| rus | 300 | 1.00 | 2.00 |", "| cmn_hans | 100 | 0.00 | 2.00 |"]
+
+
+def test_answers_with_code_are_compared_to_the_letter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said = {"a": ("x = 1", "x = 1"), "b": ("x = 1", "x = 2"), "c": ("x = 1",)}
+    replies = [
+        make_reply([text], method=method, id=name)
+        for name, texts_of in said.items()
+        for method, text in zip(("none", "lcg"), texts_of)
+    ]
+    monkeypatch.setattr(report.Outcome, "of", lambda *_: Outcome(tuple(replies), {}))
+    assert report.code(plan(tmp_path)) == "1 of 2 answers are the same."
+
+
+def test_translations_are_compared_with_their_references(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prompts = {"a": Prompt("a", "?", chat=True, language="fr", reference="tous ont droit à une vie libre et digne")}
+    replies = [
+        make_reply([text], method=method, id="a")
+        for method, text in (("none", "tous ont droit"), ("lcg", "tous ont droit à une vie libre et digne"))
+    ]
+    monkeypatch.setattr(report.Outcome, "of", lambda *_: Outcome(tuple(replies), prompts))
+    row = next(line for line in report.translation(plan(tmp_path)).splitlines() if "chrF++" in line).split(" | ")
+    assert row[2].startswith("100.0 (")
+    assert row[3].startswith("+")
 
 
 def test_a_document_is_written_before_anything_is_measured(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ on another machine that has DIR: `--steps replies,states,gates,runs -ngl all --j
 | step | what it does |
 |---|---|
 | get | downloads and checks the model; downloads the Declaration and Debian's manuals |
-| texts | balances them by script, for the model's tokenizer |
+| texts | balances them by script, for the model's tokenizer; writes prompts for translations and code |
+| copies | quantizes the model again, to see whether its gate fits the copies |
 | replies | lets the model answer prompts, and keeps the clean replies |
 | states | evaluates the model on all of that, once |
 | gates | fits a gate for every setting |
@@ -37,17 +38,17 @@ from typing import Any
 from lcg_cpp.files import write_whole
 from lcg_cpp.gate.gate import Gate
 from real_models.bans import bans_by_language
+from real_models.copies import make_copy
 from real_models.declaration import get_declarations
 from real_models.manuals import get_manuals
 from real_models.mix import clean_rows
 from real_models.models import MODELS, get_model
-from real_models.plan import FITS, KINDS, Command, Plan
+from real_models.plan import FITS, KINDS, MAIN, Command, Plan
+from real_models.prompts import code_prompts, translation_prompts
 from real_models.report import write_report
 from real_models.texts import Sources, text_rows, token_counter
 from timed_log import log
 
-TEXT_TOKENS = 60_000  # about; where a language's texts are shorter, all of them
-TEST_TOKENS = 15_000
 _TIMES = "times.json"
 
 
@@ -56,6 +57,7 @@ class _Work:
     """The work on one model, with what its commands are run with."""
 
     plan: Plan
+    tokens: tuple[int, int]  # of the texts, learned from and measured on
     jobs: int
     dry: bool
 
@@ -91,12 +93,21 @@ class _Work:
             return
         folder, count = self.plan.folder.parent, token_counter(self.plan.model)
         sources = Sources(get_declarations(folder), get_manuals(folder))
-        learned = text_rows(sources, TEXT_TOKENS, count)
+        _write_rows(Path(self.plan.benchmarks["translation"]), translation_prompts(sources.declarations))
+        _write_rows(Path(self.plan.benchmarks["code"]), code_prompts())
+        learned = text_rows(sources, self.tokens[0], count)
         files = {self.plan.text_file(kind): [row for row in learned if row["kind"] == kind] for kind in KINDS}
-        files[self.plan.test] = text_rows(sources, TEST_TOKENS, count, measured=True)
+        files[self.plan.test] = text_rows(sources, self.tokens[1], count, measured=True)
         for path, rows in files.items():
             _write_rows(path, rows)
             log(f"{path}: {len(rows)} rows, {sum(row['tokens'] for row in rows):,} tokens")
+
+    def copies(self) -> None:
+        """Quantize the model again."""
+        for name in self.plan.copies:
+            log(f"{self.plan.copy(name)}: {name}")
+            if not self.dry:
+                make_copy(self.plan.model, self.plan.copy(name), name)
 
     def replies(self) -> None:
         """Let the model answer, and keep what is clean."""
@@ -129,8 +140,12 @@ class _Work:
             return
         rows = _read_rows(self.plan.test)
         gates = [name for name in FITS if self.plan.gate(name).exists()]
+        judged = [(name, name, "test") for name in gates]
+        judged += [(f"{MAIN}, {copy}", MAIN, f"test-{copy}") for copy in self.plan.copies if MAIN in gates]
         found = {
-            name: bans_by_language(Gate.load(self.plan.gate(name)), self.plan.states("test"), rows) for name in gates
+            title: bans_by_language(Gate.load(self.plan.gate(gate)), self.plan.states(states), rows)
+            for title, gate, states in judged
+            if self.plan.states(states).exists()
         }
         write_whole(self.plan.bans, json.dumps(found, default=vars, indent=1).encode())
 
@@ -139,7 +154,7 @@ class _Work:
         self.run(self.plan.run_commands(), self.jobs)
 
 
-STEPS = ("get", "texts", "replies", "states", "gates", "bans", "runs", "report")
+STEPS = ("get", "texts", "copies", "replies", "states", "gates", "bans", "runs", "report")
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -170,6 +185,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=3, help="replies to each prompt in the main runs (default: 3)")
     add("--jobs", type=int, default=1, help="processes at a time (default: 1)")
     add("--engine", type=shlex.split, default=[], metavar="OPTIONS", help="of the model's evaluation: '-ngl all -t 4'")
+    add("--tokens", type=int, nargs=2, default=(60_000, 15_000), metavar=("LEARNED", "MEASURED"),
+        help="tokens of the Declaration and the manuals, about (default: 60000 15000)")  # fmt: skip
     add("--texts", type=int, default=3000, help="prompts that a model answers to learn from (default: 3000)")
     add("--replies", type=shlex.split, default=["-n", "200"], metavar="OPTIONS",
         help="of lcg-cpp data synth (default: '-n 200')")  # fmt: skip
@@ -201,7 +218,7 @@ def main() -> None:
     plans = []
     for name in args.model or MODELS:
         plans.append(_plan(args, name))
-        work = _Work(plans[-1], args.jobs, args.dry_run)
+        work = _Work(plans[-1], tuple(args.tokens), args.jobs, args.dry_run)
         for step in args.steps:
             if step not in ("get", "report"):
                 log(f"{plans[-1].folder.name}: {step}")

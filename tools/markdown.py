@@ -21,6 +21,14 @@ def cell(estimate: Mapping[str, float] | None, digits: int = 1) -> str:
     return f"{value} ({low}–{high})"
 
 
+def change(difference: Mapping[str, float] | None) -> str:
+    """A difference and its 95 % interval."""
+    if difference is None:
+        return ""
+    value, low, high = (round(difference[end], 1) + 0.0 for end in ("difference", "low", "high"))  # no -0.0
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
 def times(ratio: Mapping[str, float | None] | None) -> str:
     """How many times less, from a share by the baseline's."""
 

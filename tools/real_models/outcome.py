@@ -36,7 +36,7 @@ class Outcome:
         """The replies of some runs on the same benchmark, as far as they are there."""
         runs = [name for name in names if plan.run(name).exists()]
         replies = [reply for name in runs for reply in read_replies(plan.run(name))]
-        benchmark = RUNS[runs[0]].benchmark.format(lcb=plan.lcb) if runs else "everyday"
+        benchmark = RUNS[runs[0]].benchmark.format_map(plan.benchmarks) if runs else "everyday"
         return cls(tuple(replies), {prompt.id: prompt for prompt in load_benchmark(benchmark).prompts})
 
     def part(self, keep: Keep) -> Outcome:
@@ -62,4 +62,4 @@ class Outcome:
 
 def main_runs() -> list[str]:
     """The runs on `everyday` with the usual sampling, which can be compared."""
-    return [name for name, run in RUNS.items() if run.benchmark == "everyday" and not run.options]
+    return [name for name, run in RUNS.items() if run.benchmark == "everyday" and not run.options and not run.copy]

@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .copies import COPIES
+
 Command = tuple[str, ...]
 
 KINDS = ("udhr", "manuals")  # of clean texts
@@ -56,9 +58,10 @@ class Run:
     """Replies: some methods on one benchmark with one sampling, in a folder of their own."""
 
     methods: str  # as for `lcg-cpp eval`; `lcg` has the main gate, {NAME} is that of a fit
-    benchmark: str = "everyday"
+    benchmark: str = "everyday"  # {NAME} is one of `Plan.benchmarks`
     options: tuple[str, ...] = ()
     seeds: int = 1
+    copy: str = ""  # of `COPIES`: the quantization that answers; empty: the model itself
 
 
 PAPER_SAMPLING = ("--temp", "0.3", "--top-p", "0.75", "--top-k", "0")  # of the Language Confusion Benchmark
@@ -75,6 +78,9 @@ RUNS = {
     "cool": Run("none,lcg", options=("--temp", "0.2")),
     "hot": Run("none,lcg", options=("--temp", "1.0")),
     "lcb": Run("none,lcg", "lcb:{lcb}", PAPER_SAMPLING),
+    "translation": Run("none,lcg", "{translation}"),
+    "code": Run("none,lcg", "{code}", ("--temp", "0")),
+    **{copy: Run("none,lcg", copy=copy) for copy in COPIES},
 }
 
 
@@ -128,12 +134,22 @@ class Plan:
         """What the gates would ban of these articles."""
         return self.folder / "bans.json"
 
+    @property
+    def benchmarks(self) -> dict[str, str]:
+        """What the runs call the benchmarks that are not built in, and their places."""
+        own = {name: str(self.folder / f"{name}.jsonl") for name in ("translation", "code")}
+        return {"lcb": str(self.lcb), **own}
+
+    def copy(self, quantization: str) -> Path:
+        """The model in another quantization; the model itself if it is empty."""
+        return self.folder / f"{self.model.stem}-{quantization}.gguf" if quantization else self.model
+
     def gate(self, name: str) -> Path:
         """The gate of a fit."""
         return self.folder / "gates" / f"{name}.gguf"
 
     def states(self, name: str) -> Path:
-        """What the model makes of the texts of a kind, of its own `replies`, or of the `test`."""
+        """What the model makes of the texts of a kind, of its own `replies`, or of the `test` (and `test-Q8_0`, …)."""
         return self.folder / f"states-{name}"
 
     def run(self, name: str) -> Path:
@@ -156,13 +172,14 @@ class Plan:
         ]  # fmt: skip
 
     def state_commands(self) -> list[Command]:
-        """Evaluate the model on the texts, once."""
+        """Evaluate the model on the texts, and its copies on those that no gate learns from, once."""
         data = {"test": self.test, **{kind: self.text_file(kind) for kind in KINDS}, "replies": self.clean}
         needed = {"test", *(name for fit in self._fits().values() for name in fit.data)}
+        models = {name: (self.model, file) for name, file in data.items() if name in needed}
+        models.update({f"test-{name}": (self.copy(name), self.test) for name in self.copies})
         return [
-            self._lcg("train", "-d", str(file), "--keep-states", str(self.states(name)), *self.engine)
-            for name, file in data.items()
-            if name in needed
+            self._lcg("train", "-d", str(file), "--keep-states", str(self.states(name)), *self.engine, model=model)
+            for name, (model, file) in models.items()
         ]
 
     def gate_commands(self) -> list[Command]:
@@ -180,21 +197,27 @@ class Plan:
     def _eval(self, name: str, run: Run) -> Command:
         gates = {fit: str(self.gate(fit)) for fit in FITS}
         lcg = ("--lcg", gates[MAIN]) if "lcg" in run.methods else ()
-        what = ("--methods", run.methods.format_map(gates), "--benchmark", run.benchmark.format(lcb=self.lcb))
+        what = ("--methods", run.methods.format_map(gates), "--benchmark", run.benchmark.format_map(self.benchmarks))
         seeds = ("--seeds", str(min(run.seeds, self.seeds)))
         where = ("-o", str(self.run(name)), "--no-page")
-        return self._lcg("eval", *lcg, *what, *where, *seeds, *run.options, *self.runs, *self.engine)
+        options = (*seeds, *run.options, *self.runs, *self.engine)
+        return self._lcg("eval", *lcg, *what, *where, *options, model=self.copy(run.copy))
 
-    def _lcg(self, *words: str) -> Command:
-        """A command of lcg-cpp on the model."""
+    def _lcg(self, *words: str, model: Path | None = None) -> Command:
+        """A command of lcg-cpp on the model, or on a copy."""
         n = 2 if words[0] == "data" else 1  # words of its name
-        return (sys.executable, "-m", "lcg_cpp", *words[:n], "-m", str(self.model), *words[n:])
+        return (sys.executable, "-m", "lcg_cpp", *words[:n], "-m", str(model or self.model), *words[n:])
 
     def _states_of(self, fit: Fit) -> list[str]:
         return [word for name in fit.data for word in ("--states", str(self.states(name)))]
 
     def _fits(self) -> dict[str, Fit]:
         return {name: fit for name, fit in FITS.items() if not self.only or name in self.only}
+
+    @property
+    def copies(self) -> list[str]:
+        """Quantizations that are measured too."""
+        return [name for name in COPIES if not self.only or name in self.only]
 
     def _runs(self) -> dict[str, Run]:
         return {

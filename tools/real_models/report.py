@@ -10,9 +10,10 @@ from typing import TypeVar
 from lcg_cpp.files import write_whole
 from lcg_cpp.measure.metrics import KIND_METRICS
 from lcg_cpp.measure.unwanted import title_of
-from markdown import cell, table, times
+from markdown import cell, change, table, times
 
 from .bans import Bans
+from .copies import COPIES
 from .models import MODELS
 from .outcome import BASELINE, GATED, Outcome, main_runs
 from .plan import MAIN, RUNS, Plan
@@ -56,7 +57,10 @@ def write_report(document: Path, plans: Sequence[Plan]) -> None:
         "languages": _each(everyday, by_language),
         "methods": _each(everyday, methods),
         "temperature": _each(by_title, temperature),
+        "copies": _each(by_title, copies),
         "bans": _each(by_title, bans),
+        "translation": _each(by_title, translation),
+        "code": _each(by_title, code),
         "lcb": _each(by_title, lcb),
         "published": "".join(rate_table(published_rows(folder)) for folder in {plan.lcb for plan in plans} if folder),
         "times": _table(["model", "step", "minutes"], [line for plan in plans for line in _times(plan)]),
@@ -166,6 +170,39 @@ def temperature(plan: Plan) -> str:
             found = [outcome.methods.get(method, {}).get(_UNWANTED) for method in (BASELINE, GATED)]
             rows.append([run.options[1], *map(cell, found), times(outcome.ratio(GATED, _UNWANTED))])
     return _table(["temperature", "model alone", "with its gate", "times less"], rows)
+
+
+def copies(plan: Plan) -> str:
+    """Other quantizations of the model, alone and with the gate that was trained for it."""
+    rows = []
+    for name in COPIES:
+        plain = _plain(Outcome.of(plan, [name]))
+        for metric in (_UNWANTED, "slips_percent"):
+            found = [plain.methods.get(method, {}).get(metric) for method in (BASELINE, GATED)]
+            if any(found):
+                rows.append([name, _TITLES[metric], *map(cell, found), times(plain.ratio(GATED, metric))])
+    return _table(["quantization", "", "model alone", "with the gate", "times less"], rows)
+
+
+def translation(plan: Plan) -> str:
+    """Translations of what no gate learned from, alone and with the gate."""
+    outcome = Outcome.of(plan, ["translation"])
+    rows = []
+    for metric, name in (("chrf", "chrF++"), ("bleu", "BLEU"), (_UNWANTED, _TITLES[_UNWANTED])):
+        found = [outcome.methods.get(method, {}).get(metric) for method in (BASELINE, GATED)]
+        if any(found):
+            rows.append([name, *map(cell, found), change(outcome.compared.get(GATED, {}).get(metric))])
+    return _table(["", "model alone", "with its gate", "difference"], rows)
+
+
+def code(plan: Plan) -> str:
+    """How many greedy answers to English requests for code are the same with the gate, to the last letter."""
+    said: dict[str, dict[str, str]] = {}
+    for reply in Outcome.of(plan, ["code"]).replies:
+        said.setdefault(reply["id"], {})[reply["method"]] = reply["reply"]
+    pairs = [of_prompt for of_prompt in said.values() if len(of_prompt) > 1]
+    same = sum(of_prompt[BASELINE] == of_prompt[GATED] for of_prompt in pairs)
+    return f"{same} of {len(pairs)} answers are the same." if pairs else ""
 
 
 def bans(plan: Plan) -> str:

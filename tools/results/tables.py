@@ -9,7 +9,7 @@ from demo.cldr import LANGUAGES, LOW_RESOURCE
 from lcg_cpp.gate.families import text_families
 from lcg_cpp.measure.compare import compare
 from lcg_cpp.measure.unwanted import unwanted
-from markdown import cell, table, times
+from markdown import cell, change, table, times
 
 from .generate import Outcome
 
@@ -70,7 +70,7 @@ def quality(outcome: Outcome, method: str) -> str:
             continue
         difference = compared[metric]
         p = f"{difference['p']:.3f}"
-        rows.append([title, cell(found[outcome.baseline][metric]), cell(found[method][metric]), _change(difference), p])
+        rows.append([title, cell(found[outcome.baseline][metric]), cell(found[method][metric]), change(difference), p])
     ratio = compared["switches_kept_percent"]["ratio"]
     kept = " to ".join(f"{100 * ratio[end]:.1f}" for end in ("low", "high"))
     text = f"Requested switches kept: {100 * ratio['value']:.1f} % of what the plain model keeps ({kept})."
@@ -84,13 +84,8 @@ def changes(outcome: Outcome, pairs: Sequence[tuple[str, str]]) -> str:
     for before, after in pairs:
         replies = [reply for reply in outcome.replies if reply["method"] in (before, after)]
         found = compare(replies, outcome.prompts, baseline=before)[after]
-        rows.append([f"{before} → {after}", *(_change(found[metric]) for metric in metrics)])
+        rows.append([f"{before} → {after}", *(change(found[metric]) for metric in metrics)])
     return table(["", *(COLUMNS[metric] for metric in metrics)], rows)
-
-
-def _change(difference: Mapping[str, float]) -> str:
-    value, low, high = (round(difference[end], 1) + 0.0 for end in ("difference", "low", "high"))  # no -0.0
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def remaining(outcome: Outcome, method: str) -> str:
