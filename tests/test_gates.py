@@ -238,8 +238,14 @@ def test_a_published_gate_has_a_card_and_a_line_in_the_index(
     assert text.endswith("\n## Limits\n")
 
     other = publish_gate(gate16, tmp_path, name="another", base_model="us/Other", license="mit")
-    again = make_gate_file(tiny_model.gate_weights(16, seed=9), version="v2", license="mit", outtype="f16")
+    train = {"label.top_k": 5, "held_out.cj.precision": 0.875, "held_out.cj.recall": 0.5, "held_out.latin.recall": 1.0}
+    again = make_gate_file(tiny_model.gate_weights(16, seed=9), version="v2", license="mit", outtype="f16", train=train)
     newer = publish_gate(again, tmp_path, name="tiny", base_model="us/Tiny-1B")
+    card = (tmp_path / "tiny" / "README.md").read_text(encoding="utf-8")
+    assert "# Language Confusion Gate for Tiny-1B\n" in card
+    assert "| label top k | 5 |" in card
+    assert "| family | precision | recall |\n|---|---|---|\n| cj | 87.5 | 50.0 |\n| latin |  | 100.0 |\n" in card
+    assert "held" not in card
     assert read_index(tmp_path) == [other, newer]
     assert [path.name for path in (tmp_path / "tiny").iterdir() if path.suffix == ".gguf"] == [
         "lcg-Tiny-1B-v2-F16.gguf"

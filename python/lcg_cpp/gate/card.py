@@ -17,6 +17,7 @@ from .gate import Gate
 from .gate_file import gate_file_name
 
 _TRAIN = "adapter.lcg.train."
+_OF_FAMILY = (".precision", ".recall")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _TYPES = {0: "f32", 1: "f16", 7: "q8_0", 32: "bf16"}  # llama.cpp's numbers of file types
 _UNITS = {"_percent": " %"}
@@ -93,7 +94,7 @@ def model_card(gate: Gate, published: PublishedGate, summary: Mapping[str, Any] 
     }
     lines = ["---", *(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in front.items()), "---", ""]
     lines += [
-        f"# {gate.metadata.get('general.name') or published.name}",
+        f"# Language Confusion Gate for {published.base_model.partition('/')[2]}",
         "",
         f"A Language Confusion Gate (arXiv 2510.17555) for {published.base_model}, in any quantization: it keeps"
         " replies in the right script, and lets the model switch where that is right. The model itself is not changed.",
@@ -108,6 +109,9 @@ def model_card(gate: Gate, published: PublishedGate, summary: Mapping[str, Any] 
         "",
         *_table(("", ""), _facts(gate, published)),
     ]
+    if held_out := _held_out(gate):
+        told = "Its predictions on texts that it did not learn from, by family, %:"
+        lines += ["", told, "", *_table(("family", "precision", "recall"), held_out)]
     if summary is not None:
         lines += ["", "## Measured", "", *_measured(summary)]
     if notes:
@@ -120,15 +124,31 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [*head, *("| " + " | ".join(row) + " |" for row in rows)]
 
 
+def _training(gate: Gate) -> dict[str, Any]:
+    """How the gate was made, as training tells it."""
+    return {key[len(_TRAIN) :]: value for key, value in gate.metadata.items() if key.startswith(_TRAIN)}
+
+
+def _held_out(gate: Gate) -> list[tuple[str, ...]]:
+    """Each family with its precision and recall, where the held-out texts have it."""
+    made = _training(gate)
+    found = {name: [made.get(f"held_out.{name}{ending}") for ending in _OF_FAMILY] for name in gate.families.names}
+    return [
+        (name, *("" if share is None else f"{100 * share:.1f}" for share in shares))
+        for name, shares in found.items()
+        if any(share is not None for share in shares)
+    ]
+
+
 def _facts(gate: Gate, published: PublishedGate) -> list[tuple[str, str]]:
     names = zip(gate.families.names, gate.families.maskable)
-    made = {key[len(_TRAIN) :]: value for key, value in gate.metadata.items() if key.startswith(_TRAIN)}
+    made = {key: value for key, value in _training(gate).items() if not key.endswith(_OF_FAMILY)}
     datasets = [value for key, value in gate.metadata.items() if re.fullmatch(r"general\.dataset\.\d+\.name", key)]
     return [
         ("layers", f"{gate.n_embd} → {gate.n_hidden or 'none'} → {len(gate.families)}"),
         ("families that it may remove", ", ".join(name for name, may in names if may)),
         ("trained on", ", ".join(map(str, datasets)) or "not told"),
-        *((key.replace("_", " "), f"{v:g}" if isinstance(v, float) else str(v)) for key, v in made.items()),
+        *((re.sub("[_.]", " ", key), f"{v:g}" if isinstance(v, float) else str(v)) for key, v in made.items()),
         ("fingerprint of the base model", f"`{published.fingerprint}`"),
         ("SHA-256 of the file", f"`{published.sha256}`"),
     ]
