@@ -16,7 +16,7 @@ from ..gate.named import NAMES, make_options
 from ..gate.options import GateOptions
 from ..run.conversation import Conversation
 from ..run.llama import GatedLlama
-from ..run.prompt import has_template
+from ..run.prompt import template_notice
 from . import options
 from .errors import one_line
 from .loading import chosen_gate, load_gate, load_model
@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
     require_file(args.model, "-m/--model")
     gate = None if args.lcg is None else load_gate(args.lcg, "--lcg", args.lcg_device)
     llm = load_model(args.model, gate, options.gate_options(args), options.llama_arguments(args))
-    if not has_template(llm):
-        tell(f"the model has no chat template, llama-cpp-python's `{llm.chat_format}` is used")
+    if notice := template_notice(llm):
+        tell(notice)
     chat = _Chat(llm, args)
     if _is_interactive():
         with contextlib.suppress(ImportError):  # not on Windows

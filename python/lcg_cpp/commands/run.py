@@ -9,7 +9,7 @@ from typing import Any
 from ..engine.base_model import Vocab
 from ..gate.results import GateEvent
 from ..run.llama import GatedLlama
-from ..run.prompt import PromptTokens, chat_prompt, completion_prompt, has_template
+from ..run.prompt import PromptTokens, chat_prompt, completion_prompt, template_notice
 from ..run.reply import Reply, follow
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
     gate = None if args.lcg is None else load_gate(args.lcg, "--lcg", args.lcg_device)
     gate_options = options.gate_options(args, n_events=1)  # each is collected as it happens
     llm = load_model(args.model, gate, gate_options, options.llama_arguments(args))
-    if args.chat and not has_template(llm):
-        print(f"the model has no chat template, llama-cpp-python's `{llm.chat_format}` is used", file=sys.stderr)
+    if args.chat and (notice := template_notice(llm)):
+        print(notice, file=sys.stderr)
     sampling = options.sampling_arguments(args)
     reply = Reply(_prompt_tokens(args, llm, prompt), llm.vocab)
     _generate(args, llm, reply, sampling)

@@ -27,6 +27,13 @@ class PromptTokens:
     begins_thinking: bool = False  # whether it ends in the mark that begins a thought, which the reply continues
 
 
+def template_notice(llm: GatedLlama) -> str:
+    """What a user must know of the model's chat template; empty if it brings one."""
+    return (
+        "" if has_template(llm) else f"the model has no chat template, llama-cpp-python's `{llm.chat_format}` is used"
+    )
+
+
 def has_template(llm: GatedLlama) -> bool:
     """Whether the model brings a chat template."""
     return TEMPLATE in llm.metadata
