@@ -142,6 +142,9 @@ array_t<float> predict(const std::shared_ptr<gate> & gate, const array_t<float> 
     if (hidden.ndim() != 2 || static_cast<size_t>(hidden.shape(1)) != n_embd) {
         throw gate_error(joined("`hidden` has shape ", shape_text(hidden), ", expected (n, ", n_embd, ")"));
     }
+    if (!gate->weights) {
+        throw gate_error("a training-free gate has no weights: it predicts from the logits of a step alone");
+    }
     const auto     n = static_cast<size_t>(hidden.shape(0));
     array_t<float> z({n, n_families});
     const float *  in  = hidden.data();
@@ -161,6 +164,19 @@ array_t<float> predict(const std::shared_ptr<gate> & gate, const array_t<float> 
         }
     }
     return z;
+}
+
+std::shared_ptr<gate> training_free(const gate & source, const array_t<uint8_t> & families,
+    const std::optional<array_t<float>> & norms, size_t top_k, double top_p, double softcap) {
+    const size_t n_vocab = source.config.n_vocab;
+    check_shape(families, n_vocab, "families");
+    label_rule rule{{families.data(), families.data() + n_vocab}, {},
+        {source.config.families.size(), top_k, top_p, false, softcap}};
+    if (norms) {
+        check_shape(*norms, n_vocab, "norms");
+        rule.norms.assign(norms->data(), norms->data() + n_vocab);
+    }
+    return std::const_pointer_cast<gate>(without_training(source, std::move(rule)));
 }
 
 std::vector<token_data> token_list(const gate & gate, const array_t<int32_t> & ids, const array_t<float> & logits) {
@@ -279,6 +295,8 @@ void bind_gate(py::module_ & m) {
                 return py::array_t<uint8_t>(static_cast<py::ssize_t>(g.token_family.size()), g.token_family.data());
             })
         .def("predict", &predict, py::arg("hidden"))
+        .def("training_free", &training_free, py::arg("families"), py::arg("norms"), py::arg("top_k"), py::arg("top_p"),
+            py::arg("softcap"))
         .def("decide", &decide_on);
 }
 

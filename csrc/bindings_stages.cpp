@@ -273,7 +273,7 @@ void bind_stage(py::module_ & m) {
                 return std::make_unique<python_stages>(no_gate(n_vocab), options);
             },
             py::arg("n_vocab"), py::arg("options"))
-        .def_property_readonly("has_gate", [](const python_stages & s) { return s.model->weights != nullptr; })
+        .def_property_readonly("has_gate", [](const python_stages & s) { return s.model->acts(); })
         .def("set_options", &python_stages::set_options)
         .def("begin_reply", &python_stages::begin_reply, py::arg("facts"), py::arg("continued") = false)
         .def("read_prompt", &python_stages::read_prompt, py::arg("tokens"))

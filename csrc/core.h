@@ -77,15 +77,19 @@ gate_file parse_gate_file(const uint8_t * data, size_t size, const std::string &
 // ---- gate (gate.cpp) ----
 
 struct device_weights; // the tensors on a ggml backend
+struct label_rule;     // labels.cpp
 
-// Immutable and shared: any number of evaluators and contexts use one gate. Without weights it has no families and
-// never acts.
+// Immutable and shared: any number of evaluators and contexts use one gate. With neither weights nor a label rule it
+// has no families and never acts.
 struct gate {
     gate_config                           config;
     family_set                            maskable;
     std::vector<uint8_t>                  token_family; // [n_vocab], as used while decoding: exemptions applied
     std::string                           device;       // ggml's name of the device that holds the weights
     std::shared_ptr<const device_weights> weights;
+    std::shared_ptr<const label_rule>     labels; // training-free: P is the label of the step's own logits
+
+    bool acts() const { return weights || labels; }
 };
 
 // device: "cpu", "gpu" or "auto" (a GPU that supports the gate's operations, or else the CPU).
@@ -204,6 +208,20 @@ struct label_options {
 // [n_vocab] may be null. Threads and errors as in read_steps.
 void family_labels(const logit_rows & rows, const float * norms, const uint8_t * families,
     const label_options & options, size_t n_threads, float * labels);
+
+// How a training-free gate finds P.
+struct label_rule {
+    std::vector<uint8_t> token_family; // [n_vocab], exemptions not applied, as in training
+    std::vector<float>   norms;        // [n_vocab], empty: logits are not divided
+    label_options        options;
+
+    // logits [n_vocab], as the model gave them -> z [n_families]: far above 0 where the label holds the family, as far
+    // below where it does not.
+    void predict(const float * logits, float * z) const;
+};
+
+// The gate with a label rule in the place of its weights. Throws gate_error where family_labels would.
+std::shared_ptr<const gate> without_training(const gate & gate, label_rule rule);
 
 // ---- the two stages in llama.cpp's sampling chain (sampler.cpp) ----
 

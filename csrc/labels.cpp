@@ -197,6 +197,15 @@ void write_label(
     }
 }
 
+void check_families(const uint8_t * families, size_t n_vocab, size_t n_families) {
+    const auto   known = [&](uint8_t family) { return family < n_families; };
+    const size_t token = static_cast<size_t>(std::find_if_not(families, families + n_vocab, known) - families);
+    if (token < n_vocab) {
+        throw gate_error("`families` is " + std::to_string(families[token]) + " at token " + std::to_string(token) +
+                         ", expected 0 to " + std::to_string(n_families - 1));
+    }
+}
+
 void check_norms(const float * norms, size_t n_vocab) {
     const auto   good = [](float norm) { return norm > 0 && norm < INFINITY; };
     const size_t i    = static_cast<size_t>(std::find_if_not(norms, norms + n_vocab, good) - norms);
@@ -210,12 +219,7 @@ void check_norms(const float * norms, size_t n_vocab) {
 
 void family_labels(const logit_rows & rows, const float * norms, const uint8_t * families,
     const label_options & options, size_t n_threads, float * labels) {
-    const auto   known = [&](uint8_t family) { return family < options.n_families; };
-    const size_t token = static_cast<size_t>(std::find_if_not(families, families + rows.n_vocab, known) - families);
-    if (token < rows.n_vocab) {
-        throw gate_error("`families` is " + std::to_string(families[token]) + " at token " + std::to_string(token) +
-                         ", expected 0 to " + std::to_string(options.n_families - 1));
-    }
+    check_families(families, rows.n_vocab, options.n_families);
     if (norms != nullptr) {
         check_norms(norms, rows.n_vocab);
     }
@@ -228,6 +232,27 @@ void family_labels(const logit_rows & rows, const float * norms, const uint8_t *
             write_label(row, n_kept, families, options, labels + i * options.n_families);
         };
     });
+}
+
+void label_rule::predict(const float * logits, float * z) const {
+    constexpr float certain  = 16; // 1 - 1e-7
+    const float *   divisors = norms.empty() ? nullptr : norms.data();
+    family_labels({logits, 1, token_family.size()}, divisors, token_family.data(), options, 1, z);
+    for (size_t f = 0; f < options.n_families; f++) {
+        z[f] = z[f] > 0 ? certain : -certain;
+    }
+}
+
+std::shared_ptr<const gate> without_training(const gate & source, label_rule rule) {
+    check_families(rule.token_family.data(), rule.token_family.size(), rule.options.n_families);
+    if (!rule.norms.empty()) {
+        check_norms(rule.norms.data(), rule.norms.size());
+    }
+    auto result     = std::make_shared<gate>(source);
+    result->weights = nullptr;
+    result->device.clear();
+    result->labels = std::make_shared<label_rule>(std::move(rule));
+    return result;
 }
 
 } // namespace lcg

@@ -134,6 +134,7 @@ token_data_array stage_pair::apply(llama_sampler * chain, const float * logits, 
     state &      s       = *state_;
     const size_t n_vocab = s.model->config.n_vocab;
     s.hidden             = hidden;
+    s.logits             = logits;
     s.error.clear();
     s.direct = direct && s.build_direct(logits);
     if (!s.direct) {
@@ -145,6 +146,7 @@ token_data_array stage_pair::apply(llama_sampler * chain, const float * logits, 
     token_data_array tokens = {s.array.data(), s.array.size(), -1, s.direct};
     host.llama_sampler_apply(chain, reinterpret_cast<llama_token_data_array *>(&tokens));
     s.hidden = nullptr;
+    s.logits = nullptr;
     s.direct = false;
     if (!s.error.empty()) {
         throw gate_error(s.error);

@@ -54,9 +54,10 @@ struct stage_pair::state {
     const token_data *      given   = nullptr; // the array of the candidates, and its size before anything acted
     size_t                  n_given = 0;
     const float *           hidden  = nullptr;
-    bool                    direct  = false; // the array was built from the row: the shortlist is done
-    std::vector<uint32_t>   top;             // indices into the row, largest first
-    std::vector<token_data> best;            // ... as tokens; empty: the gate stays out of this step
+    const float *           logits  = nullptr; // [n_vocab], as the model gave them
+    bool                    direct  = false;   // the array was built from the row: the shortlist is done
+    std::vector<uint32_t>   top;               // indices into the row, largest first
+    std::vector<token_data> best;              // ... as tokens; empty: the gate stays out of this step
 
     // scratch, kept from step to step
     std::vector<float>      z, copied_row;
@@ -74,7 +75,7 @@ struct stage_pair::state {
     std::shared_ptr<state> clone_for_gate; // between the clones of a chain's two stages
 
     const conduct & now() const { return phases.open() != nullptr ? phases.open()->options : options.usual; }
-    bool acts() const { return model->weights && now().mode != gate_mode::off && may_act(now().rules, last); }
+    bool            acts() const { return model->acts() && now().mode != gate_mode::off && may_act(now().rules, last); }
     // Finds the best candidates of a row and builds the array from them; false if the array must be built whole.
     bool   build_direct(const float * logits);
     size_t n_wanted() const;        // tokens to look for

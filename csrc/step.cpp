@@ -168,10 +168,14 @@ token_data_array stage_pair::state::survivors(token_data_array * tokens) {
 
 void stage_pair::state::evaluate() {
     const auto start = std::chrono::steady_clock::now();
-    if (!mlp) {
-        mlp.emplace(model, 1);
+    if (model->labels) {
+        model->labels->predict(logits, z.data());
+    } else {
+        if (!mlp) {
+            mlp.emplace(model, 1);
+        }
+        mlp->run(hidden, z.data());
     }
-    mlp->run(hidden, z.data());
     const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
 
     const std::lock_guard<std::mutex> guard(lock);
@@ -191,7 +195,7 @@ void stage_pair::state::on_gate(token_data_array * tokens) {
     if (!can_matter && !options.eager) {
         return;
     }
-    if (hidden == nullptr) {
+    if ((model->labels ? logits : hidden) == nullptr) {
         const std::lock_guard<std::mutex> guard(lock);
         stats.without_hidden++;
         return;

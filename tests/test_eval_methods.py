@@ -11,7 +11,8 @@ import pytest
 
 from lcg_cpp import PAPER_OPTIONS, Gate, GateError, GateOptions, Phase
 from lcg_cpp.engine.model import read_base_model
-from lcg_cpp.evaluate.methods import METHODS, SOFT_STRENGTH, Method, parse_methods, rules_gate
+from lcg_cpp.evaluate.methods import METHODS, SOFT_STRENGTH, Method, parse_methods
+from lcg_cpp.evaluate.untrained import rules_gate
 from lcg_cpp.gate.families import DEFAULT_FAMILIES, token_families
 from lcg_cpp.gate.rule_set import FamilySet
 from tiny_model import TinyVocab
@@ -30,6 +31,7 @@ def test_built_in_methods_are_what_they_are_called() -> None:
         Method("ban", ban=True),
         Method("prompt", warning=True),
         Method("rules-only", GateOptions(first_token=False, confidence_temperature=0.0)),
+        Method("training-free", GateOptions(), training_free=True),
         Method("gate-only", GateOptions(persistence=False, confidence=False), "g.gguf"),
         Method("lcg", GateOptions(), "g.gguf"),
         Method("lcg-soft", GateOptions(strength=SOFT_STRENGTH), "g.gguf"),
@@ -38,7 +40,7 @@ def test_built_in_methods_are_what_they_are_called() -> None:
 
 def test_without_a_gate_all_is_what_needs_none() -> None:
     names = [method.name for method in parse_methods("all", None)]
-    assert names == ["none", "greedy", "ban", "prompt", "rules-only"]
+    assert names == ["none", "greedy", "ban", "prompt", "rules-only", "training-free"]
 
 
 def test_methods_stand_in_the_order_they_are_named() -> None:

@@ -19,7 +19,7 @@ from lcg_cpp.benchmarks import Prompt, load_benchmark
 from lcg_cpp.cli import build_parser
 from lcg_cpp.engine.load import Engine
 from lcg_cpp.engine.model import read_base_model
-from lcg_cpp.evaluate.methods import rules_gate
+from lcg_cpp.evaluate.untrained import rules_gate
 from lcg_cpp.gate.decisions import FamilyTable
 from lcg_cpp.train.collect import collect
 from lcg_cpp.train.options import TrainOptions

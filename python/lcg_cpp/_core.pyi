@@ -116,6 +116,14 @@ class Gate:
     @property
     def token_families(self) -> npt.NDArray[np.uint8]: ...
     def predict(self, hidden: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]: ...
+    def training_free(
+        self,
+        families: npt.NDArray[np.uint8],
+        norms: npt.NDArray[np.float32] | None,
+        top_k: int,
+        top_p: float,
+        softcap: float,
+    ) -> Gate: ...
     def decide(
         self,
         ids: npt.NDArray[np.int32],

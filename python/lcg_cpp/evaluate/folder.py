@@ -20,7 +20,7 @@ _FIELDS = ("method", "seed", "id", "prompt", "reply", "tokens", "events")  # of 
 # of a gate's, those that change replies
 _OPTIONS = ("strength", "threshold", "persistence", "confidence", "confidence_temperature", "first_token", "mode")
 # of a method, those that few have
-_PARTS = ("allow", "deny", "while_thinking", "leave_alone")
+_PARTS = ("allow", "deny", "while_thinking", "leave_alone", "training_free")
 
 Json = dict[str, Any]
 

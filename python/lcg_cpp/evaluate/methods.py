@@ -4,34 +4,29 @@
 |---|---|
 | none | the model alone |
 | greedy | always the most probable token |
-| ban | tokens of maskable families have a logit bias of -inf from the first token on, as people do today |
+| ban | Chinese, Japanese and Latin tokens have a logit bias of -inf from the first token on, as people do today |
 | prompt | `WARNING` in front of the prompt, as in the paper's in-context baseline |
 | rules-only | the paper's rules around a gate that knows nothing, see `rules_gate` |
+| training-free | the rules of `lcg` without an MLP: P is what the step itself makes likely, see `training_free_gate` |
 | gate-only | the gate without the persistence and the confidence rule (the paper's "no rule") |
 | lcg | the gate and the rules |
 | lcg-soft | the same, but banned tokens only lose `SOFT_STRENGTH` logits |
 
 Families are those of the gate while decoding: what it exempts (`A` to `G`, letters of multiple choice) is not banned.
+Without a gate file they are those of the rule set `scripts` where `training-free` is among the methods, or else of
+`default`, which `ban` always has.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from ..engine.base_model import BaseModel
 from ..errors import GateError
-from ..gate.gate import Gate
-from ..gate.gate_file import write_gate
 from ..gate.options import PAPER_OPTIONS, GateOptions, Mode, with_phases
-from ..gate.spec import GateSpec, spec_for
 
 SOFT_STRENGTH = 3.0  # a banned token keeps 1/73 of its weight at temperature 0.7
 
@@ -50,9 +45,10 @@ class Method:
 
     name: str  # what it is called in the results
     options: GateOptions | None = None  # how a gate acts; None: there is none
-    gate: str | None = None  # the gate's file; None with `options`: `rules_gate`
+    gate: str | None = None  # the gate's file; None with `options`: a gate that needs no training
+    training_free: bool = False  # whether that is `training_free_gate`; else `rules_gate`
     temperature: float | None = None  # 0 is greedy; None is the evaluation's
-    ban: bool = False  # whether the tokens of all maskable families are forbidden throughout
+    ban: bool = False  # whether Chinese, Japanese and Latin tokens are forbidden throughout
     warning: bool = False  # whether `WARNING` stands in front of the prompt
     allow: tuple[str, ...] = ()  # the only scripts that may come out, as in `GateOptions`; also without a gate
     deny: tuple[str, ...] = ()  # scripts that must not come out
@@ -62,8 +58,10 @@ class Method:
     def __post_init__(self) -> None:
         if self.gate is not None and self.options is None:
             raise GateError(f"method `{self.name}` has a gate and no `options`, expected both")
+        if self.training_free and (self.gate is not None or self.options is None):
+            raise GateError(f"method `{self.name}` is training-free, expected `options` and no gate")
         if self.ban and self.options is not None:
-            raise GateError(f"method `{self.name}` bans all maskable families, a gate has nothing left to do")
+            raise GateError(f"method `{self.name}` bans Chinese, Japanese and Latin tokens, expected no gate beside it")
         if self.temperature is not None and not self.temperature >= 0:
             raise GateError(f"method `{self.name}`: `temperature` is {self.temperature}, expected at least 0")
         try:
@@ -86,6 +84,7 @@ def builtin_methods(gate: str | None) -> dict[str, Method]:
         Method("ban", ban=True),
         Method("prompt", warning=True),
         Method("rules-only", PAPER_OPTIONS),
+        Method("training-free", GateOptions(), training_free=True),
     ]
     if gate is not None:
         methods += [
@@ -187,46 +186,10 @@ def _changed(method: Method, option: str, value: str) -> Method:
         raise GateError(f"method `{method.name}`: `{option}` is {value!r}, expected {expected}") from error
     if option in _OF_METHOD:
         return dataclasses.replace(method, **{option: setting})
-    if method.options is None:
-        raise GateError(f"method `{method.name}` has no gate, `{option}` has no meaning")
+    if method.options is None or (method.training_free and option == "threshold"):
+        what = "no gate" if method.options is None else "no probabilities"
+        raise GateError(f"method `{method.name}` has {what}, `{option}` has no meaning")
     try:
         return dataclasses.replace(method, options=dataclasses.replace(method.options, **{option: setting}))
     except GateError as error:
         raise GateError(f"method `{method.name}`: {error}") from error
-
-
-# ---- the rules alone ----
-
-
-def rules_gate(base: BaseModel, gate: Gate | None = None) -> Gate:
-    """Make a gate that knows nothing: whatever the state, it predicts the families that may not be masked, all of them.
-
-    What is left of the method is its rules, which ask: how much of the effect needs a gate at all? With the usual
-    families P = {symbols, lowres} at every step. So after a language token, `cj` and `latin` are banned but for the
-    family of that token, where one of their tokens could be sampled and the model's own confidence set H holds a token
-    of `symbols` or `lowres`. Before the first language token it never acts.
-
-    The families are those of `gate`, or else those of the rule set `default`.
-    """
-    spec = spec_for(base, n_hidden=0, name="rules without a gate") if gate is None else _spec_like(gate)
-    weights = {
-        "lcg.fc2.weight": np.zeros((len(spec.families), spec.n_embd), np.float32),
-        "lcg.fc2.bias": np.where(spec.families.maskable, -8.0, 8.0).astype(np.float32),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "rules-only.gguf")
-        write_gate(path, spec, weights, "f32")
-        return Gate.load(path)
-
-
-def _spec_like(gate: Gate) -> GateSpec:
-    return GateSpec(
-        architecture=gate.architecture,
-        n_embd=gate.n_embd,
-        n_hidden=0,
-        token_family=gate.token_families.copy(),  # exemptions are applied
-        tokenizer_hash=gate.tokenizer_hash,
-        fingerprint=gate.fingerprint,
-        families=gate.families,
-        confidence=gate.confidence,
-    )

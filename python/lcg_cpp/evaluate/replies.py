@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import GateError
+from ..gate.decisions import FamilyTable
 from ..gate.gate import Gate
 from ..gate.options import GateOptions
+from ..gate.spec import spec_for
 from ..run.batch import Job
 from ..run.llama import GatedLlama
 from ..run.prompt import PromptTokens, chat_prompt, completion_prompt, has_template
 from ..run.reply import Reply, follow, room
-from .methods import WARNING, Method, rules_gate
+from .methods import WARNING, Method
 from .record import prompt_record, reply_record
+from .untrained import rules_gate, training_free_gate
 
 if TYPE_CHECKING:
     from ..benchmarks import Prompt
@@ -53,15 +57,21 @@ class Replier:
         self._llm, self._sampling, self._thinking = llm, sampling, thinking
         for gate in gates.values():  # finds out before any reply whether they fit the model
             llm.set_gate(gate)
-        self._rules = rules_gate(llm.base_model, next(iter(gates.values()), None))
+        first = next(iter(gates.values()), None)
+        is_free = any(method.training_free for method in methods)
+        rules = first.families.rules if first is not None else "scripts" if is_free else "default"
+        self._rules = rules_gate(llm.base_model, first, rules)
+        self._free = training_free_gate(llm.base_model, rules) if is_free else self._rules
         self.families = self._rules.families
-        for gate in gates.values():
+        for gate in (*gates.values(), self._free):
             names, wanted = gate.families.names, self.families.names
             if names != wanted:
                 raise GateError(f"{gate.path}: has the families {names}, the first gate has {wanted}")
-        self._gates = {method.name: self._rules if method.gate is None else gates[method.gate] for method in methods}
-        is_maskable = np.asarray(self.families.maskable)[self._rules.token_families]
-        self._ban = _StaticBan(is_maskable)
+        untrained = {True: self._free, False: self._rules}
+        self._gates = {
+            method.name: untrained[method.training_free] if method.gate is None else gates[method.gate]
+            for method in methods
+        }
 
     # ---- prompts ----
 
@@ -130,6 +140,11 @@ class Replier:
     def _sampling_of(self, method: Method) -> dict[str, Any]:
         temperature = {} if method.temperature is None else {"temp": method.temperature}
         return {**self._sampling, **temperature, "logits_processor": [self._ban] if method.ban else None}
+
+    @functools.cached_property
+    def _ban(self) -> _StaticBan:
+        four = FamilyTable.of(spec_for(self._llm.base_model, n_hidden=0))
+        return _StaticBan(four.maskable[four.token_family])
 
     def _gate(self, method: Method) -> Gate | None:
         return self._gates[method.name] if method.options is not None else None

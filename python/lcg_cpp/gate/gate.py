@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from .. import _core
 from ..engine.connect import connect_core
 from ..errors import GateError
 from ..files import PYTORCH_SUFFIXES, PathLike, require_regular
+from .labels import LABEL_TOP_K, LABEL_TOP_P
 from .options import Device, GateOptions, ModelCheck
 from .pin import Pins
 from .results import REASONS, Decision, GateEvent
@@ -75,6 +77,26 @@ class Gate:
             OSError: The file cannot be read.
         """
         return cls(path, device=device)
+
+    def training_free(
+        self, families: npt.NDArray[np.uint8], norms: npt.NDArray[np.float32] | None, softcap: float
+    ) -> Gate:
+        """The same families and rules without the MLP: P is the label that training would give the step.
+
+        The logits are those of the model, before anything in the sampling chain changes them.
+
+        Args:
+            families: uint8 (n_vocab,), the family of each token in labels, exemptions not applied.
+            norms: float32 (n_vocab,), what each token's logit is divided by, see `label_norms`; None for nothing.
+            softcap: The model's final soft-capping, 0 if it has none.
+
+        Raises:
+            GateError: An array has another length, a family is unknown, or a norm is not above 0.
+        """
+        gate = copy.copy(self)
+        gate.path, gate.tensors = "training-free gate", {}
+        gate._core = self._core.training_free(families, norms, LABEL_TOP_K, LABEL_TOP_P, softcap)
+        return gate
 
     def __repr__(self) -> str:
         return (

@@ -11,6 +11,9 @@ from .. import _core
 from ..errors import GateError
 from .rule_set import MAX_FAMILIES
 
+# What measured best (docs/settings.md); the paper divides by the bare norm (`token`) and takes 20 tokens up to 0.95.
+LABEL_TOP_K, LABEL_TOP_P, LABEL_NORM = 5, 0.9, "relative"
+
 
 def family_labels(
     logits: npt.NDArray[np.float32],

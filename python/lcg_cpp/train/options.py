@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..engine.output_norms import NORMS
 from ..errors import GateError
 from ..gate.families import RULES
+from ..gate.labels import LABEL_NORM, LABEL_TOP_K, LABEL_TOP_P
 
 SCHEDULES = ("cosine", "linear", "constant")
 POSITIONS = ("all", "reply")
@@ -56,9 +57,9 @@ class TrainOptions:
     """
 
     n_hidden: int | None = None
-    top_k: int = 5
-    top_p: float = 0.9
-    norm: str = "relative"
+    top_k: int = LABEL_TOP_K
+    top_p: float = LABEL_TOP_P
+    norm: str = LABEL_NORM
     window: int = 12
     soft: bool = False
     positions: str = "all"
