@@ -167,11 +167,15 @@ array_t<float> predict(const std::shared_ptr<gate> & gate, const array_t<float> 
 }
 
 std::shared_ptr<gate> training_free(const gate & source, const array_t<uint8_t> & families,
-    const std::optional<array_t<float>> & norms, size_t top_k, double top_p, double softcap) {
+    const std::optional<array_t<float>> & norms, size_t top_k, double top_p, double softcap,
+    const std::vector<size_t> & siblings) {
     const size_t n_vocab = source.config.n_vocab;
     check_shape(families, n_vocab, "families");
     label_rule rule{{families.data(), families.data() + n_vocab}, {},
-        {source.config.families.size(), top_k, top_p, false, softcap}};
+        {source.config.families.size(), top_k, top_p, false, softcap}, {}};
+    for (const size_t f : siblings) {
+        rule.siblings.set(f);
+    }
     if (norms) {
         check_shape(*norms, n_vocab, "norms");
         rule.norms.assign(norms->data(), norms->data() + n_vocab);
@@ -296,7 +300,7 @@ void bind_gate(py::module_ & m) {
             })
         .def("predict", &predict, py::arg("hidden"))
         .def("training_free", &training_free, py::arg("families"), py::arg("norms"), py::arg("top_k"), py::arg("top_p"),
-            py::arg("softcap"))
+            py::arg("softcap"), py::arg("siblings"))
         .def("decide", &decide_on);
 }
 

@@ -214,6 +214,7 @@ struct label_rule {
     std::vector<uint8_t> token_family; // [n_vocab], exemptions not applied, as in training
     std::vector<float>   norms;        // [n_vocab], empty: logits are not divided
     label_options        options;
+    family_set           siblings; // where the label holds one of them, it holds all
 
     // logits [n_vocab], as the model gave them -> z [n_families]: far above 0 where the label holds the family, as far
     // below where it does not.

@@ -238,8 +238,12 @@ void label_rule::predict(const float * logits, float * z) const {
     constexpr float certain  = 16; // 1 - 1e-7
     const float *   divisors = norms.empty() ? nullptr : norms.data();
     family_labels({logits, 1, token_family.size()}, divisors, token_family.data(), options, 1, z);
+    bool has_sibling = false;
     for (size_t f = 0; f < options.n_families; f++) {
-        z[f] = z[f] > 0 ? certain : -certain;
+        has_sibling = has_sibling || (siblings[f] && z[f] > 0);
+    }
+    for (size_t f = 0; f < options.n_families; f++) {
+        z[f] = z[f] > 0 || (siblings[f] && has_sibling) ? certain : -certain;
     }
 }
 

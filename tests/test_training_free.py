@@ -45,6 +45,10 @@ from test_stages import (
 
 TOP_K, TOP_P = 5, 0.9  # of a label
 SURE = 16.0
+SIBLINGS = frozenset((0, LOWRES))
+
+
+CHINESE_AND_JAPANESE = {"hans", "hant", "hanst", "hansj", "hantj", "han", "kana"}
 
 
 def z_of(certain: frozenset[int], n_families: int) -> npt.NDArray[np.float32]:
@@ -75,16 +79,19 @@ def test_it_acts_as_a_gate_does_that_knows_the_label_of_the_step(
         if softcap:
             row = np.where(row > -math.inf, 29.9 * np.tanh(row / 30), row).astype(np.float32)
         label = expected_label(adjusted_logits(row, norms, softcap), families, TOP_K, TOP_P, 4)
+        siblings = SIBLINGS if number % 3 == 0 else frozenset()
+        predicted = label.certain | (siblings if label.certain & siblings else frozenset())
         last = None if rng.random() < 0.15 else int(rng.choice([0, LATIN, LOWRES]))
         history = history_of(rules, last, rng)
-        z = z_of(label.certain, 4)
+        z = z_of(predicted, 4)
         expected = oracle.step(row, chain, rules=rules, z=z, last=last, switches=switches)
         if label.certain != label.possible or expected.margin < STOCK_TOLERANCE:
             n_open += 1
             continue
         assert expected.outcome is not None
         outcomes[expected.outcome.reason] += 1
-        free = gate.training_free(families, norms, softcap)
+        names = [gate.families.names[f] for f in siblings]
+        free = gate.training_free(families, norms, softcap, names)
         for direct, eager in ((True, False), (False, True)):
             options = gate_options(switches, eager=eager)
             result = run(free, row, chain, None, history, options=options, direct=direct)
@@ -158,7 +165,7 @@ def test_every_intervention_is_that_of_the_label_of_the_models_own_logits(
     families, norms = token_families(base.vocab, "scripts"), read_output_matrix(tiny_model_path).norms
     relative = (norms / norms.mean(dtype=np.float64)).astype(np.float32)
     plain: Any = llama_cpp.Llama(str(tiny_model_path), logits_all=True, **ENGINE)
-    n_events = 0
+    n_events = n_chinese = 0
     for prompt in PROMPTS:
         for seed in range(4):
             reply = said_by(replier, method, prompt, seed)
@@ -170,9 +177,13 @@ def test_every_intervention_is_that_of_the_label_of_the_models_own_logits(
                 adjusted = adjusted_logits(logits, relative, 0.0)
                 names = replier.families.names
                 label = expected_label(adjusted, families, TOP_K, TOP_P, len(names))
-                assert {names[f] for f in label.certain} == set(event["predicted"])
+                likely = {names[f] for f in label.certain}
+                assert likely <= set(event["predicted"]) <= likely | CHINESE_AND_JAPANESE
+                assert CHINESE_AND_JAPANESE & set(names) <= set(event["predicted"]) or not CHINESE_AND_JAPANESE & likely
                 n_events += 1
+                n_chinese += bool(CHINESE_AND_JAPANESE & likely)
     assert n_events > 10
+    assert n_chinese > 0
 
 
 def test_without_a_gate_file_its_families_are_scripts_and_a_ban_stays_one_of_chinese_japanese_and_latin(

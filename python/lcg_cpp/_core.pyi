@@ -123,6 +123,7 @@ class Gate:
         top_k: int,
         top_p: float,
         softcap: float,
+        siblings: Sequence[int],
     ) -> Gate: ...
     def decide(
         self,

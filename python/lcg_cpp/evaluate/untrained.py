@@ -13,6 +13,7 @@ from ..engine.output_norms import label_norms, read_output_matrix
 from ..gate.gate import Gate
 from ..gate.gate_file import write_gate
 from ..gate.labels import LABEL_NORM
+from ..gate.scripts import SIBLINGS
 from ..gate.spec import GateSpec, spec_for
 
 
@@ -35,8 +36,9 @@ def training_free_gate(base: BaseModel, rules: str = "scripts") -> Gate:
 
     The logits are divided by the norms of the output rows, relative to their mean; P are the families among the most
     probable tokens (`LABEL_TOP_K`, `LABEL_TOP_P`). A gate that had learned its labels by heart would predict the same,
-    so the difference to a trained gate is what training adds. Labels of Chinese and Japanese look at their neighbours
-    (`train.windows`), which do not exist yet while a model generates: here they are those of the position alone.
+    so the difference to a trained gate is what training adds. But training tells the families of Chinese and Japanese
+    apart by the tokens behind a position too (`train.windows`), which do not exist yet while a model generates. At a
+    single position chance decides between them, so here all of them are predicted where one is.
 
     Args:
         base: The model, a file.
@@ -48,7 +50,8 @@ def training_free_gate(base: BaseModel, rules: str = "scripts") -> Gate:
     spec = spec_for(base, n_hidden=0, rules=rules, name="training-free gate")
     matrix = read_output_matrix(base.path)
     norms = label_norms(matrix.norms, LABEL_NORM)
-    return _load(spec, np.zeros(len(spec.families))).training_free(spec.token_family, norms, matrix.softcap)
+    gate = _load(spec, np.zeros(len(spec.families)))
+    return gate.training_free(spec.token_family, norms, matrix.softcap, SIBLINGS)
 
 
 def _load(spec: GateSpec, bias: npt.NDArray[np.float64]) -> Gate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
@@ -79,7 +79,11 @@ class Gate:
         return cls(path, device=device)
 
     def training_free(
-        self, families: npt.NDArray[np.uint8], norms: npt.NDArray[np.float32] | None, softcap: float
+        self,
+        families: npt.NDArray[np.uint8],
+        norms: npt.NDArray[np.float32] | None,
+        softcap: float,
+        siblings: Collection[str] = (),
     ) -> Gate:
         """The same families and rules without the MLP: P is the label that training would give the step.
 
@@ -89,13 +93,15 @@ class Gate:
             families: uint8 (n_vocab,), the family of each token in labels, exemptions not applied.
             norms: float32 (n_vocab,), what each token's logit is divided by, see `label_norms`; None for nothing.
             softcap: The model's final soft-capping, 0 if it has none.
+            siblings: Names of families that are all predicted where one of them is; others than the gate's do not count.
 
         Raises:
             GateError: An array has another length, a family is unknown, or a norm is not above 0.
         """
         gate = copy.copy(self)
         gate.path, gate.tensors = "training-free gate", {}
-        gate._core = self._core.training_free(families, norms, LABEL_TOP_K, LABEL_TOP_P, softcap)
+        together = [f for f, name in enumerate(self.families.names) if name in siblings]
+        gate._core = self._core.training_free(families, norms, LABEL_TOP_K, LABEL_TOP_P, softcap, together)
         return gate
 
     def __repr__(self) -> str:
