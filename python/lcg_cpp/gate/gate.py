@@ -93,7 +93,7 @@ class Gate:
             families: uint8 (n_vocab,), the family of each token in labels, exemptions not applied.
             norms: float32 (n_vocab,), what each token's logit is divided by, see `label_norms`; None for nothing.
             softcap: The model's final soft-capping, 0 if it has none.
-            siblings: Names of families that are all predicted where one of them is; names that the gate lacks do no harm.
+            siblings: Names of families that are all predicted where one of them is, as far as the gate has them.
 
         Raises:
             GateError: An array has another length, a family is unknown, or a norm is not above 0.
