@@ -376,6 +376,21 @@ def test_the_headline_counts_slips_and_switches(tmp_path: Path) -> None:
     assert "Switches kept: 0.0 % of the model's own" in found
 
 
+def test_methods_are_compared_on_prompts_that_all_of_them_answered() -> None:
+    prompts = {name: Prompt(name, "؟", chat=True, language="ar", subset="own") for name in "abc"}
+    said = {"none": ("and", "نعم", "and"), "lcg": ("نعم", "نعم", "نعم"), "ban": ("نعم", "and")}
+    replies = [
+        make_reply([text], method=method, id=name)
+        for method, of_method in said.items()
+        for name, text in zip(prompts, of_method)
+    ]
+    found = report.methods(Outcome(tuple(replies), prompts))
+    assert found.startswith("2 prompts, which every method answered.\n")
+    for method, share in (("none", "50.0"), ("lcg", "0.0"), ("ban", "50.0")):
+        assert f"| {method} | {share} (" in found
+    assert report.methods(Outcome((), {})) == ""
+
+
 def test_bans_are_shares_of_the_positions_of_all_languages_and_of_each(tmp_path: Path) -> None:
     own = plan(tmp_path)
     own.folder.mkdir()

@@ -43,6 +43,14 @@ class Outcome:
         """The replies to some of the prompts."""
         return Outcome(tuple(reply for reply in self.replies if keep(self.prompts[reply["id"]])), self.prompts)
 
+    def common(self) -> Outcome:
+        """The replies to the prompts, with the seeds, that every method answered: their shares can be compared."""
+        answered: dict[str, set[tuple[str, int]]] = {}
+        for reply in self.replies:
+            answered.setdefault(reply["method"], set()).add((reply["id"], reply["seed"]))
+        known = set.intersection(*answered.values()) if answered else set()
+        return Outcome(tuple(reply for reply in self.replies if (reply["id"], reply["seed"]) in known), self.prompts)
+
     @cached_property
     def methods(self) -> dict[str, dict[str, Any]]:
         """Method -> metric -> estimate."""

@@ -147,7 +147,8 @@ def by_language(outcome: Outcome) -> str:
 
 
 def methods(outcome: Outcome) -> str:
-    """Every method: unwanted letters where no second script is asked for, switches where one is."""
+    """Every method, on the prompts that all answered: unwanted letters, and switches where one is asked for."""
+    outcome = outcome.common()
     plain, asked = _plain(outcome), _asked(outcome)
     rows = []
     for method, found in outcome.methods.items():
@@ -158,7 +159,10 @@ def methods(outcome: Outcome) -> str:
         }
         cells = [cell(own.get(metric)) for metric in _COLUMNS]
         rows.append([method, *cells, times(plain.ratio(method, _UNWANTED))])
-    return _table(["method", *(_TITLES[metric] for metric in _COLUMNS), "unwanted: times less"], rows)
+    if not rows:
+        return ""
+    told = f"{len({reply['id'] for reply in outcome.replies})} prompts, which every method answered.\n\n"
+    return told + table(["method", *(_TITLES[metric] for metric in _COLUMNS), "unwanted: times less"], rows)
 
 
 def temperature(plan: Plan) -> str:
