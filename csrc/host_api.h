@@ -58,6 +58,17 @@ struct sampler_functions {
     void * unused[26] = {};
 };
 
+// llama_batch
+struct token_batch {
+    int32_t    n_tokens;
+    int32_t *  token; // null: embeddings
+    float *    embd;
+    int32_t *  pos; // null: each sequence goes on
+    int32_t *  n_seq_id;
+    int32_t ** seq_id; // null: sequence 0
+    int8_t *   logits; // null: of the last token only
+};
+
 // ggml_init_params
 struct tensor_context_params {
     size_t mem_size;

@@ -36,6 +36,11 @@ LCG_WEAK float * llama_get_logits_ith(llama_context *, int32_t);
 LCG_WEAK int32_t llama_sampler_sample(llama_sampler *, llama_context *, int32_t);
 LCG_WEAK bool    llama_set_sampler(llama_context *, int32_t, llama_sampler *);
 LCG_WEAK void    llama_sampler_copy(const llama_sampler *, llama_sampler *);
+LCG_WEAK int32_t llama_decode(llama_context *, token_batch);
+LCG_WEAK void    llama_free(llama_context *);
+LCG_WEAK int32_t llama_sampler_chain_n(const llama_sampler *);
+LCG_WEAK llama_sampler * llama_sampler_chain_get(llama_sampler *, int32_t);
+LCG_WEAK llama_sampler * llama_sampler_chain_remove(llama_sampler *, int32_t);
 #endif
 }
 
@@ -174,6 +179,23 @@ LCG_EXPORT void LCG_NAME(ggml_backend_sched_free)(ggml_backend_sched * scheduler
 }
 LCG_REPLACES(ggml_backend_sched_free)
 
+LCG_EXPORT int32_t LCG_NAME(llama_decode)(llama_context * context, token_batch batch) {
+    LCG_REAL(llama_decode);
+    const int32_t status = real_llama_decode(context, batch);
+    if (status == 0 && is_connected()) {
+        note_batch(context, batch);
+    }
+    return status;
+}
+LCG_REPLACES(llama_decode)
+
+LCG_EXPORT void LCG_NAME(llama_free)(llama_context * context) {
+    LCG_REAL(llama_free);
+    drop_context(context);
+    real_llama_free(context);
+}
+LCG_REPLACES(llama_free)
+
 LCG_EXPORT float * LCG_NAME(llama_get_logits_ith)(llama_context * context, int32_t i) {
     LCG_REAL(llama_get_logits_ith);
     float * row = real_llama_get_logits_ith(context, i);
@@ -224,3 +246,28 @@ LCG_EXPORT void LCG_NAME(llama_sampler_copy)(const llama_sampler * source, llama
     real_llama_sampler_copy(source, target);
 }
 LCG_REPLACES(llama_sampler_copy)
+
+// A program sees its own samplers in a chain.
+
+LCG_EXPORT int32_t LCG_NAME(llama_sampler_chain_n)(const llama_sampler * chain) {
+    LCG_REAL(llama_sampler_chain_n);
+    return is_connected() && is_chain(chain) ? n_own(const_cast<llama_sampler *>(chain))
+                                             : real_llama_sampler_chain_n(chain);
+}
+LCG_REPLACES(llama_sampler_chain_n)
+
+LCG_EXPORT llama_sampler * LCG_NAME(llama_sampler_chain_get)(llama_sampler * chain, int32_t i) {
+    LCG_REAL(llama_sampler_chain_get);
+    return real_llama_sampler_chain_get(chain, is_connected() && is_chain(chain) ? index_in(chain, i) : i);
+}
+LCG_REPLACES(llama_sampler_chain_get)
+
+LCG_EXPORT llama_sampler * LCG_NAME(llama_sampler_chain_remove)(llama_sampler * chain, int32_t i) {
+    LCG_REAL(llama_sampler_chain_remove);
+    if (!is_connected() || !is_chain(chain)) {
+        return real_llama_sampler_chain_remove(chain, i);
+    }
+    note_change(chain);
+    return real_llama_sampler_chain_remove(chain, index_in(chain, i));
+}
+LCG_REPLACES(llama_sampler_chain_remove)

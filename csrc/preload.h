@@ -2,6 +2,7 @@
 //
 //   preload.cpp         takes the place of llama.cpp's functions; taps the contexts
 //   preload_chains.cpp  gives each chain its stages
+//   preload_replies.cpp the history of a reply, where the program does not tell its chain
 //   preload_models.cpp  which gate belongs to which model
 //   preload_report.cpp  settings from the environment; lines on stderr; statistics
 #pragma once
@@ -44,6 +45,7 @@ struct known_model {
     std::atomic<bool>           has_hidden{false}; // a hidden state was found once
     std::atomic<bool>           told{false};       // ... or its absence was told
     std::atomic<bool>           failed{false};     // an error of the gate was told
+    std::atomic<bool>           lost{false};       // ... or that the history of a reply cannot be known
 };
 
 // Prints statistics when the process ends and on SIGUSR1, if they are wanted.
@@ -67,6 +69,32 @@ std::vector<gate_report> gate_reports();
 // The hidden state that a row of logits was computed from, copied for this thread; nullptr if it is not known.
 const float * hidden_of(const float * logits, size_t n_vocab, size_t n_embd);
 
+// ---- replies (preload_replies.cpp) ----
+
+// Where a row of logits stands in what a context decodes.
+struct place {
+    llama_context * context;
+    int32_t         sequence = -1; // -1: not known
+    int32_t         position = 0;  // of the token that was decoded there, -1 where the sequence is not known
+    int32_t         token    = -1;
+};
+
+// What a context has decoded.
+void note_batch(llama_context * context, const token_batch & batch);
+// The context is gone.
+void drop_context(llama_context * context);
+// output: the number of the row.
+place place_of(llama_context * context, size_t output);
+
+// What was sampled at a place.
+void note_choice(const place & at, int32_t token, const shared_state & stages);
+// The stages of another chain whose reply goes on at a place, because the token that was sampled was decoded there, and
+// nobody accepted it; null if there is none.
+shared_state stages_before(const place & at, const gate * model);
+// Brings stages up to a place at which their chain is about to sample: a token that was decoded and not accepted is
+// accepted now. False if the history cannot be known.
+bool catch_up(stage_pair::state & stages, const place & at);
+
 // ---- chains (preload_chains.cpp) ----
 
 // Puts the gate into the table of functions that all chains of a llama.cpp share; it is not constant.
@@ -75,6 +103,14 @@ bool is_connected();
 
 // Notes the row of logits that this thread looked at last: the one that it is about to sample from.
 void see_row(llama_context * context, const float * row);
+
+// The index of the program's i-th sampler in a chain that may hold stages, which the program does not see; i itself
+// where it is no index.
+int32_t index_in(llama_sampler * chain, int32_t i);
+// How many samplers of a chain are the program's.
+int32_t n_own(llama_sampler * chain);
+// The program changed a chain: its stages look for their places again.
+void note_change(llama_sampler * chain);
 
 bool is_chain(const llama_sampler * sampler);
 // llama.cpp copies chains part by part, but one of two may have got its stages after the other was cloned from it.

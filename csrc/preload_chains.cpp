@@ -6,6 +6,7 @@
 #include <dlfcn.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <unordered_set>
 
 namespace lcg {
 namespace {
@@ -14,7 +15,11 @@ namespace {
 thread_local struct {
     llama_context * context = nullptr;
     const float *   row     = nullptr;
+    const float *   first   = nullptr; // row of the same evaluation
 } seen;
+
+std::mutex changed_lock;
+auto &     changed = *new std::unordered_set<const llama_sampler *>; // chains with stages, by the program
 
 sampler_functions * chain_functions                           = nullptr; // of all chains
 void (*apply_real_chain)(llama_sampler *, token_data_array *) = nullptr;
@@ -42,12 +47,25 @@ bool has_other_gate(llama_sampler * chain) {
     return false;
 }
 
-// Puts stages into a chain that is applied for the first time.
-const shared_state * gate_chain(llama_sampler * chain, const known_model & model) {
+bool is_stage(const llama_sampler * part) {
+    return is_gate_stage(part) || is_shortlist(part);
+}
+
+void remove_stages(llama_sampler * chain) {
+    for (int32_t i = host.llama_sampler_chain_n(chain) - 1; i >= 0; i--) {
+        const llama_sampler * part = host.llama_sampler_chain_get(chain, i);
+        if (is_stage(part)) {
+            host.llama_sampler_free(host.llama_sampler_chain_remove(chain, i));
+        }
+    }
+}
+
+// Puts stages into a chain that is applied for the first time, or was changed; null if it cannot have them.
+const shared_state * gate_chain(llama_sampler * chain, const known_model & model, shared_state state, bool goes_on) {
     try {
-        stage_pair      stages(model.fitting, model.options);
-        const placement place = insert_stages(chain, stages.shared(), std::nullopt, std::nullopt);
-        stages.begin_reply(place.facts, false);
+        stage_pair      stages = state ? stage_pair(std::move(state)) : stage_pair(model.fitting, model.options);
+        const placement place  = insert_stages(chain, stages.shared(), std::nullopt, std::nullopt);
+        stages.begin_reply(place.facts, goes_on);
         return stages_in(chain);
     } catch (const std::exception & error) {
         static std::atomic<bool> told{false};
@@ -58,13 +76,26 @@ const shared_state * gate_chain(llama_sampler * chain, const known_model & model
     }
 }
 
-void remove_stages(llama_sampler * chain) {
-    for (int32_t i = host.llama_sampler_chain_n(chain) - 1; i >= 0; i--) {
-        const llama_sampler * part = host.llama_sampler_chain_get(chain, i);
-        if (is_gate_stage(part) || is_shortlist(part)) {
-            host.llama_sampler_free(host.llama_sampler_chain_remove(chain, i));
-        }
+bool take_change(const llama_sampler * chain) {
+    const std::lock_guard<std::mutex> guard(changed_lock);
+    return changed.erase(chain) != 0;
+}
+
+// The stages that a chain has, or gets, for sampling at a place; null if there are none.
+const shared_state * stages_for(llama_sampler * chain, const known_model & model, const place & at) {
+    const shared_state * stages     = stages_in(chain);
+    const bool           is_changed = take_change(chain);
+    if (stages != nullptr && is_changed) {
+        const shared_state kept = *stages;
+        remove_stages(chain);
+        return gate_chain(chain, model, kept, true);
     }
+    if (stages != nullptr || has_other_gate(chain)) {
+        return stages;
+    }
+    const shared_state before = stages_before(at, model.fitting.get());
+    return gate_chain(
+        chain, model, before ? std::make_shared<stage_pair::state>(*before) : nullptr, before != nullptr);
 }
 
 const float * row_behind(const token_data_array & tokens, size_t n_vocab) {
@@ -74,21 +105,28 @@ const float * row_behind(const token_data_array & tokens, size_t n_vocab) {
     return is_row(tokens, seen.row, n_vocab) ? seen.row : find_row(seen.context, tokens, n_vocab);
 }
 
+place place_in(const float * row, size_t n_vocab) {
+    return place_of(seen.context, static_cast<size_t>(row - seen.first) / n_vocab);
+}
+
 void apply_chain(llama_sampler * chain, token_data_array * tokens) {
     if (seen.row == nullptr) {
         return apply_real_chain(chain, tokens);
     }
     known_model &        model  = model_of(host.llama_get_model(seen.context));
     const float *        row    = model.fitting ? row_behind(*tokens, model.n_vocab) : nullptr;
-    const shared_state * stages = stages_in(chain);
-    if (stages == nullptr && row != nullptr && !has_other_gate(chain)) {
-        stages = gate_chain(chain, model);
-    }
+    const place          at     = row != nullptr ? place_in(row, model.n_vocab) : place{};
+    const shared_state * stages = row != nullptr ? stages_for(chain, model, at) : stages_in(chain);
     if (stages == nullptr) {
         return apply_real_chain(chain, tokens);
     }
-    stage_pair::state & state = **stages;
-    if (row != nullptr && state.model->weights) {
+    stage_pair::state & state    = **stages;
+    const bool          is_known = row == nullptr || catch_up(state, at);
+    if (!is_known && !model.lost.exchange(true)) {
+        tell_ungated(joined(model.name, ": is not gated: the program does not accept the tokens that it samples, and"
+                                        " does not decode them with `llama_decode`, so nobody knows the reply so far"));
+    }
+    if (row != nullptr && is_known && state.model->weights) {
         state.hidden = hidden_of(row, model.n_vocab, state.model->config.n_embd);
         if (state.hidden != nullptr) {
             model.has_hidden = true;
@@ -103,6 +141,9 @@ void apply_chain(llama_sampler * chain, token_data_array * tokens) {
     state.error.clear();
     apply_real_chain(chain, tokens);
     state.hidden = nullptr;
+    if (row != nullptr && tokens->selected >= 0 && static_cast<size_t>(tokens->selected) < tokens->size) {
+        note_choice(at, tokens->data[tokens->selected].id, *stages);
+    }
     if (!state.error.empty() && !model.failed.exchange(true)) {
         tell_ungated(joined(model.name, ": a step was sampled without the gate: ", state.error));
     }
@@ -115,7 +156,32 @@ bool is_connected() {
 }
 
 void see_row(llama_context * context, const float * row) {
-    seen = {context, row};
+    seen = {context, row, row != nullptr && is_connected() ? host.llama_get_logits(context) : nullptr};
+}
+
+int32_t index_in(llama_sampler * chain, int32_t i) {
+    int32_t k = 0, left = i;
+    for (const int32_t n = host.llama_sampler_chain_n(chain); i >= 0 && k < n; k++) {
+        if (!is_stage(host.llama_sampler_chain_get(chain, k)) && left-- == 0) {
+            return k;
+        }
+    }
+    return i < 0 ? i : k;
+}
+
+int32_t n_own(llama_sampler * chain) {
+    int32_t n = 0;
+    for (int32_t k = 0; k < host.llama_sampler_chain_n(chain); k++) {
+        n += !is_stage(host.llama_sampler_chain_get(chain, k));
+    }
+    return n;
+}
+
+void note_change(llama_sampler * chain) {
+    if (stages_in(chain) != nullptr) {
+        const std::lock_guard<std::mutex> guard(changed_lock);
+        changed.insert(chain);
+    }
 }
 
 bool is_chain(const llama_sampler * sampler) {

@@ -100,6 +100,16 @@ LCG_CHECK_SIZE(sampler_object, llama_sampler);
 LCG_CHECK_FIELD(sampler_object, llama_sampler, iface);
 LCG_CHECK_FIELD(sampler_object, llama_sampler, ctx);
 
+LCG_CHECK_SIZE(token_batch, llama_batch);
+LCG_CHECK_FIELD(token_batch, llama_batch, n_tokens);
+LCG_CHECK_FIELD(token_batch, llama_batch, token);
+LCG_CHECK_FIELD(token_batch, llama_batch, embd);
+LCG_CHECK_FIELD(token_batch, llama_batch, pos);
+LCG_CHECK_FIELD(token_batch, llama_batch, n_seq_id);
+LCG_CHECK_FIELD(token_batch, llama_batch, seq_id);
+LCG_CHECK_FIELD(token_batch, llama_batch, logits);
+static_assert(std::is_same_v<llama_pos, int32_t> && std::is_same_v<llama_seq_id, int32_t>, "numbers of a batch differ");
+
 LCG_CHECK_SIZE(tensor_context_params, ggml_init_params);
 LCG_CHECK_FIELD(tensor_context_params, ggml_init_params, mem_size);
 LCG_CHECK_FIELD(tensor_context_params, ggml_init_params, mem_buffer);
