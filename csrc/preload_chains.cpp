@@ -121,8 +121,9 @@ void apply_chain(llama_sampler * chain, token_data_array * tokens) {
         return apply_real_chain(chain, tokens);
     }
     stage_pair::state & state    = **stages;
-    const bool          is_known = row == nullptr || catch_up(state, at);
-    if (!is_known && !model.lost.exchange(true)) {
+    const bool          is_told  = row == nullptr || catch_up(state, at);
+    const bool          is_known = is_told && (at.sequence >= 0 || !model.lost);
+    if (!is_told && !model.lost.exchange(true)) {
         tell_ungated(joined(model.name, ": is not gated: the program does not accept the tokens that it samples, and"
                                         " does not decode them with `llama_decode`, so nobody knows the reply so far"));
     }

@@ -121,6 +121,29 @@ def test_a_program_gets_the_tokens_and_interventions_of_gated_llama(
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize("mode", ["silent", "rebuilt", "changed"])
+def test_a_program_that_accepts_nothing_is_followed_by_what_it_decodes(
+    stock: Path, prompts: list[str], gated: tuple[list[str], dict[str, int]], tmp_path: Path, mode: str
+) -> None:
+    stats = tmp_path / "stats.jsonl"
+    result = run(*wrapped(str(stock), mode, str(demo.MODEL), *prompts, options=("--stats", str(stats), "--strict")))
+    assert tokens(result) == gated[0]
+    found = stats_in(stats)
+    assert found["interventions"] == 2 * gated[1]["interventions"]  # the program samples each row twice
+    assert found["steps"] == gated[1]["steps"] - N_PROMPTS  # nothing is decoded behind a reply's last token
+
+
+def test_where_neither_accepts_nor_batches_are_seen_nothing_is_gated_and_a_line_says_so(
+    stock: Path, prompts: list[str]
+) -> None:
+    command = (str(stock), "unseen", str(demo.MODEL), *prompts)
+    result = run(*wrapped(*command, options=("--stats", os.devnull)))
+    assert tokens(result) == tokens(run(*command))
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("lcg: tiny-names (llama): is not gated: the program does not accept the tokens")
+    assert run(*wrapped(*command, options=("--strict",))).returncode == 2
+
+
 def test_stock_python_does_too_though_it_opens_llama_cpp_privately(
     prompts: list[str], gated: tuple[list[str], dict[str, int]], tmp_path: Path
 ) -> None:

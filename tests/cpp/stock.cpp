@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <dlfcn.h>
 
 namespace {
 
@@ -65,7 +66,7 @@ llama_sampler * new_chain() {
 }
 
 // Samples as llama-server does: its own array of candidates, a grammar (here: token 0 never) outside of the chain.
-llama_token sample_array(llama_sampler * chain, llama_context * context, int32_t row) {
+llama_token choose(llama_sampler * chain, llama_context * context, int32_t row) {
     const float *                 logits  = llama_get_logits_ith(context, row);
     const int32_t                 n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context)));
     std::vector<llama_token_data> candidates;
@@ -75,9 +76,75 @@ llama_token sample_array(llama_sampler * chain, llama_context * context, int32_t
     llama_token_data_array array = {candidates.data(), candidates.size(), -1, false};
     llama_sampler_apply(chain, &array);
     require(array.data == candidates.data(), "the program's own array is left where it is");
-    const llama_token token = array.data[array.selected].id;
+    return array.data[array.selected].id;
+}
+
+llama_token sample_array(llama_sampler * chain, llama_context * context, int32_t row) {
+    const llama_token token = choose(chain, context, row);
     llama_sampler_accept(chain, token);
     return token;
+}
+
+// Builds a chain anew from the samplers of another one.
+llama_sampler * rebuilt(llama_sampler * chain) {
+    llama_sampler * other = llama_sampler_chain_init(llama_sampler_chain_default_params());
+    require(llama_sampler_chain_n(chain) == 3, "a program sees its own samplers");
+    require(llama_sampler_chain_get(chain, 3) == nullptr, "and no other ones");
+    llama_sampler * const last = llama_sampler_chain_get(chain, 2);
+    while (llama_sampler_chain_n(chain) > 0) {
+        llama_sampler_chain_add(other, llama_sampler_chain_remove(chain, 0));
+    }
+    require(llama_sampler_chain_get(other, 2) == last, "they are taken out in their order");
+    llama_sampler_free(chain);
+    return other;
+}
+
+using decode_t = int32_t (*)(llama_context *, llama_batch);
+
+// Replies as node-llama-cpp does, which accepts nothing. `rebuilt`: builds its chain anew for every third token, and
+// gives positions. `changed`: takes a sampler of a chain and puts it back. `silent`: one chain for all replies.
+std::vector<tokens_t> silent_replies(
+    const program & p, const std::vector<tokens_t> & prompts, const std::string & mode, decode_t decode) {
+    std::vector<tokens_t> replies;
+    llama_sampler *       chain = new_chain();
+    llama_batch           batch = llama_batch_init(256, 0, 1);
+    for (const tokens_t & prompt : prompts) {
+        llama_memory_clear(llama_get_memory(p.context), true);
+        if (mode == "rebuilt") {
+            llama_sampler_free(chain);
+            chain = new_chain();
+        }
+        tokens_t  reply, next = prompt;
+        llama_pos position = 0;
+        while (reply.size() < n_predict) {
+            llama_batch one = llama_batch_get_one(next.data(), static_cast<int32_t>(next.size()));
+            if (mode == "rebuilt") {
+                batch.n_tokens = 0;
+                for (const llama_token token : next) {
+                    const int32_t i    = batch.n_tokens++;
+                    batch.token[i]     = token;
+                    batch.pos[i]       = position++;
+                    batch.n_seq_id[i]  = 1;
+                    batch.seq_id[i][0] = 0;
+                    batch.logits[i]    = i + 1 == static_cast<int32_t>(next.size());
+                }
+                one = batch;
+            }
+            require(decode(p.context, one) == 0, "a batch");
+            choose(chain, p.context, -1); // the same row twice
+            reply.push_back(choose(chain, p.context, -1));
+            next = {reply.back()};
+            if (mode == "rebuilt" && reply.size() % 3 == 0) {
+                chain = rebuilt(chain);
+            } else if (mode == "changed") {
+                llama_sampler_chain_add(chain, llama_sampler_chain_remove(chain, 2));
+            }
+        }
+        replies.push_back(reply);
+    }
+    llama_batch_free(batch);
+    llama_sampler_free(chain);
+    return replies;
 }
 
 tokens_t reply(const program & p, tokens_t prompt, const std::string & mode) {
@@ -144,6 +211,17 @@ int main(int argc, char ** argv) {
         const program other(argv[3], 1, 512, false);
         print(reply(p, prompts[0], mode));
         print(reply(other, prompts[0], mode));
+        return 0;
+    }
+    if (mode == "silent" || mode == "rebuilt" || mode == "changed" || mode == "unseen") {
+        Dl_info llama{}; // whose own llama_decode nobody sees
+        dladdr(reinterpret_cast<void *>(&llama_model_load_from_file), &llama);
+        void * const library = dlopen(llama.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+        const auto   unseen  = reinterpret_cast<decode_t>(dlsym(library, "llama_decode"));
+        require(library != nullptr && unseen != nullptr, "llama.cpp's own llama_decode");
+        for (const tokens_t & tokens : silent_replies(p, prompts, mode, mode == "unseen" ? unseen : llama_decode)) {
+            print(tokens);
+        }
         return 0;
     }
     for (const tokens_t & prompt : prompts) {
