@@ -160,9 +160,11 @@ void report_when_wanted() {
     }
 }
 
+std::atomic<bool> has_told{false}; // that something is not gated
+
 // Runs when the process ends: the one that `lcg-cpp wrap` became says if llama.cpp never called.
 void tell_if_unreached() {
-    if (!is_connected() && variable("LCG_WRAPPED") == std::to_string(getpid())) {
+    if (!is_connected() && !has_told && variable("LCG_WRAPPED") == std::to_string(getpid())) {
         tell_ungated("nothing was gated: this process never made a context of a llama.cpp that is a shared library");
     }
 }
@@ -186,6 +188,7 @@ void tell(const std::string & line) {
 
 void tell_ungated(const std::string & line) {
     tell(line);
+    has_told = true;
     if (settings().is_strict) {
         stop();
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,12 +44,19 @@ for prompt in sys.argv[2:]:
 
 
 @pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program of tests/cpp/stock.cpp, linked with llama-cpp-python's libraries."""
+def compiler() -> str:
     names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
-    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
-    if compiler is None or not (LLAMA / "include" / "llama.h").exists():
-        pytest.skip("no C++ compiler, or no headers of llama.cpp")
+    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no C++ compiler")
+    return found
+
+
+@pytest.fixture(scope="module")
+def stock(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program of tests/cpp/stock.cpp, linked with llama-cpp-python's libraries."""
+    if not (LLAMA / "include" / "llama.h").exists():
+        pytest.skip("no headers of llama.cpp")
     program = tmp_path_factory.mktemp("program") / "stock"
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", f"-I{LLAMA}/include"]
     libraries = [f"-L{LLAMA}/lib", "-lllama", "-lggml", "-lggml-base", f"-Wl,-rpath,{LLAMA}/lib"]
@@ -274,6 +282,46 @@ def test_statistics_come_at_the_signal_and_at_the_end(
     assert process.returncode == 0
     assert len(stats.read_text("utf-8").splitlines()) == 2
     assert stats_in(stats) == gated[1]
+
+
+OTHER_LLAMAS = {
+    "llama_sampler": (1, "lays out `llama_sampler` in another way"),
+    "llama_sampler_i": (2, "lays out `llama_sampler_i` in another way"),
+    "llama_token_data": (3, "lays out `llama_token_data` in another way"),
+    "llama_token_data_array": (4, "lays out `llama_token_data` in another way"),
+    "a function": (0, "has no function `llama_model_n_embd_out`"),
+}
+
+
+def other_llama(compiler: str, folder: Path, differs: int, missing: str = "") -> list[str]:
+    """A program that opens tests/cpp/other_llama.cpp, built with all functions that the core names but one."""
+    names = set(re.findall(r"X\((\w+),", (ROOT / "csrc" / "host_api.h").read_text("utf-8"))) - {"name", missing}
+    stubs = "".join(f"__attribute__((weak)) void {name}() {{ __builtin_trap(); }}\n" for name in sorted(names))
+    (folder / "stubs.cpp").write_text(f'extern "C" {{\n{stubs}}}\n')
+    library = folder / "libother.so"
+    sources = [str(ROOT / "tests" / "cpp" / "other_llama.cpp"), str(folder / "stubs.cpp")]
+    subprocess.run(
+        [compiler, "-std=c++17", "-shared", "-fPIC", f"-DDIFFERS={differs}", *sources, "-o", str(library)], check=True
+    )
+    return [sys.executable, "-c", f"import ctypes; ctypes.CDLL({str(library)!r}).make_context(); print('went on')"]
+
+
+@pytest.mark.parametrize("what", OTHER_LLAMAS)
+def test_another_llama_cpp_runs_ungated_with_one_line(compiler: str, tmp_path: Path, what: str) -> None:
+    differs, message = OTHER_LLAMAS[what]
+    program = other_llama(compiler, tmp_path, differs, missing="" if differs else "llama_model_n_embd_out")
+    result = run(*wrapped(*program, options=("--stats", os.devnull)))
+    assert (result.returncode, result.stdout) == (0, "went on\n")
+    (line, *rest) = result.stderr.splitlines()
+    assert line == f"lcg: this llama.cpp {message}: it is older or newer than those that the gate works with"
+    assert rest == []
+    assert run(*wrapped(*program, options=("--strict",))).returncode == 2
+
+
+def test_the_llama_cpp_that_the_gate_knows_passes_the_same_proof(compiler: str, tmp_path: Path) -> None:
+    program = other_llama(compiler, tmp_path, 0)
+    result = run(*wrapped(*program, gates=(), options=("--strict", "--deny-scripts", "cyrillic")))
+    assert (result.returncode, result.stdout, result.stderr) == (0, "went on\n", "")
 
 
 @pytest.mark.parametrize(
