@@ -29,16 +29,16 @@ struct ggml_backend_sched;
 extern "C" {
 using eval_callback = bool (*)(ggml_tensor *, bool, void *);
 #ifdef __APPLE__
-LCG_WEAK void    ggml_backend_sched_set_eval_callback(ggml_backend_sched *, eval_callback, void *);
-LCG_WEAK void    ggml_backend_sched_free(ggml_backend_sched *);
-LCG_WEAK float * llama_get_logits(llama_context *);
-LCG_WEAK float * llama_get_logits_ith(llama_context *, int32_t);
-LCG_WEAK int32_t llama_sampler_sample(llama_sampler *, llama_context *, int32_t);
-LCG_WEAK bool    llama_set_sampler(llama_context *, int32_t, llama_sampler *);
-LCG_WEAK void    llama_sampler_copy(const llama_sampler *, llama_sampler *);
-LCG_WEAK int32_t llama_decode(llama_context *, token_batch);
-LCG_WEAK void    llama_free(llama_context *);
-LCG_WEAK int32_t llama_sampler_chain_n(const llama_sampler *);
+LCG_WEAK void            ggml_backend_sched_set_eval_callback(ggml_backend_sched *, eval_callback, void *);
+LCG_WEAK void            ggml_backend_sched_free(ggml_backend_sched *);
+LCG_WEAK float *         llama_get_logits(llama_context *);
+LCG_WEAK float *         llama_get_logits_ith(llama_context *, int32_t);
+LCG_WEAK int32_t         llama_sampler_sample(llama_sampler *, llama_context *, int32_t);
+LCG_WEAK bool            llama_set_sampler(llama_context *, int32_t, llama_sampler *);
+LCG_WEAK void            llama_sampler_copy(const llama_sampler *, llama_sampler *);
+LCG_WEAK int32_t         llama_decode(llama_context *, token_batch);
+LCG_WEAK void            llama_free(llama_context *);
+LCG_WEAK int32_t         llama_sampler_chain_n(const llama_sampler *);
 LCG_WEAK llama_sampler * llama_sampler_chain_get(llama_sampler *, int32_t);
 LCG_WEAK llama_sampler * llama_sampler_chain_remove(llama_sampler *, int32_t);
 #endif
@@ -183,11 +183,21 @@ LCG_EXPORT int32_t LCG_NAME(llama_decode)(llama_context * context, token_batch b
     LCG_REAL(llama_decode);
     const int32_t status = real_llama_decode(context, batch);
     if (status == 0 && is_connected()) {
-        note_batch(context, batch);
+        note_batch(context, &batch);
     }
     return status;
 }
 LCG_REPLACES(llama_decode)
+
+// Newer than `llama_decode`; its batches keep what they hold to themselves.
+LCG_EXPORT int32_t LCG_NAME(llama_process)(llama_context * context, int32_t type, void * batch) {
+    LCG_REAL(llama_process);
+    if (is_connected()) {
+        note_batch(context, nullptr);
+    }
+    return real_llama_process(context, type, batch);
+}
+LCG_REPLACES(llama_process)
 
 LCG_EXPORT void LCG_NAME(llama_free)(llama_context * context) {
     LCG_REAL(llama_free);

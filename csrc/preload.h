@@ -73,18 +73,19 @@ const float * hidden_of(const float * logits, size_t n_vocab, size_t n_embd);
 
 // Where a row of logits stands in what a context decodes.
 struct place {
-    llama_context * context;
-    int32_t         sequence = -1; // -1: not known
-    int32_t         position = 0;  // of the token that was decoded there, -1 where the sequence is not known
+    llama_context * context  = nullptr;
+    int32_t         sequence = -1; // -1: not known, nor are the next two
+    int32_t         position = -1; // of the token that was decoded there
     int32_t         token    = -1;
+    uint64_t        mark     = 0; // of the row's numbers
 };
 
-// What a context has decoded.
-void note_batch(llama_context * context, const token_batch & batch);
+// What a context has decoded; null: it cannot be read.
+void note_batch(llama_context * context, const token_batch * batch);
 // The context is gone.
 void drop_context(llama_context * context);
-// output: the number of the row.
-place place_of(llama_context * context, size_t output);
+// Of a row among those of the context's newest batch, of which `first` is the first.
+place place_of(llama_context * context, const float * first, const float * row, size_t n_vocab);
 
 // What was sampled at a place.
 void note_choice(const place & at, int32_t token, const shared_state & stages);

@@ -94,8 +94,7 @@ const shared_state * stages_for(llama_sampler * chain, const known_model & model
         return stages;
     }
     const shared_state before = stages_before(at, model.fitting.get());
-    return gate_chain(
-        chain, model, before ? std::make_shared<stage_pair::state>(*before) : nullptr, before != nullptr);
+    return gate_chain(chain, model, before ? std::make_shared<stage_pair::state>(*before) : nullptr, before != nullptr);
 }
 
 const float * row_behind(const token_data_array & tokens, size_t n_vocab) {
@@ -105,17 +104,13 @@ const float * row_behind(const token_data_array & tokens, size_t n_vocab) {
     return is_row(tokens, seen.row, n_vocab) ? seen.row : find_row(seen.context, tokens, n_vocab);
 }
 
-place place_in(const float * row, size_t n_vocab) {
-    return place_of(seen.context, static_cast<size_t>(row - seen.first) / n_vocab);
-}
-
 void apply_chain(llama_sampler * chain, token_data_array * tokens) {
     if (seen.row == nullptr) {
         return apply_real_chain(chain, tokens);
     }
     known_model &        model  = model_of(host.llama_get_model(seen.context));
     const float *        row    = model.fitting ? row_behind(*tokens, model.n_vocab) : nullptr;
-    const place          at     = row != nullptr ? place_in(row, model.n_vocab) : place{};
+    const place          at     = row != nullptr ? place_of(seen.context, seen.first, row, model.n_vocab) : place{};
     const shared_state * stages = row != nullptr ? stages_for(chain, model, at) : stages_in(chain);
     if (stages == nullptr) {
         return apply_real_chain(chain, tokens);
