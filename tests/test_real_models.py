@@ -146,25 +146,24 @@ def test_traditional_chinese_comes_from_numbered_chapters(tmp_path: Path) -> Non
 def test_scripts_get_their_tokens_and_sources_and_languages_share_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        texts, "SCRIPTS", {"Latn": texts.Script(2, "aa bb"), "Grek": texts.Script(1, "gr", manuals="el")}
-    )
+    monkeypatch.setattr(texts, "SCRIPTS", {"Latn": texts.Script("aa bb"), "Grek": texts.Script("gr", manuals="el")})
     monkeypatch.setattr(texts, "TOKENS_OF_ROW", 4)
+    monkeypatch.setattr(texts, "_MOST_OF_LANGUAGE", 0.9)
     article = "<article><h2>{0}</h2><p>{0} {0}</p><p>{0} {0}</p><p>{0} {0}</p></article>"
     for name, word in (("aa", "x"), ("bb", "y"), ("gr", "ω")):
         (tmp_path / f"{name}.html").write_text(article.format(word) * 30, encoding="utf-8")
     for number in range(30):
         write_page(tmp_path / "usr/share/help/el/gnome-help", str(number), "α", "α α α α")
-    rows = texts.text_rows(texts.Sources(tmp_path, tmp_path), 64, lambda text: len(text.split()))
-    # 16 tokens a share: 32 for Latin, 16 for each of its languages, 16 for Greek from each source, in rows of four
-    assert [row["language"] for row in rows] == [*["aa", "gr"] * 4, *["bb", "el"] * 4]
+    rows = texts.text_rows(texts.Sources(tmp_path, tmp_path), 48, lambda text: len(text.split()))
+    # 4 tokens a share, in rows of four: 32 for Latin, 16 for Greek; languages and sources take turns
+    assert [row["language"] for row in rows] == ["aa", "gr", "bb", "el", "aa", "gr", "bb", "el", *["aa", "bb"] * 2]
     assert {row["kind"] for row in rows if row["language"] == "el"} == {"manuals"}
     assert {row["tokens"] for row in rows} == {4}
     assert rows[0]["messages"] == [
         {"role": "user", "content": "x"},
         {"role": "assistant", "content": "x\nx x\n\nx x"},
     ]
-    assert rows[2]["messages"][1]["content"] == "x x\n\nx\nx x"  # goes on in the first article
+    assert rows[4]["messages"][1]["content"] == "x x\n\nx\nx x"  # goes on in the first article
 
 
 # ---- prompts ----

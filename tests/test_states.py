@@ -243,7 +243,7 @@ def test_a_gate_learns_from_what_is_there(tmp_path: Path, tiny_model_path: Path,
     options = dataclasses.replace(OPTIONS, held_out=0.0)
     run = train(tiny_model_path, [], tmp_path / "g.gguf", options, states=[str(part)], on_notice=told.append).run
     assert (run.texts, run.skipped) == (16, 8)
-    assert told == [
+    assert [text for text in told if "tokens/s" not in text] == [
         f"{part}: 1 of 2 files are missing; the gate learns from the rest",
         "9 texts are left out: the states are not kept",  # one of them twice: it was to be measured on, too
     ]
@@ -260,8 +260,8 @@ def test_texts_with_nothing_to_learn_are_kept_in_mind(tmp_path: Path, tiny_model
     options = dataclasses.replace(OPTIONS, held_out=0.0, seed=2)
     run = train(silent, [], tmp_path / "g.gguf", options, states=[str(tmp_path / "states")], on_notice=told.append).run
     assert (run.texts, run.skipped) == (5, 2)
-    assert len(told) == 1
-    assert told[0].endswith(" texts are left out: the model's chat template does not show the reply as it is")
+    assert len(told) == 2  # how long it will take, and this
+    assert told[1].endswith(" texts are left out: the model's chat template does not show the reply as it is")
 
 
 # ---- refusals ----

@@ -1,8 +1,7 @@
 """Clean texts in every script: the Declaration and manuals, balanced by script.
 
-A language gives one row for every few paragraphs, as an answer to the headings over them. Every script gets its share
-of the tokens, those that more people write a larger one: where a tokenizer writes a script byte by byte, it takes more
-tokens and gives fewer words.
+A language gives one row for every few paragraphs, as an answer to the headings over them. Scripts get their shares of
+the tokens as in `lcg-cpp train`; the languages and sources of a script take turns.
 """
 
 from __future__ import annotations
@@ -10,10 +9,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from llama_cpp import Llama
+
+from lcg_cpp.data.balance import balanced, script_of
 
 from .declaration import LEARNED, MEASURED, declaration_sections
 from .manuals import manual_sections
@@ -21,58 +23,52 @@ from .sections import Section
 
 TOKENS_OF_ROW = 350  # about; long enough for windows, short enough that rows of all scripts come soon
 TOKENS_OF_MEASURED_ROW = 150  # many languages must fit in
+_MOST_OF_LANGUAGE = 0.25  # of all tokens
 
 
 @dataclass(frozen=True)
 class Script:
-    """How much text a script gets, and in which languages.
+    """The languages of a script.
 
     Attributes:
-        weight: How often the tokens of a rare script, from each of the two sources.
         declarations: Languages of the Declaration, as its files are called.
         manuals: Languages of the manuals.
     """
 
-    weight: float
     declarations: str
     manuals: str = ""
-
-    @property
-    def n_sources(self) -> int:
-        """How many sources it has texts from."""
-        return len([languages for languages in (self.declarations, self.manuals) if languages])
 
 
 # ISO 15924 codes
 SCRIPTS = {
-    "Latn": Script(8, "eng fra spa deu_1996 por_BR ita pol tur vie ind nld swe ces hun ron_2006 fin tgl swh",
+    "Latn": Script("eng fra spa deu_1996 por_BR ita pol tur vie ind nld swe ces hun ron_2006 fin tgl swh",
                    "C de fr es pt_BR it pl tr vi id"),
-    "Cyrl": Script(6, "rus ukr bul srp_cyrl kaz khk", "ru uk sr"),
-    "Arab": Script(6, "arb pes_1 urd", "fa"),
-    "Hans": Script(10, "cmn_hans", "zh_CN"),
-    "Hant": Script(10, "cmn_hant", "zh_TW"),
-    "Jpan": Script(10, "jpn", "ja"),
-    "Kore": Script(6, "kor", "ko"),
-    "Deva": Script(4, "hin mar nep"),
-    "Hebr": Script(4, "heb"),
-    "Thai": Script(3, "tha"),
-    "Grek": Script(4, "ell_monotonic", "el"),
-    "Beng": Script(2, "ben"),
-    "Taml": Script(2, "tam", "ta"),
-    "Telu": Script(2, "tel", "te"),
-    "Armn": Script(2, "hye"),
-    "Geor": Script(2, "kat"),
-    "Ethi": Script(2, "amh"),
-    "Guru": Script(1, "pan"),
-    "Gujr": Script(1, "guj"),
-    "Knda": Script(1, "kan"),
-    "Mlym": Script(1, "mal"),
-    "Sinh": Script(1, "sin"),
-    "Laoo": Script(1, "lao"),
-    "Khmr": Script(1, "khm"),
-    "Mymr": Script(1, "mya"),
-    "Tibt": Script(1, "bod"),
-    "Thaa": Script(1, "div"),
+    "Cyrl": Script("rus ukr bul srp_cyrl kaz khk", "ru uk sr"),
+    "Arab": Script("arb pes_1 urd", "fa"),
+    "Hans": Script("cmn_hans", "zh_CN"),
+    "Hant": Script("cmn_hant", "zh_TW"),
+    "Jpan": Script("jpn", "ja"),
+    "Kore": Script("kor", "ko"),
+    "Deva": Script("hin mar nep"),
+    "Hebr": Script("heb"),
+    "Thai": Script("tha"),
+    "Grek": Script("ell_monotonic", "el"),
+    "Beng": Script("ben"),
+    "Taml": Script("tam", "ta"),
+    "Telu": Script("tel", "te"),
+    "Armn": Script("hye"),
+    "Geor": Script("kat"),
+    "Ethi": Script("amh"),
+    "Guru": Script("pan"),
+    "Gujr": Script("guj"),
+    "Knda": Script("kan"),
+    "Mlym": Script("mal"),
+    "Sinh": Script("sin"),
+    "Laoo": Script("lao"),
+    "Khmr": Script("khm"),
+    "Mymr": Script("mya"),
+    "Tibt": Script("bod"),
+    "Thaa": Script("div"),
 }  # fmt: skip
 
 Row = dict[str, Any]
@@ -110,23 +106,40 @@ def text_rows(sources: Sources, n_tokens: int, count: Callable[[str], int], *, m
         measured: Take the parts that no gate learns from, the same in every language, because they say the same.
     """
     row_tokens = TOKENS_OF_MEASURED_ROW if measured else TOKENS_OF_ROW
-    share = n_tokens / sum(script.weight * script.n_sources for script in SCRIPTS.values())
-    by_script: dict[str, list[Row]] = defaultdict(list)
+    rows: list[Row] = []
     for script, wanted in SCRIPTS.items():
-        for kind, languages, of in (
-            ("udhr", wanted.declarations, sources.declaration),
-            ("manuals", wanted.manuals, sources.manual),
-        ):
-            for language in languages.split():
-                left = wanted.weight * share / len(languages.split())
-                for messages, n in _replies(of(language, script, measured=measured), row_tokens, count):
-                    if left <= 0:
-                        break
-                    row = {"messages": messages, "language": language, "kind": kind, "script": script, "tokens": n}
-                    by_script[script].append(row)
-                    left -= n
-    most = max(map(len, by_script.values()))
-    return [rows[i] for i in range(most) for rows in by_script.values() if i < len(rows)]
+        languages = [
+            _language_rows(of(language, script, measured=measured), row_tokens, n_tokens, count, about)
+            for kind, codes, of in (
+                ("udhr", wanted.declarations, sources.declaration),
+                ("manuals", wanted.manuals, sources.manual),
+            )
+            for language in codes.split()
+            for about in [{"language": language, "kind": kind, "script": script}]
+        ]
+        rows += _in_turns(languages)
+    names = [script_of(row["messages"][1]["content"]) for row in rows]
+    by_script: dict[str, list[Row]] = defaultdict(list)
+    for i in balanced(names, [row["tokens"] for row in rows], n_tokens):
+        by_script[names[i]].append(rows[i])
+    return _in_turns(list(by_script.values()))
+
+
+def _in_turns(lists: Sequence[Sequence[Row]]) -> list[Row]:
+    return [row for turn in zip_longest(*lists) for row in turn if row is not None]
+
+
+def _language_rows(
+    sections: Sequence[Section], row_tokens: int, n_tokens: int, count: Callable[[str], int], about: Row
+) -> list[Row]:
+    """The rows of a language, or more of them than it can get: manuals are long."""
+    most, rows = _MOST_OF_LANGUAGE * n_tokens, list[Row]()
+    for messages, n in _replies(sections, row_tokens, count):
+        if most <= 0:
+            break
+        rows.append({"messages": messages, **about, "tokens": n})
+        most -= n
+    return rows
 
 
 def _replies(

@@ -13,7 +13,7 @@ from ..engine.output_norms import NORMS
 from ..errors import GateError
 from ..gate.families import RULES
 from ..gate.gate_file import OUTTYPES
-from ..train.options import POSITIONS, PRESETS, SCHEDULES, TrainOptions
+from ..train.options import BALANCES, POSITIONS, PRESETS, SCHEDULES, TrainOptions
 from ..train.train import require_extra, train
 from . import options, train_engine
 from .errors import EXIT_INTERRUPTED, UsageError
@@ -58,7 +58,8 @@ _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str
     ("--warmup", "warmup", "N", options.whole(0), "steps over which the learning rate rises"),
     ("--weight-decay", "weight_decay", "X", options.real(0), "weight decay"),
     ("--tokens", "n_tokens", "N", options.whole(1, 1 << 50), "tokens to evaluate (default: every text once)"),
-    ("--minutes", "minutes", "N", options.real(0), "end after N minutes, if the texts last so long"),
+    ("--minutes", "minutes", "N", options.real(0), "time of the run: evaluate as many tokens as it allows"),
+    ("--balance", "balance", None, BALANCES, "which texts a limited run learns from: each script gets its share"),
     (
         "--held-out",
         "held_out",
@@ -172,7 +173,8 @@ def _collect(args: argparse.Namespace, settings: TrainOptions, engine: Engine | 
 
     def status_of(found: Collected) -> str:
         rate = found.tokens / found.seconds if found.seconds else 0.0
-        return f"{found.kept:,} of {found.n_rows:,} texts  {found.tokens:,} tokens  {rate:,.0f} tokens/s"
+        left = duration((found.n_rows - found.kept) * found.seconds / max(found.evaluated, 1))
+        return f"{found.kept:,} of {found.n_rows:,} texts  {found.tokens:,} tokens  {rate:,.0f} tokens/s  {left} left"
 
     progress = StatusLines(at_once=True, opening="reading the texts …")
     with progress as line, ask_to_stop("what was evaluated is kept", line) as should_stop:
@@ -192,7 +194,7 @@ def _collect(args: argparse.Namespace, settings: TrainOptions, engine: Engine | 
         print_heading(f"{args.keep_states} holds the states of {found.kept:,} of {found.n_rows:,} texts")
         model = shlex.quote(args.model or "MODEL.gguf")
         print(f"try: lcg-cpp train -m {model} --states {shlex.quote(args.keep_states)}")
-    return 0 if found.kept >= found.n_rows else EXIT_INTERRUPTED
+    return 0 if found.finished else EXIT_INTERRUPTED
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ..data import Encoded
+from ..data.balance import balanced
 from ..errors import GateError
 from ..gate.decisions import DecodingRules
 from ..gate.steps import Steps
@@ -28,6 +29,32 @@ from .windows import sections, sibling_labels
 _WRITTEN = 0.1  # share of a text's letters from which a family counts as written there
 _TIME_HELD_OUT = 0.1  # of a run's limit, at most
 _TIME_OF_GROUP = 0.02  # of what is left of it
+LOOKED_AT = 10  # tokens of texts that are looked at for each that is chosen
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a run is going to do, as far as the held-out texts tell.
+
+    Attributes:
+        in_texts: Tokens of all texts that are learned from.
+        planned: Tokens to evaluate: those, or what the options or the time left allow.
+        rate: Tokens evaluated in a second.
+    """
+
+    in_texts: float
+    planned: float
+    rate: float
+
+    @property
+    def seconds(self) -> float:
+        """Time of evaluating the planned tokens."""
+        return self.planned / self.rate
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether some of the texts are left out."""
+        return self.planned < self.in_texts
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +90,7 @@ class Evaluator:
         """
         self._source, self._texts, self._rules, self._options = source, texts, rules, options
         self._seen = np.zeros(3)  # of the held-out texts: rows, tokens, states to learn from if they were not held out
+        self._seconds = 0.0  # that they took
 
     @property
     def skipped(self) -> Mapping[str, int]:
@@ -115,6 +143,7 @@ class Evaluator:
             n += len(labels[-1])
             if n >= most or time.monotonic() - begun >= seconds:
                 break
+        self._seconds = time.monotonic() - begun
         if n == 0:
             raise GateError(f"none of the {len(rows)} held-out texts has a reply to measure on{self.main_reason()}")
         return HeldOut(
@@ -127,22 +156,43 @@ class Evaluator:
             self._options.max_missed,
         )
 
-    def expected(self, seconds: float) -> tuple[float, float, float]:
-        """About how much there is to learn from, as the held-out texts show, which took so many seconds.
+    def expected(self, seconds: float) -> Expected:
+        """About how much there is to do in a run that has taken so many seconds by now."""
+        rows, tokens, _ = self._seen.tolist()
+        options, rate = self._options, tokens / max(self._seconds, 1e-6)
+        in_texts = len(self._texts) * tokens / rows
+        in_time = math.inf if options.minutes is None else max(60 * options.minutes - seconds, 0) * rate
+        return Expected(in_texts, min(options.n_tokens or in_texts, in_time), rate)
 
-        Returns:
-            Tokens of the texts or of the budget; tokens for which there is time; states of the fewer of them.
-        """
-        rows, tokens, states = self._seen.tolist()
-        there_are = self._options.n_tokens or len(self._texts) * tokens / rows
-        minutes = math.inf if self._options.minutes is None else self._options.minutes
-        in_time = max(60 * minutes - seconds, 0) * tokens / max(seconds, 1e-6)
-        return there_are, in_time, min(there_are, in_time) * states / tokens
+    def states_of(self, n_tokens: float) -> float:
+        """About how many states there are to learn from in so many tokens."""
+        _, tokens, states = self._seen.tolist()
+        return float(n_tokens * states / tokens)
 
-    def group_size(self, in_time: float) -> int:
+    def group_size(self, n_tokens: float) -> int:
         """Texts of a group where there is time for so many tokens: a run ends with a group, not long after its time."""
         rows, tokens, _ = self._seen.tolist()
-        return int(max(1, min(self._options.group, _TIME_OF_GROUP * in_time * rows / tokens)))
+        return int(max(1, min(self._options.group, _TIME_OF_GROUP * n_tokens * rows / tokens)))
+
+    def choose(self, n_tokens: float, script_of: Callable[[Encoded], str]) -> None:
+        """Learn only from texts of about so many tokens in which every script has its share, see `data.balance`."""
+        rows: list[int] = []
+        scripts: list[str] = []
+        sizes: list[float] = []
+        total = 0.0
+        for row in dict.fromkeys(self._texts.epoch(0).tolist()):
+            encoded = self._source.encode(row)
+            if encoded is None:
+                continue
+            rows.append(row)
+            scripts.append(script_of(encoded))
+            sizes.append(len(encoded.tokens) * self._texts.weight(row))
+            total += sizes[-1]
+            if total >= LOOKED_AT * n_tokens:
+                break
+        self._source.skipped.clear()
+        if rows:
+            self._texts.learn_from([rows[i] for i in balanced(scripts, sizes, n_tokens)])
 
     def batch(self, rows: Sequence[int]) -> Batch | None:
         """States and labels of rows; None if it shall stop."""

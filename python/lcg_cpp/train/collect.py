@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +14,35 @@ from secrets import SystemRandom
 import numpy as np
 
 from ..data import Encoder
+from ..data.balance import balanced, script_of_tokens
 from ..engine.load import Engine, HfEngine, Model, load_teacher
 from ..errors import GateError
 from ..files import PathLike
 from ..gate.decisions import DecodingRules
 from ..gate.spec import spec_for
 from ..gate.walk import ForcedText, StoppedError, Walk
+from .batches import LOOKED_AT, Expected
 from .likely import Likely
 from .options import TrainOptions
 from .run import Texts
 from .states import LIKELY, Arrays, Facts, StatesFolder, write_shard
-from .train import open_datasets, public_name, require_extra
+from .train import estimate, open_datasets, public_name, require_extra
+
+Shard = tuple[int, int]  # first row and end
+
+_FILES_LOOKED_AT = 8  # for an estimate
 
 
 @dataclass
 class Collected:
     """How far a collection is."""
 
-    n_rows: int  # of the data
+    n_rows: int  # of the data that are wanted
     kept: int = 0  # of them, by this process or others
-    tokens: int = 0  # evaluated by this process
-    seconds: float = 0.0
+    evaluated: int = 0  # by this process
+    tokens: int = 0  # of those
+    seconds: float = 0.0  # that these took
+    finished: bool = False  # all of them are kept, or the time is up
 
 
 def collect(
@@ -53,7 +64,9 @@ def collect(
         model: The base model, see `train`.
         data: Names of datasets, see `data.open_dataset`; the same for every process.
         folder: Where states are kept.
-        options: Only `n_ctx` counts.
+        options: `n_ctx`, and what limits a run: `n_tokens`, `minutes`, `balance`. What is chosen are whole files of 16
+            rows: each counts for the script that most of its tokens are in. With the same `n_tokens` every process
+            chooses the same files; `minutes` are those of this process.
         engine: What evaluates the model; None is llama.cpp.
         should_stop: Asked after every evaluation; rows that are not finished are evaluated again later.
         on_progress: Called after each file.
@@ -64,6 +77,7 @@ def collect(
         OSError: A file cannot be read or written.
     """
     require_extra(hf=isinstance(engine, HfEngine))
+    begun = time.monotonic()
     options, engine = options or TrainOptions(), engine or Engine()
     datasets = open_datasets(data, on_notice)
     with load_teacher(model, options.n_ctx, engine) as (teacher, matrix):
@@ -85,33 +99,111 @@ def collect(
             ],
         )
         kept = StatesFolder.create(Path(folder), facts, matrix.norms)
-        collected = Collected(sum(map(len, datasets)))
-        collector = _Collector(teacher, Texts(datasets, options), kept, should_stop)
-        begun = time.monotonic()
-        missing = kept.missing()
-        collected.kept = collected.n_rows - sum(end - first for first, end in missing)
-        SystemRandom().shuffle(missing)  # processes that collect together seldom meet
-        for first, end in missing:
-            if not kept.shard(first, end).exists():
-                try:
-                    collected.tokens += collector.collect(first, end)
-                except StoppedError:
-                    break
-            collected.kept += end - first
-            collected.seconds = time.monotonic() - begun
-            on_progress(collected)
-    return collected
+        collection = _Collection(teacher, Texts(datasets, options), kept, options, should_stop, begun)
+        with contextlib.suppress(StoppedError):
+            collection.run(on_progress, on_notice)
+    return collection.done
 
 
-class _Collector:
-    """Evaluates the rows of one file."""
+class _Collection:
+    """Evaluates the files of a folder that are missing, or as many as a budget allows."""
 
-    def __init__(self, model: Model, texts: Texts, folder: StatesFolder, should_stop: Callable[[], bool]) -> None:
-        self._texts, self._folder = texts, folder
+    def __init__(
+        self,
+        model: Model,
+        texts: Texts,
+        folder: StatesFolder,
+        options: TrainOptions,
+        should_stop: Callable[[], bool],
+        begun: float,
+    ) -> None:
+        self.done = Collected(folder.facts.n_rows)
+        self._texts, self._folder, self._options = texts, folder, options
+        self._vocab = model.base.vocab
         self._encoder = Encoder(model.tokenize, model.base, model.n_ctx)
         self._walk = Walk(model, DecodingRules.of(spec_for(model.base, n_hidden=0)).families, should_stop)
+        self._begun = begun
 
-    def collect(self, first: int, end: int) -> int:
+    def run(self, on_progress: Callable[[Collected], None], on_notice: Callable[[str], None]) -> None:
+        """Evaluate what is wanted.
+
+        Raises:
+            StoppedError: It shall stop; the files that are finished are kept.
+        """
+        done, minutes, budget = self.done, self._options.minutes, float(self._options.n_tokens or math.inf)
+        shards = self._folder.facts.shards
+        np.random.default_rng(self._options.seed).shuffle(shards)  # the same for every process
+        n_kept = done.n_rows - _n_rows(self._missing(shards))
+        done.kept, done.finished = n_kept, n_kept == done.n_rows
+        if done.finished:
+            return
+        if minutes is not None:
+            self._evaluate(self._missing(shards)[0])  # tells how fast the model is
+            budget = min(budget, self._rate * self._seconds_left)
+            shards = self._missing(shards)
+            n_kept = self._folder.facts.n_rows - _n_rows(shards)
+        wanted, planned, in_texts = self._plan(shards, budget)
+        missing = self._missing(wanted)
+        done.kept, done.n_rows = n_kept, n_kept + _n_rows(missing)
+        SystemRandom().shuffle(missing)  # processes that collect together seldom meet
+        for shard in missing:
+            if self._seconds_left <= 0:
+                break
+            if not self._folder.shard(*shard).exists():
+                self._evaluate(shard)
+            done.kept += _n_rows([shard])
+            if shard is missing[0] and len(missing) > 1 and done.tokens:
+                share = len(missing) / len(wanted)
+                on_notice(estimate(Expected(in_texts * share, planned * share, self._rate), self._options))
+            on_progress(done)
+        done.finished = True
+
+    @property
+    def _rate(self) -> float:
+        return self.done.tokens / max(self.done.seconds, 1e-6)
+
+    @property
+    def _seconds_left(self) -> float:
+        minutes = self._options.minutes
+        return math.inf if minutes is None else 60 * minutes - (time.monotonic() - self._begun)
+
+    def _missing(self, shards: Sequence[Shard]) -> list[Shard]:
+        return [shard for shard in shards if not self._folder.shard(*shard).exists()]
+
+    def _plan(self, shards: Sequence[Shard], budget: float) -> tuple[list[Shard], float, float]:
+        """The files that a budget allows, about how many tokens they have, and how many all of them have."""
+        scripts: list[str] = []
+        sizes: list[int] = []
+        total = 0
+        for shard in shards:
+            script, size = self._look(shard)
+            scripts.append(script if self._options.balance == "scripts" else "")
+            sizes.append(size)
+            total += size
+            if total >= LOOKED_AT * budget or (budget == math.inf and len(sizes) >= _FILES_LOOKED_AT):
+                break
+        in_texts = total * len(shards) / max(len(sizes), 1)
+        if in_texts <= budget:
+            return list(shards), in_texts, in_texts
+        chosen = balanced(scripts, sizes, budget)
+        return [shards[i] for i in chosen], sum(sizes[i] for i in chosen), in_texts
+
+    def _look(self, shard: Shard) -> tuple[str, int]:
+        """The script that most tokens of a file are in, and its tokens."""
+        sizes = Counter[str]()
+        for row in range(*shard):
+            text = self._texts.encode(row, self._encoder)
+            if text is not None:
+                sizes[script_of_tokens(text, self._vocab)] += len(text.tokens)
+        return max(sizes, key=sizes.__getitem__, default=""), sum(sizes.values())
+
+    def _evaluate(self, shard: Shard) -> None:
+        begun = time.monotonic()
+        self.done.tokens += self._write(*shard)
+        self.done.evaluated += _n_rows([shard])
+        self.done.seconds += time.monotonic() - begun
+
+    def _write(self, first: int, end: int) -> int:
         """Write the file of some rows; returns the number of their tokens."""
         texts, reasons = [], []
         for row in range(first, end):
@@ -133,3 +225,7 @@ class _Collector:
             arrays[name] = np.concatenate([getattr(part, name) for part in likely])
         write_shard(folder.shard(first, end), texts, reasons, arrays)
         return sum(len(text.tokens) for text in forced)
+
+
+def _n_rows(shards: Sequence[Shard]) -> int:
+    return sum(end - first for first, end in shards)

@@ -11,6 +11,7 @@ from ..gate.families import RULES
 from ..gate.labels import LABEL_NORM, LABEL_TOP_K, LABEL_TOP_P
 
 SCHEDULES = ("cosine", "linear", "constant")
+BALANCES = ("scripts", "none")
 POSITIONS = ("all", "reply")
 
 _MAX_RATE = 1e6  # PyTorch computes with it in single precision
@@ -46,8 +47,11 @@ class TrainOptions:
         weight_decay: Of AdamW.
         n_ctx: Most tokens of a text; what is longer is cut.
         n_tokens: Tokens to evaluate; texts are repeated if there are too few. None: every text once.
-        minutes: Time after which the run ends, if the texts last so long, with the group of texts that is in work. At
-            most a tenth of it goes to held-out text. Two runs that it ends give different gates.
+        minutes: Time for the run. How fast the held-out texts were evaluated, which takes a tenth of it at most, tells
+            how many tokens there is time for; the run ends after so many, or when the time is up, with the group of
+            texts that is in work. Two runs that it limits give different gates.
+        balance: What a run learns from that evaluates fewer tokens than there are: texts in which every script has its
+            share of the tokens (`scripts`, see `data.balance`), or as chance has it (`none`).
         held_out: Share of the texts that is only measured on, of at most 512 of them. None: 0.05, but of at least 64
             texts, or a fifth where there are so few: the thresholds are fitted to them.
         max_missed: At how much of the held-out text that goes on with a family the gate may remove it; each family's
@@ -72,6 +76,7 @@ class TrainOptions:
     n_ctx: int = 2048
     n_tokens: int | None = None
     minutes: float | None = None
+    balance: str = "scripts"
     held_out: float | None = None
     max_missed: float = 0.001
     rules: str = "scripts"
@@ -96,6 +101,7 @@ class TrainOptions:
             ("norm", NORMS),
             ("positions", POSITIONS),
             ("schedule", SCHEDULES),
+            ("balance", BALANCES),
             ("rules", RULES),
         ):
             if getattr(self, name) not in choices:
@@ -159,6 +165,7 @@ PAPER_TRAINING = TrainOptions(
     norm="token",
     learning_rate=2e-5,
     passes=1,
+    balance="none",
     max_missed=1.0,
     rules="default",
 )

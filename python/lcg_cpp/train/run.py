@@ -51,6 +51,7 @@ class Run:
         seconds: Time spent.
         passes: How often each state is learned from.
         group_size: Texts that are evaluated before the gate learns from them.
+        budget: Tokens to evaluate where the texts have more; 0 where they have not.
         losses: Mean training loss of each group.
         measurements: On held-out text.
     """
@@ -65,6 +66,7 @@ class Run:
     seconds: float = 0.0
     passes: int = 0
     group_size: int = 0
+    budget: int = 0
     positives: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
@@ -109,6 +111,15 @@ class Texts:
     def _hold_out(self, rows: npt.NDArray[np.int64]) -> None:
         self.held_out = rows
         self._training = np.flatnonzero(~np.isin(np.arange(len(self._order)), rows))
+        self._weights = self._all_weights[self._training]
+
+    def weight(self, row: int) -> float:
+        """How often a row comes in a round."""
+        return float(self._all_weights[row])
+
+    def learn_from(self, rows: Sequence[int]) -> None:
+        """Leave out all other rows."""
+        self._training = np.sort(np.array(rows, np.int64))
         self._weights = self._all_weights[self._training]
 
     def __len__(self) -> int:

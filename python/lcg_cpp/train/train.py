@@ -26,6 +26,7 @@ from .options import TrainOptions
 
 if TYPE_CHECKING:
     from ..data import Dataset
+    from .batches import Expected
     from .learner import Weights
     from .run import Run
     from .trainer import Trainer
@@ -137,9 +138,8 @@ def train(
         keeper = RunKeeper(saved_run_path(output), trainer, run_setting(trainer, datasets))
         if resume:
             keeper.load()
-        elif options.minutes is not None:
-            there_are, in_time = (f"{float(f'{n:.2g}'):,.0f}" for n in trainer.expected)
-            on_notice(f"{options.minutes:g} minutes are enough for up to {in_time} tokens; the texts have {there_are}")
+        else:
+            on_notice(estimate(trainer.expected, options))
         for _ in trainer.groups():
             on_progress(trainer.run)
             if keeper.is_due():
@@ -162,6 +162,16 @@ def train(
     except OSError as error:  # the gate is there, and that is what took hours
         on_notice(f"no report could be written ({error.strerror})")
     return result
+
+
+def estimate(expected: Expected, options: TrainOptions) -> str:
+    """What a run is going to take, in words."""
+    planned, in_texts = (f"{float(f'{n:.2g}'):,.0f}" for n in (expected.planned, expected.in_texts))
+    of_all = f" of {in_texts}" if expected.is_limited else ""
+    minutes = expected.seconds / 60
+    time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{expected.seconds:.1f} s"
+    share = ", every script's share of them" if expected.is_limited and options.balance == "scripts" else ""
+    return f"evaluating about {planned}{of_all} tokens takes about {time} at {expected.rate:,.0f} tokens/s{share}"
 
 
 def open_datasets(data: Sequence[str], on_notice: Callable[[str], None]) -> list[Dataset]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ..data.balance import script_of_tokens
 from ..engine.output_norms import label_norms
 from ..errors import GateError
 from ..gate.decisions import DecodingRules
@@ -35,7 +36,7 @@ class Trainer:
         base: The base model.
         learner: The gate.
         spec: What the gate file will say of the model.
-        expected: Tokens that there are, and those for which there is time.
+        expected: How much there is to do.
     """
 
     def __init__(
@@ -69,9 +70,11 @@ class Trainer:
         begun = time.monotonic()
         self.held_out = self._evaluator.held_out()
         self.run.seconds = time.monotonic() - begun
-        *self.expected, n_states = self._evaluator.expected(self.run.seconds)
-        self.run.passes = options.passes_for(n_states)
-        self.run.group_size = self._evaluator.group_size(self.expected[1])
+        self.expected = self._evaluator.expected(self.run.seconds)
+        planned = self.expected.planned
+        self.run.passes = options.passes_for(self._evaluator.states_of(planned))
+        self.run.group_size = options.group if options.minutes is None else self._evaluator.group_size(planned)
+        self.run.budget = math.ceil(planned) if self.expected.is_limited else 0
         self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden)
 
     @property
@@ -92,6 +95,10 @@ class Trainer:
         """
         if not self.run.measurements:
             self._measure()
+        if self.run.budget and self.options.balance == "scripts":
+            begun = time.monotonic()
+            self._evaluator.choose(self.run.budget, lambda text: script_of_tokens(text, self.base.vocab))
+            self.run.seconds += time.monotonic() - begun
         size = self.run.group_size
         while self.run.progress < 1.0:
             order = self._texts.epoch(self.run.epoch)
