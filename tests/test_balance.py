@@ -17,10 +17,10 @@ torch = pytest.importorskip("torch")
 from lcg_cpp.data.balance import SHARES, balanced, in_turns, script_of  # noqa: E402
 from lcg_cpp.engine.load import Engine  # noqa: E402
 from lcg_cpp.train import report  # noqa: E402
-from lcg_cpp.train.batches import Evaluator  # noqa: E402
+from lcg_cpp.train.batches import Evaluator, Expected  # noqa: E402
 from lcg_cpp.train.collect import Collected, collect  # noqa: E402
 from lcg_cpp.train.options import TrainOptions  # noqa: E402
-from lcg_cpp.train.train import Trained, train  # noqa: E402
+from lcg_cpp.train.train import Trained, estimate, train  # noqa: E402
 from training_data import write_rows  # noqa: E402
 
 OPTIONS = TrainOptions(n_hidden=8, batch=64, n_ctx=256, held_out=0.1, passes=2, warmup=10, rules="default")
@@ -205,6 +205,23 @@ def test_the_estimate_comes_before_the_first_group(
     words = text.split()
     assert words[:2] == ["evaluating", "about"]
     assert int(words[2].replace(",", "")) == pytest.approx(run.tokens, rel=0.3)  # as far as a few texts tell
+
+
+@pytest.mark.parametrize(
+    ("planned", "in_texts", "rate", "said"),
+    [
+        (1234, 1234, 100.0, "1,200 tokens takes about 12.3 s at 100 tokens/s"),
+        (114_000, 114_000, 70.0, "110,000 tokens takes about 27 minutes at 70 tokens/s"),
+        (
+            1e6,
+            5e6,
+            70.0,
+            "1,000,000 of 5,000,000 tokens takes about 4.0 hours at 70 tokens/s, every script's share of them",
+        ),
+    ],
+)
+def test_the_estimate_in_words(planned: float, in_texts: float, rate: float, said: str) -> None:
+    assert estimate(Expected(in_texts, planned, rate), TrainOptions()) == f"evaluating about {said}"
 
 
 # ---- collecting ----

@@ -88,6 +88,7 @@ def test_help_names_every_setting_and_its_default(capsys: Capture) -> None:
         "--ctx-size N": "n_ctx",
         "--tokens N": "n_tokens",
         "--minutes N": "minutes",
+        "--balance {scripts,none}": "balance",
         "--held-out SHARE": "held_out",
         "--max-missed SHARE": "max_missed",
         "--rules {default,paper,scripts}": "rules",
@@ -331,12 +332,13 @@ def test_lines_without_a_terminal_are_few(
         r"  held out: loss 0\.\d+  F1 (\w+ (0\.\d\d|1\.00) ?)+  acts \d+\.\d\d%"
     )
     assert main([*small]) == 0
-    lines = capsys.readouterr().err.splitlines()
+    estimate, *lines = capsys.readouterr().err.splitlines()
+    assert estimate.startswith("evaluating about ")
     assert len(lines) == 2  # the first group, and the end
     assert all(line.fullmatch(text) for text in lines), lines
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
     assert main([*small]) == 0
-    lines = capsys.readouterr().err.splitlines()
+    _, *lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert all(line.fullmatch(text) for text in lines), lines
 
@@ -487,6 +489,7 @@ def test_interrupt_from_outside(small: tuple[str, ...], tmp_path: Path) -> None:
         cwd=START,
     )
     assert process.stderr is not None
+    assert process.stderr.readline().startswith(b"evaluating about 1,000,000,000 tokens takes about ")
     assert process.stderr.readline().startswith(b"  0.0%  ")  # the first group
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)

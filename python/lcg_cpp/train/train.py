@@ -170,6 +170,7 @@ def estimate(expected: Expected, options: TrainOptions) -> str:
     of_all = f" of {in_texts}" if expected.is_limited else ""
     minutes = expected.seconds / 60
     time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{expected.seconds:.1f} s"
+    time = f"{minutes / 60:.1f} hours" if minutes >= 120 else time
     share = ", every script's share of them" if expected.is_limited and options.balance == "scripts" else ""
     return f"evaluating about {planned}{of_all} tokens takes about {time} at {expected.rate:,.0f} tokens/s{share}"
 

@@ -71,10 +71,11 @@ class Trainer:
         self.held_out = self._evaluator.held_out()
         self.run.seconds = time.monotonic() - begun
         self.expected = self._evaluator.expected(self.run.seconds)
-        planned = self.expected.planned
+        planned, is_limited = self.expected.planned, self.expected.is_limited
+        is_in_a_hurry = is_limited and options.minutes is not None
         self.run.passes = options.passes_for(self._evaluator.states_of(planned))
-        self.run.group_size = options.group if options.minutes is None else self._evaluator.group_size(planned)
-        self.run.budget = math.ceil(planned) if self.expected.is_limited else 0
+        self.run.group_size = self._evaluator.group_size(planned) if is_in_a_hurry else options.group
+        self.run.budget = math.ceil(planned) if is_limited else 0
         self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden)
 
     @property
