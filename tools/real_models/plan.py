@@ -69,6 +69,7 @@ RUNS = {
     "none": Run("none", seeds=3),
     "lcg": Run("lcg", seeds=3),
     "baselines": Run("greedy,prompt,ban"),
+    "training-free": Run("training-free"),
     "rules": Run("rules-only,later=lcg+first_token=off"),
     "four": Run("four={four}"),
     "paper": Run("paper={paper}"),
