@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -134,6 +135,50 @@ def test_the_example_shows_what_the_gate_changed(build) -> None:
     assert result.returncode == 0
     assert result.stdout.startswith(" Индия, немецкий, Панама")
     assert result.stderr.splitlines()[:2] == ["24 tokens, 2 interventions", "token 0:  И instead of  India"]
+
+
+PAGE_PROGRAM = """
+#include <lcg.h>
+#include <llama.h>
+
+#include <cstdio>
+
+int main(int, char ** files) {
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    ggml_backend_load_all();
+    const uint32_t       n_batch        = 64;
+    llama_model *        model          = llama_model_load_from_file(files[1], llama_model_default_params());
+    llama_context_params context_params = llama_context_default_params();
+    context_params.n_ctx = context_params.n_batch = n_batch;
+    llama_sampler * chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
+    llama_sampler_chain_add(chain, llama_sampler_init_greedy());
+    llama_token tokens[n_batch];
+    const int   n = llama_tokenize(llama_model_get_vocab(model), files[3], %d, tokens, n_batch, true, true);
+    %s
+    llama_decode(context, llama_batch_get_one(tokens, n));
+    %s
+    std::printf("%%d\\n", token);
+    llama_sampler_free(sampler);
+    llama_free(context);
+    lcg_tap_free(tap);
+    lcg_gate_free(gate);
+    llama_model_free(model);
+}
+"""
+
+
+def test_the_code_of_the_page_runs_as_written(build, tmp_path: Path, prompts: list[list[int]]) -> None:
+    (code,) = re.findall(r"^```cpp\n(.*?)^```$", (ROOT / "docs" / "c.md").read_text("utf-8"), re.M | re.S)
+    written = '"lcg-MODEL-F16.gguf"'
+    assert written in code
+    code = code.replace(written, "files[2]")
+    setup, sampling = code[: (end := code.index("llama_token "))], code[end:]
+    text = json.loads(demo.PROMPTS.read_text(encoding="utf-8").splitlines()[0])["prompt"]
+    (tmp_path / "page.cpp").write_text(PAGE_PROGRAM % (len(text.encode()), setup, sampling), encoding="utf-8")
+    command = [str(build(tmp_path / "page.cpp")), str(demo.MODEL), str(demo.GATES["default"]), text]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.strip() == in_python(prompts)[0].split()[0]
 
 
 def hashes_agree(path: Path) -> bool:

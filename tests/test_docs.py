@@ -114,6 +114,16 @@ def test_the_servers_page_shows_a_config_file_that_can_be_read(tmp_path):
     assert Path(found.models[0].lcg["gate"]) == GATES["default"]
 
 
+# Code blocks that other tests run: in test_c_interface.py, test_wrap.py, test_node.py, and above.
+RUN_ELSEWHERE = {("c", "cpp"), ("llama-server", "sh"), ("node", "js"), ("server", "sh"), ("server", "json")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_code_block_is_of_a_kind_that_a_test_runs(page):
+    for language, _ in FENCE.findall(page.read_text("utf-8")):
+        assert language in {"", "text", "python", "console"} or (page.stem, language) in RUN_ELSEWHERE, language
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_commands_in_console_blocks_parse(page):
     for arguments in commands(page):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -305,6 +306,22 @@ def test_without_the_command_wrong_settings_are_told(
     command = [str(stock), "sample", str(demo.MODEL), prompts[0]]
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (result.returncode, result.stdout, result.stderr) == (2, "", f"lcg: {message}\n")
+
+
+def test_the_variables_of_the_page_do_the_same(
+    stock: Path, prompts: list[str], gated: tuple[list[str], dict[str, int]]
+) -> None:
+    page = (ROOT / "docs" / "llama-server.md").read_text("utf-8")
+    (script,) = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+    program = shlex.join([str(stock), "sample", str(demo.MODEL), *prompts])
+    for written, real in {
+        "lcg-cpp --prefix": f"{sys.executable} -m lcg_cpp --prefix",
+        "/models/lcg-MODEL-F16.gguf": GATE,
+        "llama-server -m /models/MODEL.gguf": program,
+    }.items():
+        assert written in script
+        script = script.replace(written, real)
+    assert tokens(run("sh", "-c", script)) == gated[0]
 
 
 # ---- what is refused ----
