@@ -168,7 +168,7 @@ int main(int, char ** files) {
 
 
 def test_the_code_of_the_page_runs_as_written(build, tmp_path: Path, prompts: list[list[int]]) -> None:
-    (code,) = re.findall(r"^```cpp\n(.*?)^```$", (ROOT / "docs" / "c.md").read_text("utf-8"), re.M | re.S)
+    code, *_ = re.findall(r"^```cpp\n(.*?)^```$", (ROOT / "docs" / "c.md").read_text("utf-8"), re.M | re.S)
     written = '"lcg-MODEL-F16.gguf"'
     assert written in code
     code = code.replace(written, "files[2]")
