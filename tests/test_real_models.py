@@ -164,6 +164,8 @@ def test_scripts_get_their_tokens_and_sources_and_languages_share_them(
         {"role": "assistant", "content": "x\nx x\n\nx x"},
     ]
     assert rows[4]["messages"][1]["content"] == "x x\n\nx\nx x"  # goes on in the first article
+    few = texts.text_rows(texts.Sources(tmp_path, tmp_path), 10, lambda text: len(text.split()))
+    assert [row["language"] for row in few] == ["aa", "gr", "bb", "el"]  # one of each at least
 
 
 # ---- prompts ----

@@ -107,6 +107,7 @@ def text_rows(sources: Sources, n_tokens: int, count: Callable[[str], int], *, m
     """
     row_tokens = TOKENS_OF_MEASURED_ROW if measured else TOKENS_OF_ROW
     rows: list[Row] = []
+    first: list[int] = []  # of each language and source: all of them are there
     for script, wanted in SCRIPTS.items():
         languages = [
             _language_rows(of(language, script, measured=measured), row_tokens, n_tokens, count, about)
@@ -117,10 +118,11 @@ def text_rows(sources: Sources, n_tokens: int, count: Callable[[str], int], *, m
             for language in codes.split()
             for about in [{"language": language, "kind": kind, "script": script}]
         ]
+        first += range(len(rows), len(rows) + sum(map(bool, languages)))
         rows += _in_turns(languages)
     names = [script_of(row["messages"][1]["content"]) for row in rows]
     by_script: dict[str, list[Row]] = defaultdict(list)
-    for i in balanced(names, [row["tokens"] for row in rows], n_tokens):
+    for i in sorted({*first, *balanced(names, [row["tokens"] for row in rows], n_tokens)}):
         by_script[names[i]].append(rows[i])
     return _in_turns(list(by_script.values()))
 
