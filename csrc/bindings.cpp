@@ -110,16 +110,13 @@ py::tuple read_vocab(uintptr_t address) {
     require_host();
     const auto *          vocab   = pointer<const llama_vocab>(address);
     const int32_t         n_vocab = host.llama_vocab_n_tokens(vocab);
-    std::string           bytes;
-    py::array_t<int64_t>  offsets(n_vocab + 1);
+    const auto            texts   = texts_of(vocab);
     py::array_t<uint32_t> attributes(n_vocab);
     for (int32_t token = 0; token < n_vocab; token++) {
-        offsets.mutable_at(token)    = static_cast<int64_t>(bytes.size());
         attributes.mutable_at(token) = static_cast<uint32_t>(host.llama_vocab_get_attr(vocab, token));
-        bytes += token_bytes(vocab, token);
     }
-    offsets.mutable_at(n_vocab) = static_cast<int64_t>(bytes.size());
-    return py::make_tuple(py::bytes(bytes), offsets, attributes);
+    const py::array_t<int64_t> offsets(n_vocab + 1, texts->offset.data());
+    return py::make_tuple(py::bytes(texts->bytes), offsets, attributes);
 }
 
 // ---- gate ----

@@ -78,12 +78,8 @@ mark make_mark(const mark_value & value) {
     if (const auto * tokens = std::get_if<std::vector<int32_t>>(&value)) {
         return {*tokens, true};
     }
-    const std::string    text = std::get<py::bytes>(value);
-    std::vector<int32_t> bytes;
-    for (const char byte : text) {
-        bytes.push_back(static_cast<uint8_t>(byte));
-    }
-    return {bytes, false};
+    const std::string text = std::get<py::bytes>(value);
+    return mark(text);
 }
 
 phase make_phase(const mark_value & begin, const mark_value & end, bool leading, const conduct & options) {
@@ -91,11 +87,20 @@ phase make_phase(const mark_value & begin, const mark_value & end, bool leading,
 }
 
 std::shared_ptr<phase_set> make_phases(const std::shared_ptr<token_texts> & texts, const std::vector<phase> & phases) {
-    auto set = std::make_shared<phase_set>(phase_set{texts, phases});
-    for (phase & p : set->phases) {
-        p.ink = p.begin.ink(*texts);
+    return std::make_shared<phase_set>(texts, phases);
+}
+
+// By name: the pairs of marks, and whether the first one counts only at the start.
+py::dict named_mark_table() {
+    py::dict table;
+    for (const named_marks & named : all_named_marks()) {
+        py::list pairs;
+        for (const auto & [begin, end] : named.pairs) {
+            pairs.append(py::make_tuple(begin, end));
+        }
+        table[py::str(named.name)] = py::make_tuple(py::tuple(pairs), named.leading);
     }
-    return set;
+    return table;
 }
 
 void check_options(const stage_options & options, const gate & gate) {
@@ -230,6 +235,8 @@ void bind_stage(py::module_ & m) {
         "denied_families",
         [](const std::string & allow, const std::string & deny) { return indices(denied_families(allow, deny)); },
         py::arg("allow"), py::arg("deny"));
+    m.attr("PROMPT_END") = n_prompt_end;
+    m.def("named_marks", &named_mark_table);
     py::class_<gate_rules>(m, "Rules")
         .def(py::init(&make_rules), py::arg("thresholds"), py::arg("persistence"), py::arg("confidence"),
             py::arg("first_token"), py::arg("confidence_temperature"));

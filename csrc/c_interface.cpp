@@ -25,7 +25,7 @@ lcg_status report(lcg_error * error, lcg_status status, const char * message) {
     return status;
 }
 
-stage_options options_of(const lcg_params & params, std::vector<float> thresholds) {
+conduct conduct_of(const lcg_params & params, std::vector<float> thresholds) {
     if (params.mode < LCG_MODE_MASK || params.mode > LCG_MODE_OFF) {
         throw bad_argument(joined("`mode` is ", static_cast<int>(params.mode), ", expected one of lcg_mode"));
     }
@@ -40,22 +40,35 @@ stage_options options_of(const lcg_params & params, std::vector<float> threshold
         throw bad_argument(
             joined("`confidence_temperature` is ", params.confidence_temperature, ", expected a number from 0"));
     }
+    if (params.threshold > 0) {
+        thresholds.assign(thresholds.size(), params.threshold);
+    }
+    conduct found;
+    found.mode     = params.mode == LCG_MODE_MASK      ? gate_mode::mask
+                     : params.mode == LCG_MODE_OBSERVE ? gate_mode::observe
+                                                       : gate_mode::off;
+    found.rules    = {std::move(thresholds), params.persistence, params.confidence, params.first_token,
+        params.confidence_temperature};
+    found.strength = params.strength;
+    found.pinned   = params.pin != nullptr ? params.pin->letters : nullptr;
+    return found;
+}
+
+stage_options options_of(const lcg_params & params, const std::vector<float> & thresholds) {
     if (params.n_events > max_events) {
         throw bad_argument(joined("`n_events` is ", params.n_events, ", expected at most ", max_events));
     }
     stage_options options;
-    options.usual.mode = params.mode == LCG_MODE_MASK      ? gate_mode::mask
-                         : params.mode == LCG_MODE_OBSERVE ? gate_mode::observe
-                                                           : gate_mode::off;
-    if (params.threshold > 0) {
-        thresholds.assign(thresholds.size(), params.threshold);
+    options.usual        = conduct_of(params, thresholds);
+    options.n_events     = params.n_events;
+    options.only_sampled = true;
+    if (params.phases != nullptr) {
+        std::vector<phase> phases;
+        for (const lcg_phases::part & part : params.phases->parts) {
+            phases.push_back({part.begin, part.end, part.leading, conduct_of(part.params, thresholds)});
+        }
+        options.phases = std::make_shared<phase_set>(params.phases->texts, std::move(phases));
     }
-    options.usual.rules    = {std::move(thresholds), params.persistence, params.confidence, params.first_token,
-        params.confidence_temperature};
-    options.usual.strength = params.strength;
-    options.usual.pinned   = params.pin != nullptr ? params.pin->letters : nullptr;
-    options.n_events       = params.n_events;
-    options.only_sampled   = true;
     return options;
 }
 
@@ -114,7 +127,7 @@ const char * lcg_version(void) {
 }
 
 lcg_params lcg_params_default(void) {
-    return {LCG_MODE_MASK, INFINITY, 0.0f, 0.7f, true, true, true, 256, nullptr};
+    return {LCG_MODE_MASK, INFINITY, 0.0f, 0.7f, true, true, true, 256, nullptr, nullptr};
 }
 
 lcg_gate * lcg_gate_load(const char * path, const char * device, lcg_error * error) {

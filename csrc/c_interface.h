@@ -19,6 +19,16 @@ struct lcg_pin {
     size_t                          n_vocab;
 };
 
+struct lcg_phases {
+    struct part {
+        lcg::mark  begin, end;
+        bool       leading;
+        lcg_params params;
+    };
+    std::shared_ptr<const lcg::token_texts> texts;
+    std::vector<part>                       parts;
+};
+
 struct lcg_tap {
     lcg::tap rows;
 };
@@ -56,8 +66,15 @@ template <typename F> lcg_status guarded(lcg_error * error, F run) {
     }
 }
 
-// thresholds: the gate file's. Throws bad_argument.
-stage_options options_of(const lcg_params & params, std::vector<float> thresholds);
+// What holds in one part of a reply. thresholds: the gate file's. Throws bad_argument.
+conduct conduct_of(const lcg_params & params, std::vector<float> thresholds);
+// ... in all of it.
+stage_options options_of(const lcg_params & params, const std::vector<float> & thresholds);
+// Whether some letters must not come out, so that the options act without a gate.
+bool has_pin(const lcg_params & params);
+
+// Parts of all kinds that models have a name for; false if nothing has this name.
+bool add_named(lcg_phases & phases, std::string_view name, const lcg_params & params);
 
 // Throws wrong_model.
 void check_model(const lcg_gate & gate, const llama_model * model);

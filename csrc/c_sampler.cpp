@@ -11,6 +11,8 @@ using namespace lcg;
 
 namespace {
 
+constexpr char not_ours[] = "`sampler` was not made by lcg_sampler_init";
+
 struct wrapped_chain {
     llama_sampler *             chain;
     llama_context *             context;
@@ -41,8 +43,8 @@ const char * chain_name(const llama_sampler *) {
 void chain_apply(llama_sampler * sampler, token_data_array * tokens) {
     wrapped_chain &     self  = chain_of(sampler);
     stage_pair::state & state = self.state();
-    state.hidden              = state.acts() ? hidden_of(self, *tokens) : nullptr;
-    state.error.clear();
+    state.begin_step();
+    state.hidden = state.acts() ? hidden_of(self, *tokens) : nullptr;
     host.llama_sampler_apply(self.chain, reinterpret_cast<llama_token_data_array *>(tokens));
     state.hidden = nullptr;
     self.error.swap(state.error);
@@ -111,16 +113,23 @@ llama_sampler * lcg_sampler_init(const lcg_gate * gate, lcg_tap * tap, llama_con
                 throw bad_argument(joined("`", name, "` is NULL"));
             }
         };
-        const bool has_pin = params.pin != nullptr;
-        require("gate", gate != nullptr || has_pin);
+        require("gate", gate != nullptr || has_pin(params));
         require("tap", tap != nullptr || gate == nullptr);
         require("context", context != nullptr);
         require("chain", chain != nullptr);
         const llama_model * model   = host.llama_get_model(context);
         const auto          n_vocab = host.llama_vocab_n_tokens(host.llama_model_get_vocab(model));
-        if (has_pin && params.pin->n_vocab != static_cast<size_t>(n_vocab)) {
-            throw bad_argument(
-                joined("`pin` was made for a model of ", params.pin->n_vocab, " tokens, this one has ", n_vocab));
+        const auto          require_fit = [n_vocab](const char * name, size_t n) {
+            if (n != static_cast<size_t>(n_vocab)) {
+                throw bad_argument(
+                    joined("`", name, "` was made for a model of ", n, " tokens, this one has ", n_vocab));
+            }
+        };
+        if (params.pin != nullptr) {
+            require_fit("pin", params.pin->n_vocab);
+        }
+        if (params.phases != nullptr) {
+            require_fit("phases", params.phases->texts->n_vocab());
         }
         if (gate != nullptr) {
             check_model(*gate, model);
@@ -137,6 +146,20 @@ llama_sampler * lcg_sampler_init(const lcg_gate * gate, lcg_tap * tap, llama_con
         sampler = new_wrapper({chain, context, tap, std::move(stages), place, {}});
     });
     return sampler;
+}
+
+lcg_status lcg_sampler_read_prompt(
+    llama_sampler * sampler, const int32_t * tokens, size_t n_tokens, lcg_error * error) {
+    return guarded(error, [&] {
+        const wrapped_chain * self = find_chain(sampler);
+        if (self == nullptr) {
+            throw bad_argument(not_ours);
+        }
+        if (tokens == nullptr && n_tokens > 0) {
+            throw bad_argument("`tokens` is NULL");
+        }
+        self->stages->read_prompt({tokens + n_tokens - std::min(n_tokens, n_prompt_end), tokens + n_tokens});
+    });
 }
 
 lcg_stats lcg_sampler_stats(const llama_sampler * sampler) {
@@ -175,7 +198,7 @@ uint32_t lcg_sampler_events(const llama_sampler * sampler, lcg_event * events, u
 lcg_status lcg_sampler_error(const llama_sampler * sampler, lcg_error * error) {
     const wrapped_chain * self = find_chain(sampler);
     if (self == nullptr) {
-        return report(error, LCG_ERROR_ARGUMENT, "`sampler` was not made by lcg_sampler_init");
+        return report(error, LCG_ERROR_ARGUMENT, not_ours);
     }
     return report(error, self->error.empty() ? LCG_OK : LCG_ERROR_MEMORY, self->error.c_str());
 }

@@ -15,6 +15,7 @@
 #define LCG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef LCG_API
@@ -38,9 +39,10 @@ struct llama_context;
 struct llama_model;
 struct llama_sampler;
 
-struct lcg_pin;  // which scripts may come out: immutable, for any number of samplers of one model
-struct lcg_gate; // the weights and the rules of a gate file: immutable, for any number of contexts and threads
-struct lcg_tap;  // the newest hidden states of one context
+struct lcg_pin;    // which scripts may come out: immutable, for any number of samplers of one model
+struct lcg_phases; // parts of a reply with parameters of their own, for any number of samplers of one model
+struct lcg_gate;   // the weights and the rules of a gate file: immutable, for any number of contexts and threads
+struct lcg_tap;    // the newest hidden states of one context
 
 enum lcg_status {
     LCG_OK = 0,
@@ -74,7 +76,8 @@ struct lcg_params {
     bool          first_token;            // act before the first language token too
     uint32_t      n_events;               // how many of the latest interventions are kept
 
-    const struct lcg_pin * pin; // NULL: every script may come
+    const struct lcg_pin *    pin;    // NULL: every script may come
+    const struct lcg_phases * phases; // NULL: all of a reply is treated alike
 };
 
 struct lcg_stats {
@@ -127,6 +130,29 @@ LCG_API struct lcg_pin * lcg_pin_init(
     const struct llama_model * model, const char * allow, const char * deny, struct lcg_error * error);
 LCG_API void lcg_pin_free(struct lcg_pin * pin);
 
+// ---- phases ----
+
+// Parts of a reply, such as thoughts and code, in which other parameters hold. A phase begins behind its first mark and
+// ends behind its second one, however tokens divide them; within it only the mark that ends it counts. Where it begins
+// or ends, the gate forgets the language before. Samplers copy what they need when they are made.
+//
+//     struct lcg_phases * phases = lcg_phases_init(model, &error);
+//     params.mode                = LCG_MODE_OBSERVE;
+//     lcg_phases_add(phases, "thinking", params, &error);
+LCG_API struct lcg_phases * lcg_phases_init(const struct llama_model * model, struct lcg_error * error);
+LCG_API void                lcg_phases_free(struct lcg_phases * phases);
+
+// name: "thinking", "code" (between fences) or "tool_calls", for the marks that models use. Where two phases begin at
+// once, the first one added does. Of params, `phases` must be NULL and `n_events` has no meaning.
+LCG_API enum lcg_status lcg_phases_add(
+    struct lcg_phases * phases, const char * name, struct lcg_params params, struct lcg_error * error);
+
+// ... with marks of your own: text, at most 256 bytes, control tokens as they are written. "" as `begin` begins the
+// phase with the reply, as `end` ends it with the reply. leading: the first mark counts only where nothing but white
+// space stands before it, at the start of the reply or behind another phase.
+LCG_API enum lcg_status lcg_phases_add_marks(struct lcg_phases * phases, const char * begin, const char * end,
+    bool leading, struct lcg_params params, struct lcg_error * error);
+
 // ---- a tap ----
 
 // n_rows: the most logits rows of one llama_decode; n_batch is always enough. One tap serves one context and must
@@ -142,14 +168,20 @@ LCG_API bool lcg_tap_eval(struct ggml_tensor * tensor, bool ask, void * tap);
 // Puts the gate into a finished chain and returns one sampler that owns the chain, for llama_sampler_sample,
 // llama_sampler_apply and llama_sampler_free. The chain must end in a choice (greedy, dist, mirostat). One sampler for
 // each sequence: llama_sampler_reset begins a reply; llama_sampler_clone copies the history too. Tokens that are
-// accepted without having been sampled, such as those of a prompt, reach the chain and not the gate.
+// accepted without having been sampled, such as those of a prompt, reach the chain and tell the gate which phase is open; it does not judge by them.
 //
-// gate and tap may be NULL where params has a pin.
+// gate and tap may be NULL where params, or one of its phases, has a pin.
 //
 // NULL if the gate was not made for the context's model, or the chain has no place for it; the chain is the caller's
 // then, unchanged.
 LCG_API struct llama_sampler * lcg_sampler_init(const struct lcg_gate * gate, struct lcg_tap * tap,
     struct llama_context * context, struct llama_sampler * chain, struct lcg_params params, struct lcg_error * error);
+
+// Says what the reply continues, before its first token: where the prompt ends in the mark that begins a phase, as chat
+// templates that begin a thought do, the phase is open from the start. Not needed where the program accepts the tokens
+// of the prompt.
+LCG_API enum lcg_status lcg_sampler_read_prompt(
+    struct llama_sampler * sampler, const int32_t * tokens, size_t n_tokens, struct lcg_error * error);
 
 // Counters and the latest interventions, oldest first, of a sampler of this library; `lcg_sampler_events` returns how
 // many it wrote. Safe while another thread samples.

@@ -169,25 +169,21 @@ std::shared_ptr<const pin> pin_of(const llama_vocab * vocab, std::string_view al
         return nullptr;
     }
     constexpr int32_t attr_unknown = 1, attr_unused = 2, attr_normal = 4, attr_control = 8, attr_user_defined = 16;
-    auto              texts         = std::make_shared<token_texts>();
+    const auto        texts         = texts_of(vocab);
     auto              table         = std::make_shared<letter_table>();
     bool              keeps_choices = false;
     split(allow, ',', [&](std::string_view name) { keeps_choices |= name == choices; });
     std::vector<uint32_t> kept;
-    texts->offset.push_back(0);
     for (int32_t token = 0; token < host.llama_vocab_n_tokens(vocab); token++) {
-        const std::string text       = token_bytes(vocab, token);
-        const int32_t     attributes = host.llama_vocab_get_attr(vocab, token);
-        texts->bytes += text;
-        texts->offset.push_back(static_cast<int64_t>(texts->bytes.size()));
+        const int32_t attributes = host.llama_vocab_get_attr(vocab, token);
         table->free.push_back((attributes & (attr_unknown | attr_unused | attr_control | attr_user_defined)) != 0);
-        if (keeps_choices && (attributes & attr_normal) != 0 && is_choice(text)) {
+        if (keeps_choices && (attributes & attr_normal) != 0 && is_choice(texts->of(token))) {
             kept.push_back(static_cast<uint32_t>(token));
         }
     }
     table->family  = character_families();
     table->neutral = neutral_family();
-    table->texts   = std::move(texts);
+    table->texts   = texts;
     return std::make_shared<pin>(std::move(table), denied, kept);
 }
 

@@ -32,6 +32,11 @@ mark::mark(const std::vector<int32_t> & symbols, bool of_tokens)
     }
 }
 
+mark::mark(std::string_view text)
+    : mark(std::vector<int32_t>(reinterpret_cast<const uint8_t *>(text.data()),
+               reinterpret_cast<const uint8_t *>(text.data()) + text.size()),
+          false) {}
+
 bool mark::operator==(const mark & other) const {
     return symbols_ == other.symbols_ && of_tokens_ == other.of_tokens_;
 }
@@ -67,6 +72,20 @@ bool mark::ends(std::vector<int32_t> symbols, const token_texts & texts) const {
         symbols.pop_back();
     }
     return false;
+}
+
+phase_set::phase_set(std::shared_ptr<const token_texts> texts, std::vector<phase> phases)
+    : texts(std::move(texts)), phases(std::move(phases)) {
+    for (phase & p : this->phases) {
+        p.ink = p.begin.ink(*this->texts);
+    }
+}
+
+void add_to_end(std::vector<int32_t> & prompt, int32_t token) {
+    if (prompt.size() == n_prompt_end) {
+        prompt.erase(prompt.begin());
+    }
+    prompt.push_back(token);
 }
 
 phase_reader::phase_reader(std::shared_ptr<const phase_set> set)

@@ -8,6 +8,16 @@
 
 namespace lcg {
 
+constexpr size_t n_prompt_end = 64; // tokens of a prompt among which the mark of a phase is looked for
+
+// The marks that models use around one kind of part (marks.cpp).
+struct named_marks {
+    std::string_view                                           name;
+    bool                                                       leading; // as in `phase`
+    std::vector<std::pair<std::string_view, std::string_view>> pairs;   // what begins it, what ends it
+};
+const std::vector<named_marks> & all_named_marks();
+
 // What the tokens of a model write.
 struct token_texts {
     std::string          bytes;  // of all tokens
@@ -21,6 +31,7 @@ struct token_texts {
 class mark {
   public:
     mark(const std::vector<int32_t> & symbols, bool of_tokens);
+    explicit mark(std::string_view text);
 
     bool   empty() const { return symbols_.empty(); }
     bool   of_tokens() const { return of_tokens_; }
@@ -47,14 +58,19 @@ struct phase {
     mark    begin, end;
     bool    leading; // the first mark counts only at the start of the reply, or of what follows a phase
     conduct options;
-    size_t  ink = 0; // of the first mark
+    size_t  ink = 0; // of the first mark; phase_set counts it
 };
 
 // Immutable and shared.
 struct phase_set {
+    phase_set(std::shared_ptr<const token_texts> texts, std::vector<phase> phases);
+
     std::shared_ptr<const token_texts> texts;
     std::vector<phase>                 phases; // where two begin at once, the first of them does
 };
+
+// Keeps the newest `n_prompt_end` tokens.
+void add_to_end(std::vector<int32_t> & prompt, int32_t token);
 
 // Follows a reply, token by token.
 class phase_reader {

@@ -121,7 +121,7 @@ bool connect(void * caller) {
         connect_host(calling);
         library = calling;
         load_gates();
-        replace_apply(calling);
+        replace_functions(calling);
         start_reports();
     } catch (const std::exception & error) {
         tell_ungated(error.what());

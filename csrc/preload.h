@@ -2,6 +2,7 @@
 //
 //   preload.cpp         takes the place of llama.cpp's functions; taps the contexts
 //   preload_chains.cpp  gives each chain its stages
+//   preload_prompts.cpp keeps the prompt that a chain is told of before it has stages
 //   preload_replies.cpp the history of a reply, where the program does not tell its chain
 //   preload_models.cpp  which gate belongs to which model
 //   preload_report.cpp  settings from the environment; lines on stderr; statistics
@@ -19,10 +20,13 @@ struct preload_settings {
     std::string              device = "cpu";
     lcg_params               params = lcg_params_default();
     std::string              allow, deny; // LCG_ALLOW, LCG_DENY
+    std::optional<lcg_mode>  thinking;    // LCG_WHILE_THINKING
+    std::vector<std::string> alone;       // LCG_LEAVE_ALONE, names of parts
     std::string              stats;       // LCG_STATS: a file, "-" for stderr; empty: none
     bool                     is_strict = false;
 
     bool has_pin() const { return !allow.empty() || !deny.empty(); }
+    bool has_phases() const { return thinking || !alone.empty(); }
     bool wants_anything() const { return !gates.empty() || has_pin(); }
 };
 
@@ -99,7 +103,7 @@ bool catch_up(stage_pair::state & stages, const place & at);
 // ---- chains (preload_chains.cpp) ----
 
 // Puts the gate into the table of functions that all chains of a llama.cpp share; it is not constant.
-void replace_apply(void * library);
+void replace_functions(void * library);
 bool is_connected();
 
 // Notes the row of logits that this thread looked at last: the one that it is about to sample from.
@@ -116,5 +120,14 @@ void note_change(llama_sampler * chain);
 bool is_chain(const llama_sampler * sampler);
 // llama.cpp copies chains part by part, but one of two may have got its stages after the other was cloned from it.
 void make_alike(llama_sampler * source, llama_sampler * target);
+
+// ---- prompts (preload_prompts.cpp) ----
+
+// A listener is a sampler at the end of a chain that is told of its prompt before it can get its stages.
+bool is_listener(const llama_sampler * part);
+bool has_listener(llama_sampler * chain);
+void add_listener(llama_sampler * chain);
+// Removes it, and returns the end of the prompt.
+std::vector<int32_t> take_prompt(llama_sampler * chain);
 
 } // namespace lcg

@@ -23,6 +23,7 @@ auto &     changed = *new std::unordered_set<const llama_sampler *>; // chains w
 
 sampler_functions * chain_functions                           = nullptr; // of all chains
 void (*apply_real_chain)(llama_sampler *, token_data_array *) = nullptr;
+void (*accept_in_real_chain)(llama_sampler *, int32_t)        = nullptr;
 
 // Of the stages in a chain; null if there are none.
 const shared_state * stages_in(llama_sampler * chain) {
@@ -47,8 +48,9 @@ bool has_other_gate(llama_sampler * chain) {
     return false;
 }
 
+// Ours, not the program's.
 bool is_stage(const llama_sampler * part) {
-    return is_gate_stage(part) || is_shortlist(part);
+    return is_gate_stage(part) || is_shortlist(part) || is_listener(part);
 }
 
 void remove_stages(llama_sampler * chain) {
@@ -63,9 +65,13 @@ void remove_stages(llama_sampler * chain) {
 // Puts stages into a chain that is applied for the first time, or was changed; null if it cannot have them.
 const shared_state * gate_chain(llama_sampler * chain, const known_model & model, shared_state state, bool goes_on) {
     try {
+        const std::vector<int32_t> prompt = take_prompt(chain);
         stage_pair      stages = state ? stage_pair(std::move(state)) : stage_pair(model.fitting, model.options);
         const placement place  = insert_stages(chain, stages.shared(), std::nullopt, std::nullopt);
         stages.begin_reply(place.facts, goes_on);
+        if (!goes_on) {
+            stages.read_prompt(prompt);
+        }
         return stages_in(chain);
     } catch (const std::exception & error) {
         static std::atomic<bool> told{false};
@@ -104,6 +110,13 @@ const float * row_behind(const token_data_array & tokens, size_t n_vocab) {
     return is_row(tokens, seen.row, n_vocab) ? seen.row : find_row(seen.context, tokens, n_vocab);
 }
 
+void accept_in_chain(llama_sampler * chain, int32_t token) {
+    if (stages_in(chain) == nullptr && !has_listener(chain) && !has_other_gate(chain)) {
+        add_listener(chain);
+    }
+    accept_in_real_chain(chain, token);
+}
+
 void apply_chain(llama_sampler * chain, token_data_array * tokens) {
     if (seen.row == nullptr) {
         return apply_real_chain(chain, tokens);
@@ -122,6 +135,7 @@ void apply_chain(llama_sampler * chain, token_data_array * tokens) {
         tell_ungated(joined(model.name, ": is not gated: the program does not accept the tokens that it samples, and"
                                         " does not decode them with `llama_decode`, so nobody knows the reply so far"));
     }
+    state.begin_step();
     if (row != nullptr && is_known && state.model->weights) {
         state.hidden = hidden_of(row, model.n_vocab, state.model->config.n_embd);
         if (state.hidden != nullptr) {
@@ -134,7 +148,6 @@ void apply_chain(llama_sampler * chain, token_data_array * tokens) {
     if (state.facts.end == chain_end::mirostat) { // a clone does not know the chain it stands in
         state.facts.mirostat = host.llama_sampler_chain_get(chain, host.llama_sampler_chain_n(chain) - 1);
     }
-    state.error.clear();
     apply_real_chain(chain, tokens);
     state.hidden = nullptr;
     if (row != nullptr && tokens->selected >= 0 && static_cast<size_t>(tokens->selected) < tokens->size) {
@@ -189,12 +202,16 @@ void make_alike(llama_sampler * source, llama_sampler * target) {
     const shared_state * stages = stages_in(source);
     if (stages == nullptr) {
         remove_stages(target);
+        if (has_listener(source)) {
+            add_listener(target);
+        }
     } else if (stages_in(target) == nullptr) {
+        take_prompt(target);
         insert_stages(target, std::make_shared<stage_pair::state>(**stages), std::nullopt, std::nullopt);
     }
 }
 
-void replace_apply(void * library) {
+void replace_functions(void * library) {
     struct parameters {
         bool no_perf;
     };
@@ -207,13 +224,18 @@ void replace_apply(void * library) {
     auto * functions = reinterpret_cast<sampler_functions *>(reinterpret_cast<sampler_object *>(chain)->iface);
     host.llama_sampler_free(chain);
     const auto page  = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
-    const auto begin = reinterpret_cast<uintptr_t>(&functions->apply) & ~(page - 1);
-    if (mprotect(reinterpret_cast<void *>(begin), page, PROT_READ | PROT_WRITE) != 0) {
+    const auto begin = reinterpret_cast<uintptr_t>(functions) & ~(page - 1);
+    const auto end   = reinterpret_cast<uintptr_t>(&functions->reset);
+    if (mprotect(reinterpret_cast<void *>(begin), end - begin, PROT_READ | PROT_WRITE) != 0) {
         throw no_host("llama.cpp's table of functions cannot be changed");
     }
-    chain_functions  = functions;
-    apply_real_chain = functions->apply;
-    functions->apply = apply_chain;
+    chain_functions      = functions;
+    accept_in_real_chain = functions->accept;
+    apply_real_chain     = functions->apply;
+    functions->apply     = apply_chain;
+    if (settings().has_phases()) {
+        functions->accept = accept_in_chain;
+    }
 }
 
 } // namespace lcg

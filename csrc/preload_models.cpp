@@ -39,15 +39,35 @@ bool drafts_for(const llama_model * model) {
     });
 }
 
-// A pin acts on every model.
-void set_pin(known_model & model) {
-    if (model.fitting == nullptr) {
-        gates.push_back(std::make_unique<loaded_gate>(loaded_gate{{no_gate(model.n_vocab), ""}, model.name}));
-        model.fitting       = gates.back()->gate.weights;
-        model.options       = options_of(settings().params, {});
-        model.options.total = gates.back()->total;
+// The settings, with what belongs to the model: its pin, and the phases of its replies.
+stage_options options_for(const llama_model * model, size_t n_vocab, const std::vector<float> & thresholds) {
+    const llama_vocab * vocab  = host.llama_model_get_vocab(model);
+    lcg_params          params = settings().params;
+    const lcg_pin       pin{pin_of(vocab, settings().allow, settings().deny), n_vocab};
+    params.pin = &pin;
+    lcg_phases phases;
+    if (settings().has_phases()) {
+        phases.texts = texts_of(vocab);
+        if (settings().thinking) {
+            lcg_params thoughts = params;
+            thoughts.mode       = *settings().thinking;
+            add_named(phases, "thinking", thoughts);
+        }
+        lcg_params off = lcg_params_default();
+        off.mode       = LCG_MODE_OFF;
+        for (const std::string & part : settings().alone) {
+            add_named(phases, part, off);
+        }
+        params.phases = &phases;
     }
-    model.options.usual.pinned = pin_of(host.llama_model_get_vocab(model.address), settings().allow, settings().deny);
+    return options_of(params, thresholds);
+}
+
+void use(loaded_gate & loaded, known_model & model) {
+    loaded.model        = model.name;
+    model.fitting       = loaded.gate.weights;
+    model.options       = options_for(model.address, model.n_vocab, model.fitting->config.thresholds);
+    model.options.total = loaded.total;
 }
 
 void choose_gate(known_model & model) {
@@ -58,17 +78,17 @@ void choose_gate(known_model & model) {
         }
         try {
             check_model(loaded->gate, model.address);
-            model.fitting       = loaded->gate.weights;
-            model.options       = options_of(settings().params, model.fitting->config.thresholds);
-            model.options.total = loaded->total;
-            loaded->model       = model.name;
-            return;
+            return use(*loaded, model);
         } catch (const wrong_model & error) {
             why = why.empty() ? error.what() : joined(why, "; ", error.what());
         }
     }
     if (!settings().gates.empty() && !drafts_for(model.address)) {
         tell_ungated(joined(model.name, ": is not gated: ", why.empty() ? "no gate could be loaded" : why));
+    }
+    if (settings().has_pin()) { // which acts on every model
+        gates.push_back(std::make_unique<loaded_gate>(loaded_gate{{no_gate(model.n_vocab), ""}, ""}));
+        use(*gates.back(), model);
     }
 }
 
@@ -107,9 +127,6 @@ known_model & model_of(const llama_model * address) {
     model->n_vocab = n_vocab;
     model->name    = name_of(address);
     choose_gate(*model);
-    if (settings().has_pin()) {
-        set_pin(*model);
-    }
     if (found != models.end()) {
         (*found)->address = nullptr; // kept: another thread may be sampling
     }

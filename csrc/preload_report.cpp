@@ -42,15 +42,30 @@ std::vector<std::string> split(const std::string & text, char separator) {
     stop();
 }
 
-lcg_mode mode_named(const std::string & name) {
+// None where the variable is not set.
+std::optional<lcg_mode> mode_in(const char * name) {
     const std::pair<const char *, lcg_mode> modes[] = {
-        {"", LCG_MODE_MASK}, {"mask", LCG_MODE_MASK}, {"observe", LCG_MODE_OBSERVE}, {"off", LCG_MODE_OFF}};
+        {"mask", LCG_MODE_MASK}, {"observe", LCG_MODE_OBSERVE}, {"off", LCG_MODE_OFF}};
+    const std::string value = variable(name);
     for (const auto & [text, mode] : modes) {
-        if (name == text) {
+        if (value == text) {
             return mode;
         }
     }
-    refuse("LCG_MODE", name, "mask, observe or off");
+    if (!value.empty()) {
+        refuse(name, value, "mask, observe or off");
+    }
+    return std::nullopt;
+}
+
+std::vector<std::string> parts_in(const char * name) {
+    const std::vector<std::string> parts = split(variable(name), ',');
+    for (const std::string & part : parts) {
+        if (part != "code" && part != "tool_calls") {
+            refuse(name, variable(name), "code, tool_calls, or both with a comma");
+        }
+    }
+    return parts;
 }
 
 float strength_named(const std::string & text) {
@@ -80,9 +95,11 @@ preload_settings read_settings() {
     if (!s.gates.empty() && s.gates[0] == "auto") {
         refuse("LCG_GATE", "auto", "the path of a gate; `lcg-cpp wrap --lcg auto` finds it");
     }
-    s.params.mode     = mode_named(variable("LCG_MODE"));
+    s.params.mode     = mode_in("LCG_MODE").value_or(LCG_MODE_MASK);
     s.params.strength = strength_named(variable("LCG_STRENGTH"));
     s.params.n_events = 0;
+    s.thinking        = mode_in("LCG_WHILE_THINKING");
+    s.alone           = parts_in("LCG_LEAVE_ALONE");
     s.device          = variable("LCG_DEVICE").empty() ? "cpu" : variable("LCG_DEVICE");
     s.stats           = variable("LCG_STATS");
     s.is_strict       = !variable("LCG_STRICT").empty() && variable("LCG_STRICT") != "0";

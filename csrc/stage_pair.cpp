@@ -26,7 +26,7 @@ stage_pair::state::state(std::shared_ptr<const gate> gate, const stage_options &
 stage_pair::state::state(const state & source)
     : model(source.model), options(source.options), facts(source.facts), n_confident(source.n_confident),
       last(source.last), reply(source.reply), position(source.position), open(source.open), phases(source.phases),
-      sampled(source.sampled), z(source.z.size()), bytes_of(source.bytes_of) {
+      sampled(source.sampled), prompt(source.prompt), z(source.z.size()), bytes_of(source.bytes_of) {
     facts.mirostat = nullptr;
     make_ring();
     if (options.total) {
@@ -95,7 +95,31 @@ void stage_pair::state::forget() {
     pending  = false;
     sampled  = false;
     open     = {};
-    phases.restart();
+    prompt.clear();
+    if (options.only_sampled) { // the next prompt is another one
+        phases.begin({});
+    } else {
+        phases.restart();
+    }
+}
+
+void stage_pair::state::begin_step() {
+    error.clear();
+    if (!prompt.empty()) {
+        phases.begin(prompt);
+        prompt.clear();
+    }
+    const std::lock_guard<std::mutex> guard(lock);
+    if (!sampled) {
+        before = stats;
+        return;
+    }
+    // the program samples the token once more, such as with its grammar; what counts is the last time
+    before.gate_runs    = stats.gate_runs;
+    before.gate_seconds = stats.gate_seconds;
+    stats               = before;
+    n_events -= pending ? 1 : 0;
+    pending = false;
 }
 
 stage_pair::stage_pair(std::shared_ptr<const gate> gate, const stage_options & options)

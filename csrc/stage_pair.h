@@ -30,7 +30,8 @@ struct stage_pair::state {
     void on_gate(token_data_array * tokens);
     void on_accept(int32_t token);
     void set_options(const stage_options & stage_options);
-    void forget(); // the history
+    void begin_step(); // where the program drives the chain
+    void forget();     // the history
 
     std::shared_ptr<const gate> model;
     stage_options               options;
@@ -46,7 +47,8 @@ struct stage_pair::state {
     open_character open; // what the newest token left of a character
     phase_reader   phases{nullptr};
 
-    bool sampled = false; // a token was sampled that was not accepted yet
+    bool                 sampled = false; // a token was sampled that was not accepted yet
+    std::vector<int32_t> prompt;          // the end of what was accepted before the first step, if `only_sampled`
 
     // this step
     const float *           row     = nullptr; // the logits of all candidates, by index
@@ -67,6 +69,7 @@ struct stage_pair::state {
     // results; the lock guards them against readers in other threads
     mutable std::mutex      lock;
     stage_stats             stats;
+    stage_stats             before; // as they were before this step
     std::vector<gate_event> events; // a ring
     size_t                  n_events = 0;
     bool                    pending  = false; // the newest event waits for the chosen token

@@ -297,6 +297,9 @@ void stage_pair::state::record(
 
 void stage_pair::state::on_accept(int32_t token) {
     if (options.only_sampled && !sampled) {
+        if (position == 0 && options.phases) {
+            add_to_end(prompt, token);
+        }
         return;
     }
     sampled = false;

@@ -121,6 +121,16 @@ std::string token_bytes(const llama_vocab * vocab, int32_t token) {
     return piece;
 }
 
+std::shared_ptr<const token_texts> texts_of(const llama_vocab * vocab) {
+    auto texts = std::make_shared<token_texts>();
+    texts->offset.push_back(0);
+    for (int32_t token = 0; token < host.llama_vocab_n_tokens(vocab); token++) {
+        texts->bytes += token_bytes(vocab, token);
+        texts->offset.push_back(static_cast<int64_t>(texts->bytes.size()));
+    }
+    return texts;
+}
+
 bool has_tokenizer_hash(const llama_vocab * vocab, const std::string & hash) {
     static const std::string version = "v2:";
     const bool               is_v2   = hash.compare(0, version.size(), version) == 0;

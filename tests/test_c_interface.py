@@ -15,7 +15,7 @@ from llama_cpp import _internals as internals
 from llama_cpp import llama_cpp as bindings
 
 import lcg_cpp
-from lcg_cpp import GatedLlama, GateOptions, _core, demo
+from lcg_cpp import GatedLlama, GateOptions, Phase, _core, demo
 from lcg_cpp.engine.model import read_base_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,6 +87,27 @@ def test_a_program_gets_the_tokens_and_interventions_of_gated_llama(
     assert run(program, mode, prompts).splitlines() == in_python(prompts)
 
 
+# `new_phases` in tests/cpp/c_interface.cpp
+PHASES = (
+    Phase("thinking", GateOptions(mode="observe")),
+    Phase(((", ", "и"),), GateOptions(mode="off")),
+    Phase((("а", ""),), GateOptions(deny=("latin", "cyrillic"), threshold=0.9)),
+)
+
+
+@pytest.mark.parametrize("mode", ["phases", "phases accepted"])
+def test_phases_have_options_of_their_own_as_in_gated_llama(program: Path, prompts: list[list[int]], mode: str) -> None:
+    llm = GatedLlama(str(demo.MODEL), n_ctx=256, verbose=False)
+    thought = llm.tokenize("<think>\n".encode(), add_bos=False, special=True)
+    both = [*prompts, *([*prompt, *thought] for prompt in prompts)]  # the second half goes on in a thought
+    expected = in_python(both, GateOptions(phases=PHASES))
+    assert run(program, mode, both).splitlines() == expected
+    plain = in_python(both)
+    n = len(prompts)
+    assert sum(a != b for a, b in zip(expected[:n], plain[:n])) > 2
+    assert sum(a != b for a, b in zip(expected[n:], plain[n:])) > 2
+
+
 def test_observing_changes_no_token(program: Path, prompts: list[list[int]]) -> None:
     assert run(program, "observe", prompts).splitlines() == in_python(prompts, GateOptions(mode="observe"))
 
@@ -116,6 +137,12 @@ def test_what_cannot_be_is_refused_in_one_line(program: Path) -> None:
     assert lines["strength"].startswith("3 `strength` is -1")
     assert lines["threshold"].startswith("3 `threshold` is 1")
     assert lines["no chain"] == "3 `chain` is NULL"
+    assert lines["part"] == "3 `name` is prose, expected thinking, code or tool_calls"
+    assert lines["no marks"].startswith("3 `begin` and `end` are empty, expected a mark")
+    assert lines["mark"] == "3 `begin` has 257 bytes, expected at most 256"
+    assert lines["phases in a phase"] == "3 `params` has phases of its own, expected none"
+    assert lines["strength of a phase"].startswith("3 `strength` is -1")
+    assert lines["prompt"] == "3 `sampler` was not made by lcg_sampler_init"
     assert lines["script"].startswith("3 `allow` names klingon, expected one of latin, cyrillic, ")
 
 

@@ -7,14 +7,8 @@ without it these tests are left out.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,67 +17,39 @@ from typing import Any
 import pytest
 
 from lcg_cpp import GatedLlama, demo
+from llama_server.running import Json, LlamaServer, greedy_reply, wrapped
 
 SERVER = os.environ.get("LCG_LLAMA_SERVER", "")
 pytestmark = pytest.mark.skipif(not SERVER, reason="LCG_LLAMA_SERVER names no llama-server")
 
 N_PREDICT = 24
 N_PROMPTS = 12
-EOS = 1
-Json = dict[str, Any]
 
 
-class Server:
+class Server(LlamaServer):
     """A llama-server that is running, gated unless told otherwise."""
 
-    def __init__(self, folder: Path, *arguments: str, gate: bool = True, options: tuple[str, ...] = ()) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        model: Path = demo.MODEL,
+        gate: Path | None = demo.GATES["default"],
+        options: tuple[str, ...] = (),
+    ) -> None:
         self.stats = folder / "stats.jsonl"
-        self.log = folder / "server.log"
-        wrap = (sys.executable, "-m", "lcg_cpp", "wrap", "--lcg", str(demo.GATES["default"]), "--strict", *options)
-        command = [SERVER, "-m", str(demo.MODEL), "--port", str(self.port), "-t", "1", *arguments]
-        command = [*wrap, "--stats", str(self.stats), "--", *command] if gate else command
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        while True:
-            assert self.process.poll() is None, self.log.read_text("utf-8", "replace")
-            with contextlib.suppress(OSError):
-                if self.call("GET", "/health")[0] == 200:
-                    return
-            time.sleep(0.1)
-
-    def call(self, method: str, path: str, body: Json | None = None) -> tuple[int, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
-        connection.request(method, path, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        data = response.read()
-        connection.close()
-        return response.status, json.loads(data)
+        command = [SERVER, "-m", str(model), "-t", "1", *arguments]
+        if gate is not None:
+            command = wrapped(command, str(gate), "--stats", str(self.stats), *options)
+        super().__init__(command, folder / "server.log")
 
     def complete(self, prompt: list[int], **body: Any) -> list[int]:
         """The tokens of a greedy reply."""
-        return self.result(prompt, **body)["tokens"]
+        return self.result(prompt, **{"n_predict": N_PREDICT, **body})["tokens"]
 
-    def result(self, prompt: list[int], **body: Any) -> Json:
-        settings = {"n_predict": N_PREDICT, "temperature": 0, "return_tokens": True, "repeat_penalty": 1.0}
-        status, found = self.call("POST", "/completion", {"prompt": prompt, **settings, **body})
-        assert status == 200, found
-        return found
-
-    def break_off(self, prompt: list[int]) -> None:
-        """Hangs up in the middle of a streamed reply."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
-        body = {"prompt": prompt, "n_predict": 200, "stream": True, "ignore_eos": True}
-        connection.request("POST", "/completion", json.dumps(body), {"Content-Type": "application/json"})
-        connection.getresponse().read(40)
-        connection.close()
-
-    def stop(self) -> Json:
-        """End the server; its statistics."""
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(60) == 0, self.log.read_text("utf-8", "replace")[-2000:]
+    def end(self) -> Json:
+        """Stop the server; its statistics."""
+        self.stop()
         return json.loads(self.stats.read_text("utf-8").splitlines()[-1])
 
 
@@ -108,15 +74,7 @@ def prompts() -> list[list[int]]:
 def gated(prompts: list[list[int]]) -> tuple[list[list[int]], int]:
     """The replies of GatedLlama, to the end, and how often its gate intervened."""
     llm = GatedLlama(str(demo.MODEL), gate=demo.GATES["default"], n_ctx=256, verbose=False)
-    replies = []
-    for prompt in prompts:
-        llm.reset()
-        reply: list[int] = []
-        for token in llm.generate(prompt, temp=0.0):
-            reply.append(token)
-            if token == EOS or len(reply) == N_PREDICT:
-                break
-        replies.append(reply)
+    replies = [greedy_reply(llm, prompt, N_PREDICT) for prompt in prompts]
     assert llm.gate_stats.interventions > 5
     return replies, llm.gate_stats.interventions
 
@@ -137,7 +95,7 @@ def test_each_reply_is_that_of_gated_llama(
     with serving(tmp_path, *LAYOUTS[layout]) as server, ThreadPoolExecutor(6) as clients:
         assert list(clients.map(server.complete, prompts)) == gated[0]
         assert list(clients.map(server.complete, prompts[::-1])) == gated[0][::-1]  # now from the prompt cache
-        stats = server.stop()
+        stats = server.end()
         assert stats["without_hidden"] == 0
         if layout != "a draft model":  # whose drafts are gated too, as it is the same model
             assert stats["interventions"] == 2 * gated[1]
@@ -155,7 +113,7 @@ def test_what_is_broken_off_leaves_nothing_behind(
         for body in ({"prompt": [1] * 5000}, {"prompt": 7.5}, {"messages": 3}):  # what cannot be answered
             assert server.call("POST", "/completion", body)[0] in {400, 500}
         assert server.complete(prompts[0]) == gated[0][0]
-        server.stop()
+        server.end()
 
 
 def test_requests_of_every_kind_are_gated_alike(
@@ -166,10 +124,10 @@ def test_requests_of_every_kind_are_gated_alike(
         anything = 'root ::= [^"]*'
         assert server.complete(prompt, grammar=anything) == reply
         for body in ({"n_probs": 5}, {"n_probs": 5, "post_sampling_probs": True}):
-            found = server.result(prompt, **body)
+            found = server.result(prompt, n_predict=N_PREDICT, **body)
             assert found["tokens"] == reply
             assert found["completion_probabilities"][0]["id"] == reply[0]
-        letters = server.result(prompt, grammar="root ::= [a-z]+")["content"]
+        letters = server.result(prompt, n_predict=N_PREDICT, grammar="root ::= [a-z]+")["content"]
         assert letters.isascii()
         assert letters.islower()
         schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -180,13 +138,13 @@ def test_requests_of_every_kind_are_gated_alike(
         server.complete(prompts[1], id_slot=0)
         assert server.call("POST", "/slots/0?action=restore", {"filename": "slot.bin"})[0] == 200
         assert server.complete(prompt, id_slot=0) == reply
-        server.stop()
+        server.end()
 
 
 def test_a_context_that_is_shifted_goes_on(prompts: list[list[int]], tmp_path: Path) -> None:
     with serving(tmp_path, "-np", "1", "-c", "64", "--context-shift") as server:
         assert len(server.complete(prompts[0], n_predict=150, ignore_eos=True)) == 150
-        stats = server.stop()
+        stats = server.end()
         assert (stats["steps"], stats["without_hidden"]) == (150, 0)
 
 
@@ -195,12 +153,12 @@ def test_embeddings_beside_completions_are_those_of_an_ungated_server(
 ) -> None:
     arguments = ("-np", "2", "-c", "512", "--embeddings", "--pooling", "mean")
     vectors = []
-    for gate in (False, True):
+    for gate in (None, demo.GATES["default"]):
         with serving(tmp_path, *arguments, gate=gate) as server, ThreadPoolExecutor(4) as clients:
             replies = clients.map(server.complete, prompts) if gate else ()
             found = [server.call("POST", "/embedding", {"content": prompt}) for prompt in prompts]
             vectors.append(found)
             if gate:
                 assert list(replies) == gated[0]
-                server.stop()
+                server.end()
     assert vectors[0] == vectors[1]

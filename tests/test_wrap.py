@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from lcg_cpp import GateOptions, demo
 from lcg_cpp.commands import wrap
 from lcg_cpp.commands.errors import UsageError
 from lcg_cpp.gate.find import AUTO
+from lcg_cpp.gate.options import with_phases
 from wrapping import GATE, N_PROMPTS, demo_prompts, replies, run, stats_in, tokens, wrapped
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is Linux's; macOS has not been tried")
@@ -167,6 +169,39 @@ def test_a_pin_holds_with_and_without_a_gate(stock: Path, prompts: list[str], pi
     assert expected != replies(prompts[:6], gate)[0]
 
 
+PHASES = {
+    "thinking": (with_phases(GateOptions(), "observe"), ("--while-thinking", "observe"), "<think>\n"),
+    "calls": (
+        with_phases(GateOptions(), None, ("code", "tool_calls")),
+        ("--leave-alone", "code,tool-calls"),
+        "<tool_call>",
+    ),
+    "pin": (
+        with_phases(GateOptions(deny=("latin",)), "off"),
+        ("--deny-scripts", "latin", "--while-thinking", "off"),
+        "<think>",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PHASES)
+@pytest.mark.parametrize("mode", ["array", "clone"])
+def test_phases_have_options_of_their_own_as_in_gated_llama(
+    stock: Path, prompts: list[str], tmp_path: Path, name: str, mode: str
+) -> None:
+    options, given, mark = PHASES[name]
+    begun = GatedLlama(str(demo.MODEL), n_ctx=256, verbose=False).tokenize(mark.encode(), add_bos=False, special=True)
+    opened = [",".join([prompt, *map(str, begun)]) for prompt in prompts]
+    stats = tmp_path / "stats.jsonl"
+    for asked in (prompts, opened):
+        expected, counted = replies(asked, options=options)
+        command = (str(stock), mode, str(demo.MODEL), *asked)
+        assert tokens(run(*wrapped(*command, options=(*given, "--stats", str(stats))))) == expected
+        assert stats_in(stats) == counted
+        assert (counted["interventions"] == 0) == (asked is opened and "observe" not in given)
+    assert replies(opened, options=options)[0] != replies(opened, options=dataclasses.replace(options, phases=()))[0]
+
+
 def test_observing_changes_no_token(stock: Path, prompts: list[str], tmp_path: Path) -> None:
     stats = tmp_path / "stats.jsonl"
     command = (str(stock), "sample", str(demo.MODEL), *prompts)
@@ -288,6 +323,12 @@ def test_the_llama_cpp_that_the_gate_knows_passes_the_same_proof(compiler: str, 
     ("variable", "value", "message"),
     [
         ("LCG_MODE", "soft", "`LCG_MODE` is soft, expected mask, observe or off"),
+        ("LCG_WHILE_THINKING", "on", "`LCG_WHILE_THINKING` is on, expected mask, observe or off"),
+        (
+            "LCG_LEAVE_ALONE",
+            "code,maths",
+            "`LCG_LEAVE_ALONE` is code,maths, expected code, tool_calls, or both with a comma",
+        ),
         ("LCG_STRENGTH", "-1", "`LCG_STRENGTH` is -1, expected logits from 0 to inf"),
         (
             "LCG_DENY",

@@ -65,6 +65,22 @@ void print(const llama_sampler * sampler, const tokens_t & tokens) {
         static_cast<int>(event.position), event.removed, event.chosen);
 }
 
+// Those of PHASES in tests/test_c_interface.py.
+lcg_phases * new_phases(const program & p, const lcg_pin * pin) {
+    lcg_error    error;
+    lcg_phases * phases = lcg_phases_init(p.model, &error);
+    lcg_params   params = lcg_params_default();
+    params.mode         = LCG_MODE_OBSERVE;
+    require(lcg_phases_add(phases, "thinking", params, &error) == LCG_OK, "a phase that has a name");
+    params.mode = LCG_MODE_OFF;
+    require(lcg_phases_add_marks(phases, ", ", "и", false, params, &error) == LCG_OK, "marks of one's own");
+    params           = lcg_params_default();
+    params.pin       = pin;
+    params.threshold = 0.9f;
+    require(lcg_phases_add_marks(phases, "а", "", false, params, &error) == LCG_OK, "a phase without an end");
+    return phases;
+}
+
 // One reply after the other, in a context that is cleared in between.
 void one_by_one(const program & p, const std::string & mode, const std::vector<tokens_t> & prompts) {
     for (tokens_t tokens : prompts) {
@@ -72,9 +88,17 @@ void one_by_one(const program & p, const std::string & mode, const std::vector<t
         params.mode             = mode == "observe" ? LCG_MODE_OBSERVE : LCG_MODE_MASK;
         lcg_pin * pin           = mode == "pinned" ? lcg_pin_init(p.model, nullptr, "lowres, cj", nullptr) : nullptr;
         params.pin              = pin;
+        const bool   has_phases = mode == "phases" || mode == "phases accepted";
+        lcg_pin *    inner      = has_phases ? lcg_pin_init(p.model, nullptr, "latin,cyrillic", nullptr) : nullptr;
+        lcg_phases * phases     = has_phases ? new_phases(p, inner) : nullptr;
+        params.phases           = phases;
         llama_sampler * sampler = p.sampler(params);
         llama_memory_clear(llama_get_memory(p.context), true);
-        if (mode == "accepted") { // as servers do, for penalties
+        lcg_phases_free(phases); // the sampler has what it needs
+        if (mode == "phases") {
+            require(lcg_sampler_read_prompt(sampler, tokens.data(), tokens.size(), nullptr) == LCG_OK, "a prompt");
+        }
+        if (mode == "accepted" || mode == "phases accepted") { // as servers do, for penalties
             for (const llama_token token : tokens) {
                 llama_sampler_accept(sampler, token);
             }
@@ -97,6 +121,7 @@ void one_by_one(const program & p, const std::string & mode, const std::vector<t
         }
         llama_sampler_free(sampler);
         lcg_pin_free(pin);
+        lcg_pin_free(inner);
     }
 }
 
@@ -135,6 +160,25 @@ void errors(const program & p, const char * model_path, const char * gate_path) 
     lcg_pin_free(everything);
     require(lcg_pin_init(p.model, "klingon", nullptr, &error) == nullptr, "no such script");
     say("script", error);
+    lcg_phases *     phases     = lcg_phases_init(p.model, &error);
+    const lcg_params defaults   = lcg_params_default();
+    const auto       say_status = [&](const char * what, lcg_status status) {
+        require(status == LCG_ERROR_ARGUMENT, what);
+        say(what, error);
+    };
+    say_status("part", lcg_phases_add(phases, "prose", defaults, &error));
+    say_status("no marks", lcg_phases_add_marks(phases, "", nullptr, false, defaults, &error));
+    say_status("mark", lcg_phases_add_marks(phases, std::string(257, 'x').c_str(), "", false, defaults, &error));
+    params        = lcg_params_default();
+    params.phases = phases;
+    say_status("phases in a phase", lcg_phases_add(phases, "code", params, &error));
+    params.phases   = nullptr;
+    params.strength = -1.0f;
+    say_status("strength of a phase", lcg_phases_add(phases, "code", params, &error));
+    say_status("prompt", lcg_sampler_read_prompt(chain, nullptr, 0, &error));
+    require(lcg_phases_init(nullptr, nullptr) == nullptr, "no model, no phases");
+    lcg_phases_free(phases);
+    lcg_phases_free(nullptr);
     require(lcg_sampler_stats(chain).steps == 0, "a chain of llama.cpp has no statistics");
     require(lcg_sampler_error(chain, &error) == LCG_ERROR_ARGUMENT, "nor an error");
     llama_sampler_free(chain);

@@ -152,10 +152,16 @@ tokens_t reply(const program & p, tokens_t prompt, const std::string & mode) {
     llama_memory_clear(llama_get_memory(p.context), true);
     tokens_t    tokens;
     llama_batch batch = llama_batch_get_one(prompt.data(), static_cast<int32_t>(prompt.size()));
-    if (mode == "array") {
+    if (mode == "array" || mode == "clone") {
         for (const llama_token token : prompt) { // for penalties
             llama_sampler_accept(chain, token);
         }
+    }
+    if (mode == "clone") { // before anything was sampled
+        llama_sampler * copy = llama_sampler_clone(chain);
+        llama_sampler_reset(chain);
+        llama_sampler_copy(copy, chain);
+        llama_sampler_free(copy);
     }
     while (tokens.size() < n_predict && llama_decode(p.context, batch) == 0) {
         if (mode == "drafts") { // a token too many is taken back, and sampled once more

@@ -36,7 +36,7 @@ _EPILOG = """\
 The program must use llama.cpp as a shared library. Every model that a gate fits is gated, every other one is not, which
 a line on stderr says. Without the command, the same: LD_PRELOAD (macOS: DYLD_INSERT_LIBRARIES) is lib/liblcg_preload of
 `lcg-cpp --prefix`, and LCG_GATE names gates, with colons between them; further variables are LCG_MODE, LCG_STRENGTH,
-LCG_ALLOW, LCG_DENY, LCG_DEVICE, LCG_STRICT=1 and LCG_STATS.
+LCG_ALLOW, LCG_DENY, LCG_WHILE_THINKING, LCG_LEAVE_ALONE, LCG_DEVICE, LCG_STRICT=1 and LCG_STATS.
 
     lcg-cpp wrap --lcg auto -- llama-server -m MODEL.gguf --port 8080
 """
@@ -51,8 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(group, "--any-model")
     options.add(group, "--lcg-device")
     options.add_mode(group)
-    for option in ("--allow-scripts", "--deny-scripts"):
-        options.add(group, option)
+    options.add_pin(group)
     parser.add_argument("--strict", action="store_true", help="end the program instead of going on without a gate")
     parser.add_argument(
         "--stats",
@@ -86,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
         "LCG_DEVICE": args.lcg_device,
         "LCG_ALLOW": ",".join(args.allow_scripts or ()),
         "LCG_DENY": ",".join(args.deny_scripts or ()),
+        "LCG_WHILE_THINKING": args.while_thinking or "",
+        "LCG_LEAVE_ALONE": ",".join(args.leave_alone or ()),
         "LCG_STRICT": "1" if args.strict else "",
         "LCG_STATS": args.stats if args.stats == "-" else os.path.abspath(args.stats),
         "LCG_WRAPPED": str(os.getpid()),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Mark = Union[str, tuple[int, ...]]
 
-PROMPT_END = 64  # tokens of a prompt among which the mark of a phase is looked for
+PROMPT_END = _core.PROMPT_END  # tokens of a prompt among which the mark of a phase is looked for
 _MAX_MARK = 256  # bytes or tokens
 
 

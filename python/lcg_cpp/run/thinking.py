@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..gate.marks import THOUGHTS
+from ..gate.marks import NAMED
 
-# Two formats go on with a header of the answer.
-_BEGIN = "|".join(re.escape(begin) for begin, _ in THOUGHTS)
-_END = re.compile("|".join(re.escape(end) for _, end in THOUGHTS))
+# These go on with a header of the answer, see `_FORMATS`.
+_WITH_HEADER = ("<|think|>", "<|channel|>analysis", "<|channel|>commentary")
+_THOUGHTS = [pair for pair in NAMED["thinking"][0] if pair[0] not in _WITH_HEADER]
+_BEGIN = "|".join(re.escape(begin) for begin, _ in _THOUGHTS)
+_END = re.compile("|".join(re.escape(end) for _, end in _THOUGHTS))
 _FINAL = r"(?:<\|start\|>assistant)?<\|channel\|>final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
 _FORMATS = (
     (re.compile(rf"\s*(?:{_BEGIN})"), _END),
