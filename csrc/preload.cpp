@@ -31,6 +31,7 @@ using eval_callback = bool (*)(ggml_tensor *, bool, void *);
 #ifdef __APPLE__
 LCG_WEAK void            ggml_backend_sched_set_eval_callback(ggml_backend_sched *, eval_callback, void *);
 LCG_WEAK void            ggml_backend_sched_free(ggml_backend_sched *);
+LCG_WEAK void            ggml_backend_sched_reset(ggml_backend_sched *);
 LCG_WEAK float *         llama_get_logits(llama_context *);
 LCG_WEAK float *         llama_get_logits_ith(llama_context *, int32_t);
 LCG_WEAK int32_t         llama_sampler_sample(llama_sampler *, llama_context *, int32_t);
@@ -168,6 +169,14 @@ LCG_EXPORT void LCG_NAME(ggml_backend_sched_set_eval_callback)(
     real_ggml_backend_sched_set_eval_callback(scheduler, on_tensor, context.get());
 }
 LCG_REPLACES(ggml_backend_sched_set_eval_callback)
+
+// Called while a context is made, before a chain can be told of the first prompt.
+LCG_EXPORT void LCG_NAME(ggml_backend_sched_reset)(ggml_backend_sched * scheduler) {
+    connect(__builtin_return_address(0));
+    LCG_REAL(ggml_backend_sched_reset);
+    real_ggml_backend_sched_reset(scheduler);
+}
+LCG_REPLACES(ggml_backend_sched_reset)
 
 LCG_EXPORT void LCG_NAME(ggml_backend_sched_free)(ggml_backend_sched * scheduler) {
     LCG_REAL(ggml_backend_sched_free);

@@ -12,9 +12,12 @@ namespace lcg {
 
 namespace {
 
-// A context that gives embeddings of tokens calls the same tensor by another name.
+// A context that gives embeddings of tokens calls the same tensor by another name, which is in other contexts that of
+// what a pooling or a head for ranking makes of it.
+constexpr char other_name[] = "result_embd_pooled";
+
 bool is_hidden_state(const char * name) {
-    return std::strcmp(name, "result_norm") == 0 || std::strcmp(name, "result_embd_pooled") == 0;
+    return std::strcmp(name, "result_norm") == 0 || std::strcmp(name, other_name) == 0;
 }
 
 } // namespace
@@ -32,7 +35,7 @@ bool tap::on_tensor(ggml_tensor * tensor, bool ask, void * user_data) {
     }
     if (!ask) {
         try {
-            is_logits ? self.capture_keys(tensor) : self.capture(tensor);
+            is_logits ? self.capture_keys(tensor) : self.capture(tensor, std::strcmp(name, other_name) == 0);
         } catch (const std::bad_alloc &) { // must not cross llama.cpp
             self.forget();
         }
@@ -40,13 +43,16 @@ bool tap::on_tensor(ggml_tensor * tensor, bool ask, void * user_data) {
     return true;
 }
 
-void tap::capture(ggml_tensor * tensor) {
-    const auto n = static_cast<size_t>(host.ggml_nrows(tensor));
-    n_newest_    = 0;
+void tap::capture(ggml_tensor * tensor, bool may_be_pooled) {
+    const auto n        = static_cast<size_t>(host.ggml_nrows(tensor));
+    const auto n_values = static_cast<size_t>(host.ggml_nelements(tensor));
+    if (may_be_pooled && n_embd_ != 0 && n != 0 && n_values / n != n_embd_) {
+        return;
+    }
+    n_newest_ = 0;
     if (n == 0) {
         return;
     }
-    const auto n_values = static_cast<size_t>(host.ggml_nelements(tensor));
     if (read_ || n_values / n != n_embd_) {
         forget();
         n_embd_ = n_values / n;

@@ -34,7 +34,7 @@ class tap {
     const float * row_like(const float * logits, size_t n_vocab) const;
 
   private:
-    void    capture(ggml_tensor * tensor);
+    void    capture(ggml_tensor * tensor, bool may_be_pooled);
     void    capture_keys(ggml_tensor * logits);
     float * key_of(size_t row) { return &keys_[row % capacity_ * n_key]; }
 

@@ -1,4 +1,4 @@
-"""Tiny random models of architectures other than the usual: recurrent, with an encoder, and an encoder alone.
+"""Tiny random models of architectures other than the usual: recurrent, sliding windows, a head for ranking, encoders.
 
 All have the tiny model's vocabulary. Names and shapes of the tensors are llama.cpp's; shapes are NumPy's, rows first.
 """
@@ -220,3 +220,57 @@ def write_plamo3(path: Path) -> None:
         writer.add_layer_norm_rms_eps(1e-5)
 
     _write(path, "plamo3", shapes, describe)
+
+
+def _attention(n_layer: int) -> Shapes:
+    """Of models whose queries and keys have norms of their own."""
+    shapes: Shapes = {}
+    for layer in range(n_layer):
+        block = f"blk.{layer}."
+        shapes |= {block + f"attn_{name}.weight": (N_EMBD, N_EMBD) for name in ("q", "k", "v", "output")}
+        shapes |= {block + f"attn_{name}_norm.weight": (N_EMBD // N_HEAD,) for name in "qk"}
+        shapes |= {
+            block + "attn_norm.weight": (N_EMBD,),
+            block + "ffn_norm.weight": (N_EMBD,),
+            block + "ffn_gate.weight": (N_FF, N_EMBD),
+            block + "ffn_up.weight": (N_FF, N_EMBD),
+            block + "ffn_down.weight": (N_EMBD, N_FF),
+        }
+    return shapes
+
+
+def _describe_attention(writer: gguf.GGUFWriter) -> None:
+    writer.add_feed_forward_length(N_FF)
+    writer.add_head_count(N_HEAD)
+    writer.add_head_count_kv(N_HEAD)
+    writer.add_key_length(N_EMBD // N_HEAD)
+    writer.add_value_length(N_EMBD // N_HEAD)
+    writer.add_layer_norm_rms_eps(1e-5)
+
+
+def write_gemma3(path: Path) -> None:
+    """A model whose first layer sees the latest 8 tokens only."""
+    shapes: Shapes = {"token_embd.weight": (len(make_vocab().tokens), N_EMBD), "output_norm.weight": (N_EMBD,)}
+    shapes |= _attention(N_LAYER)
+    for layer in range(N_LAYER):
+        shapes |= {f"blk.{layer}.post_{part}_norm.weight": (N_EMBD,) for part in ("attention", "ffw")}
+
+    def describe(writer: gguf.GGUFWriter) -> None:
+        _describe_attention(writer)
+        writer.add_sliding_window(8)
+        writer.add_sliding_window_pattern([True, False])
+
+    _write(path, "gemma3", shapes, describe)
+
+
+def write_qwen3(path: Path) -> None:
+    """A model that also ranks: its head makes two numbers of a text."""
+    shapes: Shapes = {"token_embd.weight": (len(make_vocab().tokens), N_EMBD), "output_norm.weight": (N_EMBD,)}
+    shapes |= _attention(N_LAYER)
+    shapes |= {"cls.output.weight": (2, N_EMBD)}
+
+    def describe(writer: gguf.GGUFWriter) -> None:
+        _describe_attention(writer)
+        writer.add_classifier_output_labels(["yes", "no"])
+
+    _write(path, "qwen3", shapes, describe)

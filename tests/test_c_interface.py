@@ -98,7 +98,7 @@ PHASES = (
 @pytest.mark.parametrize("mode", ["phases", "phases accepted"])
 def test_phases_have_options_of_their_own_as_in_gated_llama(program: Path, prompts: list[list[int]], mode: str) -> None:
     llm = GatedLlama(str(demo.MODEL), n_ctx=256, verbose=False)
-    thought = llm.tokenize("<think>\n".encode(), add_bos=False, special=True)
+    thought = llm.tokenize(b"<think>\n", add_bos=False, special=True)
     both = [*prompts, *([*prompt, *thought] for prompt in prompts)]  # the second half goes on in a thought
     expected = in_python(both, GateOptions(phases=PHASES))
     assert run(program, mode, both).splitlines() == expected

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_cpp import LlamaGrammar
 
+import odd_models
+import tiny_model
 from lcg_cpp import GatedLlama, demo
 from llama_server.running import Json, LlamaServer, greedy_reply, wrapped
 
@@ -70,13 +73,17 @@ def prompts() -> list[list[int]]:
     return [llm.tokenize(json.loads(line)["prompt"].encode(), special=True) for line in lines]
 
 
-@pytest.fixture(scope="module")
-def gated(prompts: list[list[int]]) -> tuple[list[list[int]], int]:
-    """The replies of GatedLlama, to the end, and how often its gate intervened."""
-    llm = GatedLlama(str(demo.MODEL), gate=demo.GATES["default"], n_ctx=256, verbose=False)
+def replies_of(model: Path, gate: Path, prompts: list[list[int]]) -> tuple[list[list[int]], int]:
+    llm = GatedLlama(str(model), gate=gate, n_ctx=256, verbose=False)
     replies = [greedy_reply(llm, prompt, N_PREDICT) for prompt in prompts]
     assert llm.gate_stats.interventions > 5
     return replies, llm.gate_stats.interventions
+
+
+@pytest.fixture(scope="module")
+def gated(prompts: list[list[int]]) -> tuple[list[list[int]], int]:
+    """The replies of GatedLlama, to the end, and how often its gate intervened."""
+    return replies_of(demo.MODEL, demo.GATES["default"], prompts)
 
 
 LAYOUTS = {
@@ -162,3 +169,109 @@ def test_embeddings_beside_completions_are_those_of_an_ungated_server(
                 assert list(replies) == gated[0]
                 server.end()
     assert vectors[0] == vectors[1]
+
+
+# ---- models of other kinds ----
+
+NUMBERS = [[(7 * i + 3 * n) % 250 for i in range(n)] for n in (9, 40, 12, 25)]  # prompts of any tokens
+
+
+@pytest.mark.parametrize("arguments", [(), ("--swa-full",), ("-kvu", "-b", "32", "-ub", "4")], ids=" ".join)
+def test_a_sliding_window_keeps_its_rows(
+    tmp_path: Path, make_gate_file: Callable[..., Path], arguments: tuple[str, ...]
+) -> None:
+    model = tmp_path / "gemma3.gguf"
+    odd_models.write_gemma3(model)
+    gate = make_gate_file(tiny_model.gate_weights(16, n_embd=odd_models.N_EMBD), base=model)
+    replies, interventions = replies_of(model, gate, NUMBERS)
+    kind = {"model": model, "gate": gate}
+    with serving(tmp_path, "-np", "2", "-c", "512", *arguments, **kind) as server, ThreadPoolExecutor(4) as clients:
+        assert list(clients.map(server.complete, NUMBERS)) == replies
+        assert list(clients.map(server.complete, NUMBERS)) == replies  # now from the prompt cache
+        stats = server.end()
+    assert (stats["interventions"], stats["without_hidden"]) == (2 * interventions, 0)
+
+
+def test_ranking_beside_completions_is_that_of_an_ungated_server(
+    tmp_path: Path, make_gate_file: Callable[..., Path]
+) -> None:
+    model = tmp_path / "qwen3.gguf"
+    odd_models.write_qwen3(model)
+    gate = make_gate_file(tiny_model.gate_weights(16, n_embd=odd_models.N_EMBD), base=model)
+    replies, interventions = replies_of(model, gate, NUMBERS)
+    question = {"query": "the city", "documents": ["the time of the city", "in the name of"]}
+    ranks = []
+    for chosen in (None, gate):
+        with (
+            serving(tmp_path, "-np", "2", "-c", "512", "--reranking", model=model, gate=chosen) as server,
+            ThreadPoolExecutor(4) as clients,
+        ):
+            asked = [clients.submit(server.call, "POST", "/rerank", question) for _ in range(4)]
+            found = list(clients.map(server.complete, NUMBERS * 2)) if chosen else []
+            ranks.append([each.result() for each in asked])
+            if chosen:
+                assert found == replies * 2
+                stats = server.end()
+                assert (stats["interventions"], stats["without_hidden"]) == (2 * interventions, 0)
+    assert ranks[0] == ranks[1]
+    assert ranks[0][0][0] == 200
+
+
+# ---- calls of tools ----
+
+TOOLS_TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+{%- for tool in tools %}
+{{ tool | tojson }}
+{%- endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content or "" }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+CITY = {"type": "object", "properties": {"city": {"enum": ["東京", "Paris", "서울", "city"]}}, "required": ["city"]}
+TOOL = {"type": "function", "function": {"name": "weather", "description": "the time", "parameters": CITY}}
+
+
+def test_calls_of_tools_are_gated_behind_their_grammar(
+    tmp_path: Path, tiny_model_path: Path, tiny_vocab: tiny_model.TinyVocab, make_gate_file: Callable[..., Path]
+) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text(TOOLS_TEMPLATE)
+    call = tiny_vocab.id_of("<tool_call>")
+    gate = make_gate_file(tiny_model.gate_weights(16, seed=2))
+    llm = GatedLlama(str(tiny_model_path), gate=gate, n_ctx=1024, verbose=False)
+    arguments = ("-np", "2", "-c", "2048", "--jinja", "--chat-template-file", str(template))
+    n_called = 0
+    with serving(tmp_path, *arguments, model=tiny_model_path, gate=gate) as server:
+
+        def chat(text: str, **body: Any) -> Json:
+            asked = {"messages": [{"role": "user", "content": text}], "tools": [TOOL], "verbose": True}
+            asked |= {"temperature": 0, "return_tokens": True, "max_tokens": 60, **body}
+            status, found = server.call("POST", "/v1/chat/completions", asked)
+            assert status == 200, found
+            return found
+
+        for text in ("the city", "name of", "time"):
+            for body in ({}, {"logit_bias": {str(call): 100}}, {"tool_choice": "required"}):
+                found = chat(text, **body)
+                said, settings = found["__verbose"], found["__verbose"]["generation_settings"]
+                assert settings["grammar_lazy"] == (body.get("tool_choice") != "required")
+                prompt = llm.tokenize(said["prompt"].encode(), special=True)
+                grammar = LlamaGrammar.from_string(settings["grammar"], verbose=False) if body else None
+                assert said["tokens"] == greedy_reply(llm, prompt, 60, grammar=grammar)
+                calls = found["choices"][0]["message"].get("tool_calls", [])
+                assert bool(calls) == bool(body)
+                if calls:
+                    n_called += 1
+                    assert json.loads(calls[0]["function"]["arguments"])["city"] in CITY["properties"]["city"]["enum"]
+        stats = server.end()
+    assert n_called == 6
+    assert stats["interventions"] == llm.gate_stats.interventions > 5
+    assert stats["without_hidden"] == 0

@@ -140,7 +140,9 @@ def main() -> None:
     print(", ".join(f"{tally.counts[kind]} {kind}" for kind in KINDS) + f"; {len(tally.wrong)} answered wrongly")
     print(f"the gate changes {n_changed} of the {len(cases)} replies; steps {found['steps']}, interventions", end=" ")
     print(f"{found['interventions']}, without a hidden state {found['without_hidden']}")
-    print(f"memory {settled[0]:.1f} MB after a tenth of the time, {settled[-1]:.1f} at the end, {max(memory):.1f} at most")
+    print(
+        f"memory {settled[0]:.1f} MB after a tenth of the time, {settled[-1]:.1f} at the end, {max(memory):.1f} at most"
+    )
     for wrong in tally.wrong[:5]:
         print("wrong:", wrong)
     sys.exit(1 if tally.wrong or found["without_hidden"] else 0)

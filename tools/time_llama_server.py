@@ -2,10 +2,10 @@
 
     taskset -c 0 chrt -r 1 python tools/time_llama_server.py --server llama-server --model MODEL.gguf --lcg GATE.gguf
 
-Both servers are up all the time. Each pair sends the same short requests to one and then to the other, in an order drawn
-at random, as many at once as there are slots. Printed are the medians of the pairs' ratios, gated ÷ stock, with 95 %
-bootstrap intervals: tokens a second, time until the first token, and the server's own CPU time, which other programs on
-the same core disturb least.
+Both servers are up all the time. Each pair sends the same short requests to one and then to the other, in an order
+drawn at random, as many at once as there are slots. Printed are the medians of the pairs' ratios, gated ÷ stock, with
+95 % bootstrap intervals: tokens a second, time until the first token, and the server's own CPU time, which other
+programs on the same core disturb least.
 """
 
 from __future__ import annotations
@@ -80,7 +80,10 @@ def report(n_slots: int, pairs: Sequence[Sequence[Cost]]) -> None:
     for name, column in zip(("tokens a second", "first token", "CPU time"), ratios.T):
         low, high = interval(np.median(column[drawn], axis=1))
         middle = np.median(column)
-        print(f"{n_slots} slots, {len(ratios)} pairs: {name} gated ÷ stock {middle:.4f} ({low:.4f}–{high:.4f})", flush=True)
+        print(
+            f"{n_slots} slots, {len(ratios)} pairs: {name} gated ÷ stock {middle:.4f} ({low:.4f}–{high:.4f})",
+            flush=True,
+        )
     stock, gated = np.median(costs, axis=0)
     print(f"{n_slots} slots: medians stock {stock}, gated {gated} (seconds: all, first token, CPU)", flush=True)
 
@@ -99,9 +102,7 @@ def main() -> None:
         command = [arguments.server, "-m", arguments.model, "-np", str(n_slots), "-c", str(512 * n_slots), "-t", "1"]
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             both = (command, wrapped(command, arguments.lcg, "--any-model"))
-            servers = [
-                stack.enter_context(running(line, Path(folder, f"log{i}"))) for i, line in enumerate(both)
-            ]
+            servers = [stack.enter_context(running(line, Path(folder, f"log{i}"))) for i, line in enumerate(both)]
             report(n_slots, measure(servers, n_slots, arguments.seconds, arguments.n_predict))
 
 

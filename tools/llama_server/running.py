@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
+
 from lcg_cpp import GatedLlama
 
 Json = dict[str, Any]
@@ -98,12 +100,12 @@ def running(command: Sequence[str], log: Path) -> Iterator[LlamaServer]:
         server.process.wait()
 
 
-def greedy_reply(llm: GatedLlama, prompt: Sequence[int], n_predict: int) -> list[int]:
+def greedy_reply(llm: GatedLlama, prompt: Sequence[int], n_predict: int, **sampling: Any) -> list[int]:
     """The tokens that a server has to answer with."""
     llm.reset()
     reply: list[int] = []
-    for token in llm.generate(prompt, temp=0.0):
+    for token in llm.generate(prompt, temp=0.0, **sampling):
         reply.append(token)
-        if token == llm.token_eos() or len(reply) == n_predict:
+        if llama_cpp.llama_vocab_is_eog(llm._model.vocab, token) or len(reply) == n_predict:
             break
     return reply
