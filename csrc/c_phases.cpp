@@ -19,8 +19,8 @@ void check(const lcg_phases * phases, const lcg_params & params) {
         throw bad_argument("`params` has phases of its own, expected none");
     }
     if (params.pin != nullptr && params.pin->n_vocab != phases->texts->n_vocab()) {
-        throw bad_argument(joined("`pin` was made for a model of ", params.pin->n_vocab, " tokens, this one has ",
-            phases->texts->n_vocab()));
+        throw bad_argument(joined(
+            "`pin` was made for a model of ", params.pin->n_vocab, " tokens, this one has ", phases->texts->n_vocab()));
     }
     conduct_of(params, {});
 }
@@ -71,8 +71,8 @@ lcg_status lcg_phases_add(lcg_phases * phases, const char * name, lcg_params par
     });
 }
 
-lcg_status lcg_phases_add_marks(lcg_phases * phases, const char * begin, const char * end, bool leading,
-    lcg_params params, lcg_error * error) {
+lcg_status lcg_phases_add_marks(
+    lcg_phases * phases, const char * begin, const char * end, bool leading, lcg_params params, lcg_error * error) {
     return guarded(error, [&] {
         check(phases, params);
         const std::string_view first = begin != nullptr ? begin : "", last = end != nullptr ? end : "";
@@ -82,7 +82,8 @@ lcg_status lcg_phases_add_marks(lcg_phases * phases, const char * begin, const c
             }
         }
         if (first.empty() && last.empty()) {
-            throw bad_argument("`begin` and `end` are empty, expected a mark that begins the phase or one that ends it");
+            throw bad_argument(
+                "`begin` and `end` are empty, expected a mark that begins the phase or one that ends it");
         }
         phases->parts.push_back({mark(first), mark(last), leading, params});
     });

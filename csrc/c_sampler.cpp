@@ -117,8 +117,8 @@ llama_sampler * lcg_sampler_init(const lcg_gate * gate, lcg_tap * tap, llama_con
         require("tap", tap != nullptr || gate == nullptr);
         require("context", context != nullptr);
         require("chain", chain != nullptr);
-        const llama_model * model   = host.llama_get_model(context);
-        const auto          n_vocab = host.llama_vocab_n_tokens(host.llama_model_get_vocab(model));
+        const llama_model * model       = host.llama_get_model(context);
+        const auto          n_vocab     = host.llama_vocab_n_tokens(host.llama_model_get_vocab(model));
         const auto          require_fit = [n_vocab](const char * name, size_t n) {
             if (n != static_cast<size_t>(n_vocab)) {
                 throw bad_argument(

@@ -168,7 +168,8 @@ LCG_API bool lcg_tap_eval(struct ggml_tensor * tensor, bool ask, void * tap);
 // Puts the gate into a finished chain and returns one sampler that owns the chain, for llama_sampler_sample,
 // llama_sampler_apply and llama_sampler_free. The chain must end in a choice (greedy, dist, mirostat). One sampler for
 // each sequence: llama_sampler_reset begins a reply; llama_sampler_clone copies the history too. Tokens that are
-// accepted without having been sampled, such as those of a prompt, reach the chain and tell the gate which phase is open; it does not judge by them.
+// accepted without having been sampled, such as those of a prompt, reach the chain and tell the gate which phase is
+// open; it does not judge by them.
 //
 // gate and tap may be NULL where params, or one of its phases, has a pin.
 //

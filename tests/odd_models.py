@@ -250,8 +250,9 @@ def _describe_attention(writer: gguf.GGUFWriter) -> None:
 
 def write_gemma3(path: Path) -> None:
     """A model whose first layer sees the latest 8 tokens only."""
-    shapes: Shapes = {"token_embd.weight": (len(make_vocab().tokens), N_EMBD), "output_norm.weight": (N_EMBD,)}
-    shapes |= _attention(N_LAYER)
+    n_vocab = len(make_vocab().tokens)
+    shapes: Shapes = {"token_embd.weight": (n_vocab, N_EMBD), "output_norm.weight": (N_EMBD,)}
+    shapes |= {"output.weight": (n_vocab, N_EMBD), **_attention(N_LAYER)}
     for layer in range(N_LAYER):
         shapes |= {f"blk.{layer}.post_{part}_norm.weight": (N_EMBD,) for part in ("attention", "ffw")}
 
