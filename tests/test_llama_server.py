@@ -293,7 +293,7 @@ def test_calls_of_tools_are_gated_behind_their_grammar(
 
 def test_a_token_that_is_sampled_again_behind_a_grammar_counts_once(tmp_path: Path, tiny: tuple[Path, Path]) -> None:
     llm = GatedLlama(str(tiny[0]), gate=tiny[1], n_ctx=512, verbose=False)
-    words = 'root ::= ([一-龥가-힣ऀ-ॿ]+ [a-z]* | [.] [a-z]+)+'
+    words = "root ::= ([一-龥가-힣ऀ-ॿ]+ [a-z]* | [.] [a-z]+)+"
     with serving(tmp_path, "-np", "2", "-c", "1024", model=tiny[0], gate=tiny[1]) as server:
         for prompt in NUMBERS:
             grammar = LlamaGrammar.from_string(words, verbose=False)

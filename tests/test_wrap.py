@@ -19,7 +19,7 @@ import pytest
 import lcg_cpp
 import odd_models
 import tiny_model
-from lcg_cpp import GateOptions, demo
+from lcg_cpp import GatedLlama, GateOptions, demo
 from lcg_cpp.commands import wrap
 from lcg_cpp.commands.errors import UsageError
 from lcg_cpp.gate.find import AUTO
