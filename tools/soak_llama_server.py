@@ -28,6 +28,8 @@ from llama_server.running import LlamaServer, greedy_reply, running, wrapped
 LANGUAGES = ("Russian", "Korean", "Arabic", "Hindi")
 N_PREDICT = 24
 N_CTX = 256  # of a slot
+# With FlashAttention, or from its prompt cache, llama-server answers otherwise than alone, with and without a gate.
+EXACT = ("-t", "1", "-fa", "off", "--cache-ram", "0")
 KINDS = {"reply": 70, "broken off": 15, "too long": 5, "malformed": 10}  # per cent of the requests
 MALFORMED: tuple[object, ...] = (b"{", b"\xff\xfe\x00", {"prompt": 7.5}, {"messages": 3}, {"prompt": [-5]}, [], "text")
 
@@ -80,7 +82,7 @@ def ask(server: LlamaServer, case: Case, kind: str, dice: random.Random) -> str 
         return None
     if kind == "reply":
         place = {"id_slot": case.slot} if dice.random() < 0.5 else {}
-        found = server.result(case.prompt, n_predict=N_PREDICT, **place)["tokens"]
+        found = server.result(case.prompt, n_predict=N_PREDICT, cache_prompt=False, **place)["tokens"]
         return None if found == case.reply else f"{case.prompt}: {found}, expected {case.reply}"
     body = {"prompt": case.prompt * 100} if kind == "too long" else dice.choice(MALFORMED)
     status, _ = server.call("POST", "/completion", body)
@@ -128,7 +130,7 @@ def main() -> None:
     command = [arguments.server, "-m", str(demo.MODEL), "-np", str(len(LANGUAGES)), "-c", str(N_CTX * len(LANGUAGES))]
     with tempfile.TemporaryDirectory() as folder:
         stats = Path(folder, "stats.jsonl")
-        gated = wrapped([*command, "-t", "1"], str(demo.GATES["default"]), "--stats", str(stats))
+        gated = wrapped([*command, *EXACT], str(demo.GATES["default"]), "--stats", str(stats))
         with running(gated, Path(folder, "log")) as server:
             tally, memory = soak(server, cases, arguments.clients, arguments.seconds)
             if server.process.poll() is not None:
