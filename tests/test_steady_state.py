@@ -24,15 +24,17 @@ def test_sampling_allocates_nothing_per_token(tmp_path: Path) -> None:
             "gate.cpp",
             "gate_file.cpp",
             "gguf_reader.cpp",
+            "labels.cpp",
             "phases.cpp",
             "pin.cpp",
             "policy.cpp",
+            "rows.cpp",
             "sampler.cpp",
             "stage_pair.cpp",
             "step.cpp",
         )
     ]
-    subprocess.run([compiler, "-std=c++17", "-O1", "-o", program, *sources], check=True)
+    subprocess.run([compiler, "-std=c++17", "-O1", "-pthread", "-o", program, *sources], check=True)
     result = subprocess.run([program], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
     assert result.stdout.count(" 0 allocations") == 16
