@@ -152,19 +152,23 @@ def write_bert(path: Path) -> None:
     _write(path, "bert", shapes, describe)
 
 
+def _norms_and_ffn(block: str) -> Shapes:
+    return {
+        block + "attn_norm.weight": (N_EMBD,),
+        block + "ffn_norm.weight": (N_EMBD,),
+        block + "ffn_gate.weight": (N_FF, N_EMBD),
+        block + "ffn_up.weight": (N_FF, N_EMBD),
+        block + "ffn_down.weight": (N_EMBD, N_FF),
+    }
+
+
 def write_lfm2(path: Path) -> None:
     """Short convolutions beside attention; llama.cpp computes no logits for it where embeddings are wanted."""
     n_head_kv = [0, 1]
     shapes: Shapes = {"token_embd.weight": (len(make_vocab().tokens), N_EMBD), "token_embd_norm.weight": (N_EMBD,)}
     for layer, n_kv in enumerate(n_head_kv):
         block = f"blk.{layer}."
-        shapes |= {
-            block + "attn_norm.weight": (N_EMBD,),
-            block + "ffn_norm.weight": (N_EMBD,),
-            block + "ffn_gate.weight": (N_FF, N_EMBD),
-            block + "ffn_up.weight": (N_FF, N_EMBD),
-            block + "ffn_down.weight": (N_EMBD, N_FF),
-        }
+        shapes |= _norms_and_ffn(block)
         if n_kv == 0:
             shapes |= {
                 block + "shortconv.conv.weight": (N_EMBD, 3),
@@ -229,13 +233,7 @@ def _attention(n_layer: int) -> Shapes:
         block = f"blk.{layer}."
         shapes |= {block + f"attn_{name}.weight": (N_EMBD, N_EMBD) for name in ("q", "k", "v", "output")}
         shapes |= {block + f"attn_{name}_norm.weight": (N_EMBD // N_HEAD,) for name in "qk"}
-        shapes |= {
-            block + "attn_norm.weight": (N_EMBD,),
-            block + "ffn_norm.weight": (N_EMBD,),
-            block + "ffn_gate.weight": (N_FF, N_EMBD),
-            block + "ffn_up.weight": (N_FF, N_EMBD),
-            block + "ffn_down.weight": (N_EMBD, N_FF),
-        }
+        shapes |= _norms_and_ffn(block)
     return shapes
 
 

@@ -6,16 +6,14 @@ the tokens as in `lcg-cpp train`; the languages and sources of a script take tur
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from llama_cpp import Llama
 
-from lcg_cpp.data.balance import balanced, script_of
+from lcg_cpp.data.balance import balanced, in_turns, script_of
 
 from .declaration import LEARNED, MEASURED, declaration_sections
 from .manuals import manual_sections
@@ -119,16 +117,11 @@ def text_rows(sources: Sources, n_tokens: int, count: Callable[[str], int], *, m
             for about in [{"language": language, "kind": kind, "script": script}]
         ]
         first += range(len(rows), len(rows) + sum(map(bool, languages)))
-        rows += _in_turns(languages)
+        own = [row for of_language in languages for row in of_language]
+        rows += [own[i] for i in in_turns([f"{row['kind']} {row['language']}" for row in own])]
     names = [script_of(row["messages"][1]["content"]) for row in rows]
-    by_script: dict[str, list[Row]] = defaultdict(list)
-    for i in sorted({*first, *balanced(names, [row["tokens"] for row in rows], n_tokens)}):
-        by_script[names[i]].append(rows[i])
-    return _in_turns(list(by_script.values()))
-
-
-def _in_turns(lists: Sequence[Sequence[Row]]) -> list[Row]:
-    return [row for turn in zip_longest(*lists) for row in turn if row is not None]
+    chosen = sorted({*first, *balanced(names, [row["tokens"] for row in rows], n_tokens)})
+    return [rows[chosen[i]] for i in in_turns([names[i] for i in chosen])]
 
 
 def _language_rows(
