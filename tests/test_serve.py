@@ -193,15 +193,15 @@ def test_models_health_and_tokens(server: Server) -> None:
 
 
 def test_the_openai_package_reads_what_the_gate_did(server: Server) -> None:
-    client = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
-    wish = {"lcg": {"mode": "observe"}}
-    found = client.completions.create(model="gated", prompt=PROMPTS[0], seed=1, max_tokens=40, extra_body=wish)
-    assert found.usage is not None
-    assert found.usage.lcg["mode"] == "observe"
-    with pytest.raises(openai.BadRequestError, match=r"`lcg\.mode` is 'loud', expected"):
-        client.completions.create(model="gated", prompt="x", extra_body={"lcg": {"mode": "loud"}})
-    with pytest.raises(openai.APIError, match="exceed context window of 256"):
-        list(client.completions.create(model="gated", prompt="x " * 300, stream=True))
+    with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
+        wish = {"lcg": {"mode": "observe"}}
+        found = client.completions.create(model="gated", prompt=PROMPTS[0], seed=1, max_tokens=40, extra_body=wish)
+        assert found.usage is not None
+        assert found.usage.lcg["mode"] == "observe"
+        with pytest.raises(openai.BadRequestError, match=r"`lcg\.mode` is 'loud', expected"):
+            client.completions.create(model="gated", prompt="x", extra_body={"lcg": {"mode": "loud"}})
+        with pytest.raises(openai.APIError, match="exceed context window of 256"):
+            list(client.completions.create(model="gated", prompt="x " * 300, stream=True))
 
 
 # ---- requests that cannot be answered ----
