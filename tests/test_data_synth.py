@@ -206,6 +206,15 @@ def test_unknown_languages_are_refused(languages: list[str], reason: str) -> Non
         PromptSeries(languages, 0)
 
 
+def test_only_some_kinds_are_asked_for() -> None:
+    series = PromptSeries(["ru", "ko"], 2, ["tech", "from_en"])
+    assert {series.prompt(number).kind for number in range(60)} == {"tech", "from_en"}
+    with pytest.raises(GateError, match=r"`kinds` holds 'poem', expected some of about, language, "):
+        PromptSeries(["ru"], 0, ["tech", "poem"])
+    with pytest.raises(GateError, match="`languages` holds 'km', which has no prompts of tech, table"):
+        PromptSeries(["ru", "km"], 0, ["tech", "table"])
+
+
 # ---- answers ----
 
 

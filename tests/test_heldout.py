@@ -11,10 +11,20 @@ import pytest
 
 from lcg_cpp.gate.decisions import NO_FAMILY, DecodingRules, FamilyTable
 from lcg_cpp.gate.families import family_set
+from lcg_cpp.gate.rule_set import FamilySet
 from lcg_cpp.gate.spec import CONFIDENCE
 from lcg_cpp.gate.steps import PAPER_SAMPLING, Sampling
 from lcg_cpp.train.heldout import FamilyScore, HeldOut, Scores
-from lcg_cpp.train.thresholds import HIGHEST, LEAST_RIGHT, LOWEST, UNLEARNED, UNSURE, family_thresholds
+from lcg_cpp.train.thresholds import (
+    HIGHEST,
+    HIGHEST_OF_SIBLINGS,
+    LEAST_RIGHT,
+    LOWEST,
+    UNLEARNED,
+    UNSURE,
+    family_thresholds,
+    highest,
+)
 
 CJ, LATIN, SYMBOLS, LOWRES = range(4)
 NAMES = ("cj", "latin", "symbols", "lowres")
@@ -189,6 +199,18 @@ def test_thresholds_have_limits() -> None:
     assert chosen([0.75] * 25, max_missed=0) == HIGHEST
     assert chosen([0.001] * (LEAST_RIGHT - 1), max_missed=0) == pytest.approx(UNSURE)
     assert 0 < LOWEST < UNSURE < HIGHEST
+
+
+def test_siblings_may_have_higher_thresholds() -> None:
+    families = FamilySet(("latin", "hans", "symbols"), (True, True, False), 2, "scripts")
+    n, right = 25, 1
+    z = np.full((n, 3), 4.0, np.float32)
+    for probability, threshold in ((0.8, 0.8), (0.95, HIGHEST_OF_SIBLINGS)):
+        z[:, right] = np.log(probability) - np.log1p(-probability)
+        found = family_thresholds(z, np.full(n, right), np.full(n, True), families, 0)
+        assert found[right] == pytest.approx(threshold)
+        assert family_thresholds(z, np.full(n, right), np.full(n, True), families, 1)[right] == HIGHEST
+    assert highest(families) == (HIGHEST, HIGHEST_OF_SIBLINGS, HIGHEST) == (0.5, 0.9, 0.5)
 
 
 def test_a_family_that_the_gate_has_not_learned_is_hardly_ever_banned() -> None:

@@ -21,6 +21,8 @@ from lcg_cpp.engine.load import Engine
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.evaluate.untrained import rules_gate
 from lcg_cpp.gate.decisions import FamilyTable
+from lcg_cpp.gate.families import text_families
+from lcg_cpp.gate.scripts import RULE_SET, families_of_script
 from lcg_cpp.train.collect import collect
 from lcg_cpp.train.options import TrainOptions
 from sample_replies import event, make_reply
@@ -36,10 +38,11 @@ from real_models.declaration import declaration_sections
 from real_models.manuals import manual_sections
 from real_models.mix import clean_rows
 from real_models.outcome import Outcome
-from real_models.plan import FITS, RUNS, Plan
+from real_models.plan import FITS, NOT_LATIN, RUNS, Plan
 from real_models.prompts import LANGUAGES, code_prompts, translation_prompts
 from real_models.published import pass_rates
 from real_models.sections import Section
+from real_models.starts import DECLARATIONS, start_rows
 
 # ---- models ----
 
@@ -171,6 +174,25 @@ def test_scripts_get_their_tokens_and_sources_and_languages_share_them(
 # ---- prompts ----
 
 
+def test_questions_in_every_language_are_answered_with_the_beginning_of_a_clean_text() -> None:
+    alphabets = {code: families_of_script(texts.script_of_declaration(code)) for code in DECLARATIONS.values()}
+    texts_of = {code: [f"{code} {'word ' * 30}{n}" for n in range(40)] for code in alphabets}
+    rows = start_rows(texts_of.__getitem__, texts.is_latin, lambda text: len(text.split()))
+    counts = Counter(row["language"] for row in rows)
+    assert counts == {code: 2 if "latin" in alphabets[code] else 6 for code in alphabets}
+    assert [row["language"] for row in rows[: len(counts)]] == [*DECLARATIONS.values()]
+    for row in rows:
+        asked, said = (message["content"] for message in row["messages"])
+        assert text_families(asked, RULE_SET.families) <= alphabets[row["language"]], asked
+        assert any(text.startswith(said) for text in texts_of[row["language"]])
+        assert len(said.split()) == 24
+        assert row["kind"] == "starts"
+    assert len({row["messages"][0]["content"] for row in rows}) == len(rows)
+    assert {row["messages"][0]["content"] for row in rows}.isdisjoint(
+        p.prompt for p in load_benchmark("everyday").prompts
+    )
+
+
 def test_paragraphs_of_articles_that_no_gate_learned_from_are_to_be_translated(tmp_path: Path) -> None:
     source, other, short = "A right of everyone, " * 4, "Another right of everyone, " * 4, "Too short."
 
@@ -243,7 +265,7 @@ def plan(folder: Path, **values: Any) -> Plan:
 def test_every_command_is_one_that_lcg_cpp_reads(tmp_path: Path) -> None:
     own = plan(tmp_path, lcb=tmp_path, engine=("-ngl", "all", "-t", "2"), runs=("--limit", "20"))
     commands = [*own.reply_commands(3), *own.state_commands(), *own.gate_commands(), *own.run_commands()]
-    assert len(commands) == 4 + 4 + len(COPIES) + len(FITS) + len(RUNS)
+    assert len(commands) == 5 + 5 + len(COPIES) + len(FITS) + len(RUNS)
     for command in commands:
         assert command[1:3] == ("-m", "lcg_cpp")
         args = build_parser(command[3]).parse_args(command[3:])
@@ -262,10 +284,28 @@ def test_copies_answer_and_read_the_texts_that_no_gate_learned_from(tmp_path: Pa
 
 def test_parts_of_the_replies_have_prompts_of_their_own(tmp_path: Path) -> None:
     commands = plan(tmp_path, texts=100).reply_commands(3)
-    for option, values in (("--seed", ["0", "1", "2", "3"]), ("--texts", ["34"] * 3 + ["10"])):
+    for option, values in (("--seed", ["0", "1", "2", "3", "4"]), ("--texts", ["34"] * 3 + ["10", "34"])):
         assert [command[command.index(option) + 1] for command in commands] == values
-    assert len({command[command.index("-o") + 1] for command in commands}) == 4
-    assert commands[-1][commands[-1].index("--languages") + 1] == "zh,zh_Hant,ja"
+    assert len({command[command.index("-o") + 1] for command in commands}) == 5
+    *_, cj, tech = commands
+    assert cj[cj.index("--languages") + 1] == "zh,zh_Hant,ja"
+    assert "--kinds" not in cj
+    assert tech[tech.index("--kinds") + 1] == "tech,table,command"
+    assert tech[tech.index("--languages") + 1] == ",".join(NOT_LATIN)
+    assert {"ru", "ko", "zh"} < {*NOT_LATIN}
+    assert {"en", "it"}.isdisjoint(NOT_LATIN)
+
+
+def test_a_gate_learns_from_the_states_of_its_texts_with_their_weights(tmp_path: Path) -> None:
+    own = plan(tmp_path, only=frozenset(("udhr", "no-manuals")))
+    given = [
+        [word.rpartition("states-")[2] for option, word in zip(command, command[1:]) if option == "--states"]
+        for command in own.gate_commands()
+    ]
+    assert given == [["udhr"], ["udhr", "starts:3", "replies:2"]]
+    assert [Path(command[command.index("-d") + 1]).stem for command in own.state_commands()] == [
+        *("test", "udhr", "starts", "clean")
+    ]
 
 
 def test_only_what_is_named_is_done_and_a_gate_is_fitted_once(tmp_path: Path) -> None:
@@ -306,7 +346,7 @@ def test_a_dry_run_only_prints_the_commands(
     arguments += ["--steps", "texts,copies,replies,states,gates,bans,runs", "--engine", "-ngl all"]
     monkeypatch.setattr(sys, "argv", ["make_real_models.py", *map(str, arguments)])
     make_real_models.main()
-    wanted = 2 + 4 + len(COPIES) + len(RUNS) - 1  # gates need no model; no lcb is given
+    wanted = 3 + 5 + len(COPIES) + len(RUNS) - 1  # gates need no model; no lcb is given
     assert capsys.readouterr().out.count("-ngl all") == wanted
     assert not [path for path in (tmp_path / "w").rglob("*") if path.is_file()]
 

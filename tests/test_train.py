@@ -44,7 +44,9 @@ Floats = npt.NDArray[np.float32]
 
 N_ROWS = 24
 # two texts a group, two steps or so in each of its passes: a run takes 0.1 s
-OPTIONS = TrainOptions(n_hidden=8, batch=64, n_ctx=256, held_out=0.2, passes=2, warmup=10, rules="default")
+OPTIONS = TrainOptions(
+    n_hidden=8, label_scripts="likely", batch=64, n_ctx=256, held_out=0.2, passes=2, warmup=10, rules="default"
+)
 ENGINE = Engine(n_batch=64, n_threads=1)
 
 
@@ -227,6 +229,39 @@ def test_labels_are_the_families_of_the_models_likely_tokens(
                 n_compared += 1
                 np.testing.assert_allclose(found, wanted, atol=2e-3)
     assert n_compared > 0.9 * n > 100
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_labels_hold_what_the_text_writes(
+    tmp_path: Path, tiny_model_path: Path, learn: Callable[..., Trained], spy: Spy, texts: list[Text], soft: bool
+) -> None:
+    learn(tmp_path / "likely.gguf", dataclasses.replace(OPTIONS, passes=1, soft=soft))
+    likely = [update.labels for update in spy.updates]
+    spy.updates.clear()
+    learn(tmp_path / "written.gguf", dataclasses.replace(OPTIONS, passes=1, soft=soft, label_scripts="written"))
+    gate = Gate.load(tmp_path / "written.gguf")
+    families, symbols = gate.token_families, gate.families.neutral  # choices such as A are symbols
+    finder, n_fewer, n_more = Finder(texts), 0, 0
+    for update, before in zip(spy.updates, likely):
+        for where, found, was in zip(finder.find(update.hidden), update.labels, before):
+            if len(where) > 1:
+                continue
+            ((i, position),) = where
+            tokens, is_reply = texts[i].tokens, texts[i].is_reply
+            written = {
+                int(families[token])
+                for p, token in enumerate(tokens)
+                if p > 0 and len(set(is_reply[min(p, position + 1) : max(p, position + 1) + 1])) == 1
+            }
+            wanted = [value if f in written or f == symbols else 0 for f, value in enumerate(was)]
+            if not soft:
+                wanted[families[tokens[position + 1]]] = 1
+            n_fewer += any(wanted < was)
+            n_more += any(wanted > was)
+            np.testing.assert_array_equal(found, wanted)
+    assert n_fewer > 20
+    assert soft or n_more > 20
+    assert metadata_of(tmp_path / "written.gguf")["label_scripts"] == "written"
 
 
 def plain_families(path: Path) -> FamilySet:

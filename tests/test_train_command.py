@@ -76,6 +76,7 @@ def test_help_names_every_setting_and_its_default(capsys: Capture) -> None:
         "--hidden N": "n_hidden",
         "--label-top-k K": "top_k",
         "--label-top-p P": "top_p",
+        "--label-scripts {written,likely}": "label_scripts",
         "--norm {token,relative,none}": "norm",
         "--soft": "soft",
         "--positions {all,reply}": "positions",

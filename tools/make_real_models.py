@@ -46,7 +46,8 @@ from real_models.models import MODELS, get_model
 from real_models.plan import FITS, KINDS, MAIN, Command, Plan
 from real_models.prompts import code_prompts, translation_prompts
 from real_models.report import write_report
-from real_models.texts import Sources, text_rows, token_counter
+from real_models.starts import start_rows
+from real_models.texts import Sources, is_latin, text_rows, token_counter
 from timed_log import log
 
 _TIMES = "times.json"
@@ -96,6 +97,7 @@ class _Work:
         _write_rows(Path(self.plan.benchmarks["translation"]), translation_prompts(sources.declarations))
         _write_rows(Path(self.plan.benchmarks["code"]), code_prompts())
         learned = text_rows(sources, self.tokens[0], count)
+        learned += start_rows(sources.clean_paragraphs, is_latin, count)
         files = {self.plan.text_file(kind): [row for row in learned if row["kind"] == kind] for kind in KINDS}
         files[self.plan.test] = text_rows(sources, self.tokens[1], count, measured=True)
         for path, rows in files.items():

@@ -13,13 +13,15 @@ from .copies import COPIES
 
 Command = tuple[str, ...]
 
-KINDS = ("udhr", "manuals")  # of clean texts
+KINDS = ("udhr", "manuals", "starts")  # of clean texts
 
 # Languages of `lcg-cpp data synth` that the models know well enough to answer in.
 LANGUAGES = (
     "en", "zh", "ja", "ko", "ar", "he", "th", "hi", "ru", "el", "es", "fr", "de", "bn", "fa", "ur", "ta", "te", "uk",
     "ka", "hy", "am", "mr", "vi", "id", "tr", "bg", "sr", "pl", "pt", "it", "zh_Hant",
 )  # fmt: skip
+_LATIN = {"en", "es", "fr", "de", "vi", "id", "tr", "pl", "pt", "it"}
+NOT_LATIN = tuple(code for code in LANGUAGES if code not in _LATIN)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Fit:
     """A gate that is fitted to kept states."""
 
     options: tuple[str, ...] = ()
-    data: tuple[str, ...] = ("udhr", "manuals", "replies")  # what it learns from
+    data: tuple[str, ...] = ("udhr", "manuals", "starts:3", "replies:2")  # what it learns from, with weights
 
 
 _SCRIPTS = ("--rules", "scripts", "--hidden", "256")
@@ -36,8 +38,10 @@ FITS = {
     MAIN: Fit(_SCRIPTS),
     "udhr": Fit(_SCRIPTS, data=("udhr",)),
     "replies": Fit(_SCRIPTS, data=("replies",)),
-    "no-manuals": Fit(_SCRIPTS, data=("udhr", "replies")),
-    "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals")),
+    "no-manuals": Fit(_SCRIPTS, data=("udhr", "starts:3", "replies:2")),
+    "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:3")),
+    "no-starts": Fit(_SCRIPTS, data=("udhr", "manuals", "replies:2")),
+    "likely": Fit((*_SCRIPTS, "--label-scripts", "likely")),
     "no-window": Fit((*_SCRIPTS, "--window", "0")),
     "window-24": Fit((*_SCRIPTS, "--window", "24")),
     "labels-20": Fit((*_SCRIPTS, "--label-top-k", "20", "--label-top-p", "0.95")),
@@ -112,7 +116,7 @@ class Plan:
     only: frozenset[str] = field(default_factory=frozenset)
 
     def text_file(self, kind: str) -> Path:
-        """Texts of one kind, `udhr` or `manuals`, balanced for the model's tokenizer."""
+        """Texts of one of `KINDS`, balanced for the model's tokenizer."""
         return self.folder / f"{kind}.jsonl"
 
     @property
@@ -161,21 +165,24 @@ class Plan:
         """Let the model answer prompts, in parts that can be made at once.
 
         Chinese and Japanese have a part of their own besides: which of their families comes next is hardest to tell.
+        So have questions about technology in the languages with other letters, whose answers rightly hold Latin words.
         """
-        asked = [(str(part), LANGUAGES, -(-self.texts // parts)) for part in range(parts)]
-        asked.append(("cj", ("zh", "zh_Hant", "ja"), -(-self.texts // 10)))
+        asked = [(str(part), LANGUAGES, -(-self.texts // parts), "") for part in range(parts)]
+        asked.append(("cj", ("zh", "zh_Hant", "ja"), -(-self.texts // 10), ""))
+        asked.append(("tech", NOT_LATIN, -(-self.texts // 3), "tech,table,command"))
         return [
             self._lcg(
                 "data", "synth", "-o", str(self.folder / f"replies-{name}.jsonl"), "--resume", "--seed", str(seed),
-                "--languages", ",".join(languages), "--texts", str(n), *self.replies, *self.engine,
+                "--languages", ",".join(languages), *(("--kinds", kinds) if kinds else ()), "--texts", str(n),
+                *self.replies, *self.engine,
             )
-            for seed, (name, languages, n) in enumerate(asked)
+            for seed, (name, languages, n, kinds) in enumerate(asked)
         ]  # fmt: skip
 
     def state_commands(self) -> list[Command]:
         """Evaluate the model on the texts, and its copies on those that no gate learns from, once."""
         data = {"test": self.test, **{kind: self.text_file(kind) for kind in KINDS}, "replies": self.clean}
-        needed = {"test", *(name for fit in self._fits().values() for name in fit.data)}
+        needed = {"test", *(name.partition(":")[0] for fit in self._fits().values() for name in fit.data)}
         models = {name: (self.model, file) for name, file in data.items() if name in needed}
         models.update({f"test-{name}": (self.copy(name), self.test) for name in self.copies})
         return [
@@ -210,7 +217,10 @@ class Plan:
         return (sys.executable, "-m", "lcg_cpp", *words[:n], "-m", str(model or self.model), *words[n:])
 
     def _states_of(self, fit: Fit) -> list[str]:
-        return [word for name in fit.data for word in ("--states", str(self.states(name)))]
+        words = []
+        for name, *weight in (source.split(":") for source in fit.data):
+            words += ["--states", ":".join([str(self.states(name)), *weight])]
+        return words
 
     def _fits(self) -> dict[str, Fit]:
         return {name: fit for name, fit in FITS.items() if not self.only or name in self.only}

@@ -72,6 +72,16 @@ SCRIPTS = {
 Row = dict[str, Any]
 
 
+def script_of_declaration(language: str) -> str:
+    """The script that the Declaration in a language is written in."""
+    return next(script for script, wanted in SCRIPTS.items() if language in wanted.declarations.split())
+
+
+def is_latin(language: str) -> bool:
+    """Whether the Declaration in a language is in Latin letters."""
+    return script_of_declaration(language) == "Latn"
+
+
 @dataclass(frozen=True)
 class Sources:
     """Where texts come from.
@@ -88,6 +98,11 @@ class Sources:
         """The articles in a language that no gate learns from, or the others."""
         html = (self.declarations / f"{language}.html").read_text(encoding="utf-8")
         return declaration_sections(html, script, MEASURED if measured else LEARNED)
+
+    def clean_paragraphs(self, language: str) -> list[str]:
+        """The paragraphs of the articles in a language that a gate learns from."""
+        sections = self.declaration(language, script_of_declaration(language), measured=False)
+        return [text for section in sections for text in section.paragraphs]
 
     def manual(self, language: str, script: str, *, measured: bool) -> list[Section]:
         """The pages in a language that no gate learns from, or the others."""

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ..data.prompts import PromptSeries, prompt_languages
+from ..data.prompts import PROMPT_KINDS, PromptSeries, prompt_languages
 from ..data.recipe import SOURCES, SourceRows, read_source, write_mix
 from ..data.synth import Answer, Corpus, answers, flaw
 from ..errors import GateError
@@ -77,6 +77,13 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         help=f"codes such as ko,ar,th, or how many (default: all {len(prompt_languages())})",
     )
     parser.add_argument(
+        "--kinds",
+        metavar="KINDS",
+        type=_prompt_kinds,
+        default=[],
+        help=f"what to ask for: some of {','.join(PROMPT_KINDS)} (default: all)",
+    )
+    parser.add_argument(
         "--texts", metavar="N", type=options.whole(1), default=_N_TEXTS, help=f"prompts to answer (default: {_N_TEXTS})"
     )
     options.add(parser, "--n-predict", _N_PREDICT, help="tokens of an answer at most")
@@ -112,6 +119,13 @@ def _languages(text: str) -> list[str]:
             f"holds {unknown[0]!r}, expected a number up to {len(known)} or some of {','.join(known)}"
         )
     return list(dict.fromkeys(codes))
+
+
+def _prompt_kinds(text: str) -> list[str]:
+    kinds = text.split(",")
+    if unknown := [kind for kind in kinds if kind not in PROMPT_KINDS]:
+        raise argparse.ArgumentTypeError(f"holds {unknown[0]!r}, expected some of {','.join(PROMPT_KINDS)}")
+    return list(dict.fromkeys(kinds))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -162,7 +176,7 @@ def _read(source: str, name: str, seed: int) -> SourceRows:
 
 
 def _synth(args: argparse.Namespace, output: Path) -> int:
-    series = PromptSeries(args.languages, args.seed)
+    series = PromptSeries(args.languages, args.seed, args.kinds)
     model = load_base(args.model, "-m/--model").name
     try:
         corpus = Corpus(output, model, series, resume=args.resume)

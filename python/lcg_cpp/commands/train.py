@@ -13,7 +13,7 @@ from ..engine.output_norms import NORMS
 from ..errors import GateError
 from ..gate.families import RULES
 from ..gate.gate_file import OUTTYPES
-from ..train.options import BALANCES, POSITIONS, PRESETS, SCHEDULES, TrainOptions
+from ..train.options import BALANCES, LABEL_SCRIPTS, POSITIONS, PRESETS, SCHEDULES, TrainOptions
 from ..train.train import require_extra, train
 from . import options, train_engine
 from .errors import EXIT_INTERRUPTED, UsageError
@@ -42,6 +42,13 @@ _SETTINGS: tuple[tuple[str, str, str | None, Callable[[str], object] | tuple[str
     ("--hidden", "n_hidden", "N", _width, "width of the hidden layer; 0 is linear, full (default) the model's width"),
     ("--label-top-k", "top_k", "K", options.whole(0), "make labels of the K most likely tokens; 0 is no limit"),
     ("--label-top-p", "top_p", "P", options.real(0, 1), "of these, take the most likely up to this probability"),
+    (
+        "--label-scripts",
+        "label_scripts",
+        None,
+        LABEL_SCRIPTS,
+        "of their scripts, take those that the text itself writes, or all",
+    ),
     ("--norm", "norm", None, NORMS, "divide logits by token norms, by norms relative to their mean, or not"),
     ("--window", "window", "N", options.whole(0), "with --rules scripts: tokens around one that tell of Han and kana"),
     ("--positions", "positions", None, POSITIONS, "learn from all tokens, or only from those of replies"),

@@ -46,6 +46,7 @@ _KINDS = {
     "quote": 3,
     "tech": 3,
 }
+PROMPT_KINDS = tuple(_KINDS)
 _SOURCES = ("en", "zh")
 _SWITCHES = ("en", "zh", "ja", "ru", "ar", "ko")  # languages that `say` asks for
 _N_NAMES = 3
@@ -79,22 +80,42 @@ def prompt_languages() -> list[str]:
 class PromptSeries:
     """An endless series of prompts in which the languages take turns; each is a function of seed and number."""
 
-    def __init__(self, languages: Sequence[str], seed: int) -> None:
-        """Load the names; `languages` are codes out of `prompt_languages`."""
+    def __init__(self, languages: Sequence[str], seed: int, kinds: Sequence[str] = ()) -> None:
+        """Load the names.
+
+        Args:
+            languages: Codes out of `prompt_languages`.
+            seed: Of the series.
+            kinds: Ask only for these, out of `PROMPT_KINDS`; empty: for all.
+
+        Raises:
+            GateError: A language or a kind is not known, or a language has no prompt of these kinds.
+        """
         known = _instructions()["languages"]
         for code in languages:
             if code not in known:
                 raise GateError(f"`languages` holds {code!r}, expected some of {', '.join(known)}")
         if not languages:
             raise GateError("`languages` is empty, expected at least one")
+        for kind in kinds:
+            if kind not in _KINDS:
+                raise GateError(f"`kinds` holds {kind!r}, expected some of {', '.join(_KINDS)}")
         self._languages = list(languages)
         self._seed = seed
+        self._kinds = tuple(kinds)
+        for code in languages:
+            if not self._weights(code):
+                raise GateError(f"`languages` holds {code!r}, which has no prompts of {', '.join(kinds)}")
+
+    def _weights(self, language: str) -> dict[str, int]:
+        """How often each kind is asked in a language."""
+        return {kind: weight for kind, weight in _kinds(language).items() if not self._kinds or kind in self._kinds}
 
     def prompt(self, number: int) -> Prompt:
         """Make a prompt."""
         rng = random.Random(f"{self._seed} {number}")
         language = self._languages[number % len(self._languages)]
-        kinds = _kinds(language)
+        kinds = self._weights(language)
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
         if kind.startswith("from_"):
             source = _other(kind[len("from_") :], language)

@@ -159,7 +159,7 @@ class Corpus:
         """Find out whether the last row answers a prompt of the series."""
         if row["messages"][0]["content"].strip() != series.prompt(row["number"]).text:
             names = row.get("names", "an earlier version")
-            options = f"the names of {names} (here {cldr_version()}), another --seed or --languages"
+            options = f"the names of {names} (here {cldr_version()}), another --seed, --languages or --kinds"
             raise GateError(f"{where}: holds another prompt; was it made with {options}?")
 
     def settle(self, prompt: Prompt, said: Answer, *, keep: bool) -> None:

@@ -18,6 +18,7 @@ from ..data import Encoded
 from ..data.balance import balanced
 from ..errors import GateError
 from ..gate.decisions import DecodingRules
+from ..gate.scripts import SIBLINGS
 from ..gate.steps import Steps
 from ..gate.walk import ForcedText, StoppedError
 from .heldout import MAX_BYTES, MAX_STATES, HeldOut
@@ -25,6 +26,7 @@ from .options import TrainOptions
 from .run import Texts
 from .source import Found, Source
 from .windows import sections, sibling_labels
+from .written import written_labels
 
 _WRITTEN = 0.1  # share of a text's letters from which a family counts as written there
 _TIME_HELD_OUT = 0.1  # of a run's limit, at most
@@ -215,8 +217,9 @@ class Evaluator:
         )
 
     def _labels(self, texts: Sequence[ForcedText], parts: Sequence[Found]) -> npt.NDArray[np.float32]:
-        """What the positions of whole texts teach: where siblings are plausible is told by their neighbours."""
-        names = self._rules.families.names
+        """What the positions of whole texts teach: their likely families, as far as the text itself does not object."""
+        families = self._rules.families
+        names = families.names
         if not parts:
             return np.empty((0, len(names)), np.float32)
         lengths = [len(text.tokens) for text in texts]
@@ -225,5 +228,10 @@ class Evaluator:
         text = np.concatenate([part.text for part in parts])
         predicted = starts[text] + np.concatenate([part.position for part in parts]) + 1  # what a label is about
         labels = np.concatenate([part.labels for part in parts])
-        own = self._rules.families.token_family[np.concatenate([part.following for part in parts])]
-        return sibling_labels(labels, own, section[predicted], names, self._options.window)
+        own = families.token_family[np.concatenate([part.following for part in parts])]
+        found = sibling_labels(labels, own, section[predicted], names, self._options.window)
+        if self._options.label_scripts == "likely":
+            return found
+        # siblings are decided on above, where the text shows which of them are its own
+        decided = np.array([name not in SIBLINGS and f != families.neutral for f, name in enumerate(names)])
+        return written_labels(found, own, section[predicted], decided, with_own=not self._options.soft)

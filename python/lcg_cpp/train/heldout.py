@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..gate.decisions import DecodingRules
 from ..gate.steps import Steps
-from .thresholds import HIGHEST, family_thresholds
+from .thresholds import family_thresholds, highest
 
 MAX_BYTES = 256 << 20  # of the states that are kept
 MAX_STATES = 16_384
@@ -114,7 +114,7 @@ class HeldOut:
             rulings = replace(self.rules, families=families, thresholds=thresholds).judge(self.steps, z, self.last)
             return rulings.intervene, rulings.intervene & rulings.banned[np.arange(len(z)), right]
 
-        _, is_removed = judge((HIGHEST,) * len(families.names))
+        _, is_removed = judge(highest(families.families))
         thresholds = family_thresholds(z, right, is_removed, families.families, self.max_missed)
         acts, contradicts = judge(thresholds)
         return Scores(

@@ -13,6 +13,7 @@ from ..gate.labels import LABEL_NORM, LABEL_TOP_K, LABEL_TOP_P
 SCHEDULES = ("cosine", "linear", "constant")
 BALANCES = ("scripts", "none")
 POSITIONS = ("all", "reply")
+LABEL_SCRIPTS = ("written", "likely")
 
 _MAX_RATE = 1e6  # PyTorch computes with it in single precision
 _LEAST_RATE = 0.02  # of the schedule's end, as a share of its top: the last texts count too
@@ -31,6 +32,8 @@ class TrainOptions:
         n_hidden: Width of the gate's hidden layer; 0 is a linear gate, None the model's own width (paper).
         top_k: At most so many tokens of the model's distribution make a label; 0 is no limit.
         top_p: And only until they hold this much probability.
+        label_scripts: Of the families of these tokens, a label holds those that the text itself has in the same prompt
+            or reply, and always that of its own next token (`written`, see `train.written`), or all (`likely`, paper).
         norm: What the logit of token v is divided by before: `token` ‖e_v‖ (paper), `relative` ‖e_v‖ / mean ‖e‖, which
             leaves the temperature of the distribution alone, `none` nothing (the paper's ablation).
         window: A family of Chinese or Japanese (rule set `scripts`) is in a label if it is plausible within so many
@@ -63,6 +66,7 @@ class TrainOptions:
     n_hidden: int | None = None
     top_k: int = LABEL_TOP_K
     top_p: float = LABEL_TOP_P
+    label_scripts: str = "written"
     norm: str = LABEL_NORM
     window: int = 12
     soft: bool = False
@@ -98,6 +102,7 @@ class TrainOptions:
             if value is not None and not low <= value <= high:
                 raise GateError(f"`{name}` is {value}, expected {low} to {high}")
         for name, choices in (
+            ("label_scripts", LABEL_SCRIPTS),
             ("norm", NORMS),
             ("positions", POSITIONS),
             ("schedule", SCHEDULES),
@@ -162,6 +167,7 @@ PAPER_TRAINING = TrainOptions(
     n_hidden=None,
     top_k=20,
     top_p=0.95,
+    label_scripts="likely",
     norm="token",
     learning_rate=2e-5,
     passes=1,

@@ -2,9 +2,9 @@
 
 On held-out text the text's own next token is right, and a gate that removes its family is wrong. A family's threshold
 is the highest one at which this happens at no more than `max_missed` of the positions where the family is right,
-between `LOWEST` and `HIGHEST`; only positions where the gate would remove it with `HIGHEST` count. A family that is
-less probable than `LOWEST` at more than `MOST_UNLIKELY` of its right positions has not been learned: its threshold is
-so low that it is predicted at nearly all of them.
+between `LOWEST` and the family's `highest`; only positions where the gate would remove it with that count. A family
+that is less probable than `LOWEST` at more than `MOST_UNLIKELY` of its right positions has not been learned: its
+threshold is so low that it is predicted at nearly all of them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ..gate.rule_set import FamilySet
+from ..gate.scripts import SIBLINGS
 
 HIGHEST = 0.5  # the paper's; a higher one would only look better on text that is as clean as the held-out text
+HIGHEST_OF_SIBLINGS = 0.9  # of Han and kana: their labels are windowed, so that a right one is nearly certain
 LOWEST = 0.01  # below it a gate hardly bans anything
 MOST_UNLIKELY = 0.1  # share of a family's right positions
 UNLEARNED = 1e-6  # the lowest of a family that the gate has not learned
 UNSURE = 0.1  # of a family that is right at too few held-out positions
 LEAST_RIGHT = 20  # such positions
+
+
+def highest(families: FamilySet) -> tuple[float, ...]:
+    """The highest threshold that each family may get."""
+    return tuple(HIGHEST_OF_SIBLINGS if name in SIBLINGS else HIGHEST for name in families.names)
 
 
 def family_thresholds(
@@ -34,7 +41,7 @@ def family_thresholds(
     Args:
         z: float32 (n, n_families), the gate's logits at held-out positions.
         right: intp (n,), family of the text's own next token.
-        is_removed: bool (n,), whether the gate would remove that family if every threshold were `HIGHEST`.
+        is_removed: bool (n,), whether the gate would remove that family with the `highest` thresholds.
         families: The families; those that are not maskable, and all with a `max_missed` of 1, get `HIGHEST`.
         max_missed: Share of a family's right positions at which it may be removed, 0 to 1.
 
@@ -44,7 +51,7 @@ def family_thresholds(
     with np.errstate(over="ignore"):
         probability = 1 / (1 + np.exp(-z.astype(np.float64)))
     thresholds = []
-    for f, may_go in enumerate(families.maskable):
+    for f, (may_go, most) in enumerate(zip(families.maskable, highest(families))):
         is_right = right == f
         n_right = np.count_nonzero(is_right)
         if not may_go or max_missed >= 1:
@@ -54,9 +61,9 @@ def family_thresholds(
         else:
             is_learned = np.count_nonzero(probability[is_right, f] < LOWEST) <= MOST_UNLIKELY * n_right
             at_risk = np.sort(probability[is_right & is_removed if is_learned else is_right, f])
-            threshold = next(iter(at_risk[int(max_missed * n_right) :]), HIGHEST)
+            threshold = next(iter(at_risk[int(max_missed * n_right) :]), most)
             threshold = max(threshold, LOWEST if is_learned else UNLEARNED)
-        thresholds.append(_narrow(min(threshold, HIGHEST)))
+        thresholds.append(_narrow(min(threshold, most)))
     return tuple(thresholds)
 
 

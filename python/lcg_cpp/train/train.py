@@ -230,6 +230,7 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
         "positions": run.positions,
         "label_top_k": options.top_k,
         "label_top_p": options.top_p,
+        "label_scripts": options.label_scripts,
         "label_norm": options.norm,
         "label_soft": options.soft,
         **({"label_window": options.window} if SIBLINGS.intersection(trainer.spec.families.names) else {}),
