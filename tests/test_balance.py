@@ -23,7 +23,9 @@ from lcg_cpp.train.options import TrainOptions  # noqa: E402
 from lcg_cpp.train.train import Trained, estimate, train  # noqa: E402
 from training_data import write_rows  # noqa: E402
 
-OPTIONS = TrainOptions(n_hidden=8, batch=64, n_ctx=256, held_out=0.1, passes=2, warmup=10, rules="default")
+OPTIONS = TrainOptions(
+    n_hidden=8, label_scripts="likely", batch=64, n_ctx=256, held_out=0.1, passes=2, warmup=10, rules="default"
+)
 ENGINE = Engine(n_batch=64, n_threads=1)
 WORDS = {"latin": "the name of the city", "cyrillic": "мир город мир", "thai": "ไทย ไทย"}
 

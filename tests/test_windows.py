@@ -200,14 +200,32 @@ def expected_label(source: FakeSource, row: int, position: int, width: int) -> s
     return set().union(*(ALONG.get(name, {name}) for name in found))
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["all", "reply"]), st.integers(0, 15))
+def written_label(source: FakeSource, row: int, position: int, found: set[str]) -> set[str]:
+    """Of a label, what the same prompt or reply writes, and the next token's own family; siblings stay."""
+    text = source.texts[row]
+    own = [NAMES[FAMILY_OF_TOKEN[token]] for token in text.tokens]
+    written = set()
+    for step in (-1, 1):
+        near = position + 1
+        while 1 <= near < len(own) and text.is_reply[near] == text.is_reply[position + 1]:
+            written.add(own[near])
+            near += step
+    return (found & (written | ALONG.keys() | {"symbols"})) | {own[position + 1]}
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["all", "reply"]),
+    st.integers(0, 15),
+    st.sampled_from(["written", "likely"]),
+)
 def test_labels_of_a_group_of_texts_agree_with_a_walk_through_the_neighbours(
-    seed: int, positions: str, width: int
+    seed: int, positions: str, width: int, label_scripts: str
 ) -> None:
     source = FakeSource(seed)
     families = FamilySet(NAMES, (True,) * 8 + (False,), 8, "scripts")
     rules = DecodingRules(FamilyTable(FAMILY_OF_TOKEN, families), (0.5,) * len(families), CONFIDENCE)
-    options = TrainOptions(rules="scripts", window=width, positions=positions)
+    options = TrainOptions(rules="scripts", window=width, positions=positions, label_scripts=label_scripts)
     evaluator = Evaluator(source, None, rules, options)  # type: ignore[arg-type] (asked for no order)
     rows = np.random.default_rng(seed).permutation(len(source.texts) + 1).tolist()
     batch = evaluator.batch(rows)
@@ -222,7 +240,10 @@ def test_labels_of_a_group_of_texts_agree_with_a_walk_through_the_neighbours(
     assert batch.keys.tolist() == [row << 32 | position for row, position in wanted]
     for (row, position), label in zip(wanted, batch.labels):
         found = {name for name, value in zip(NAMES, label) if value}
-        assert found == expected_label(source, row, position, width)
+        wanted_label = expected_label(source, row, position, width)
+        if label_scripts == "written":
+            wanted_label = written_label(source, row, position, wanted_label)
+        assert found == wanted_label
 
 
 @pytest.mark.parametrize(
