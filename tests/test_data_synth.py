@@ -209,6 +209,8 @@ def test_unknown_languages_are_refused(languages: list[str], reason: str) -> Non
 def test_only_some_kinds_are_asked_for() -> None:
     series = PromptSeries(["ru", "ko"], 2, ["tech", "from_en"])
     assert {series.prompt(number).kind for number in range(60)} == {"tech", "from_en"}
+    assert len(prompt_languages(["tech", "poem"])) < len(prompt_languages(["say"])) == len(prompt_languages())
+    assert {PromptSeries([code], 0, ["tech"]).prompt(7).kind for code in prompt_languages(["tech"])} == {"tech"}
     with pytest.raises(GateError, match=r"`kinds` holds 'poem', expected some of about, language, "):
         PromptSeries(["ru"], 0, ["tech", "poem"])
     with pytest.raises(GateError, match="`languages` holds 'km', which has no prompts of tech, table"):

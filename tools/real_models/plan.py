@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lcg_cpp.measure.language_id import language_script
+
 from .copies import COPIES
 
 Command = tuple[str, ...]
@@ -20,8 +22,7 @@ LANGUAGES = (
     "en", "zh", "ja", "ko", "ar", "he", "th", "hi", "ru", "el", "es", "fr", "de", "bn", "fa", "ur", "ta", "te", "uk",
     "ka", "hy", "am", "mr", "vi", "id", "tr", "bg", "sr", "pl", "pt", "it", "zh_Hant",
 )  # fmt: skip
-_LATIN = {"en", "es", "fr", "de", "vi", "id", "tr", "pl", "pt", "it"}
-NOT_LATIN = tuple(code for code in LANGUAGES if code not in _LATIN)
+NOT_LATIN = tuple(code for code in LANGUAGES if language_script(code) != "Latn")
 
 
 @dataclass(frozen=True)
@@ -217,10 +218,8 @@ class Plan:
         return (sys.executable, "-m", "lcg_cpp", *words[:n], "-m", str(model or self.model), *words[n:])
 
     def _states_of(self, fit: Fit) -> list[str]:
-        words = []
-        for name, *weight in (source.split(":") for source in fit.data):
-            words += ["--states", ":".join([str(self.states(name)), *weight])]
-        return words
+        parts = (source.partition(":") for source in fit.data)
+        return [word for name, *weight in parts for word in ("--states", str(self.states(name)) + "".join(weight))]
 
     def _fits(self) -> dict[str, Fit]:
         return {name: fit for name, fit in FITS.items() if not self.only or name in self.only}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..data.prompts import PROMPT_KINDS, PromptSeries, prompt_languages
@@ -73,8 +74,7 @@ def _add_synth(parser: argparse.ArgumentParser) -> None:
         "--languages",
         metavar="LANGUAGES",
         type=_languages,
-        default=prompt_languages(),
-        help=f"codes such as ko,ar,th, or how many (default: all {len(prompt_languages())})",
+        help=f"codes such as ko,ar,th, or how many (default: all {len(prompt_languages())}, or those with --kinds)",
     )
     parser.add_argument(
         "--kinds",
@@ -113,19 +113,18 @@ def _languages(text: str) -> list[str]:
     known = prompt_languages()
     if text.isdecimal() and 1 <= int(text) <= len(known):
         return known[: int(text)]
-    codes = text.split(",")
-    if unknown := [code for code in codes if code not in known]:
-        raise argparse.ArgumentTypeError(
-            f"holds {unknown[0]!r}, expected a number up to {len(known)} or some of {','.join(known)}"
-        )
-    return list(dict.fromkeys(codes))
+    return _listed(text, known, f"a number up to {len(known)} or some of")
 
 
 def _prompt_kinds(text: str) -> list[str]:
-    kinds = text.split(",")
-    if unknown := [kind for kind in kinds if kind not in PROMPT_KINDS]:
-        raise argparse.ArgumentTypeError(f"holds {unknown[0]!r}, expected some of {','.join(PROMPT_KINDS)}")
-    return list(dict.fromkeys(kinds))
+    return _listed(text, PROMPT_KINDS, "some of")
+
+
+def _listed(text: str, known: Sequence[str], expected: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in known]:
+        raise argparse.ArgumentTypeError(f"holds {unknown[0]!r}, expected {expected} {','.join(known)}")
+    return list(dict.fromkeys(names))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -176,7 +175,7 @@ def _read(source: str, name: str, seed: int) -> SourceRows:
 
 
 def _synth(args: argparse.Namespace, output: Path) -> int:
-    series = PromptSeries(args.languages, args.seed, args.kinds)
+    series = PromptSeries(args.languages or prompt_languages(args.kinds), args.seed, args.kinds)
     model = load_base(args.model, "-m/--model").name
     try:
         corpus = Corpus(output, model, series, resume=args.resume)

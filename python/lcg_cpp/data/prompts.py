@@ -72,9 +72,9 @@ def _instructions() -> dict[str, Any]:
     return loaded
 
 
-def prompt_languages() -> list[str]:
-    """Codes of the languages that have instructions; the first ones cover the most scripts."""
-    return list(_instructions()["languages"])
+def prompt_languages(kinds: Sequence[str] = ()) -> list[str]:
+    """Codes of the languages that have prompts of some kinds, or any; the first ones cover the most scripts."""
+    return [code for code in _instructions()["languages"] if _weights(code, kinds)]
 
 
 class PromptSeries:
@@ -104,18 +104,14 @@ class PromptSeries:
         self._seed = seed
         self._kinds = tuple(kinds)
         for code in languages:
-            if not self._weights(code):
+            if not _weights(code, kinds):
                 raise GateError(f"`languages` holds {code!r}, which has no prompts of {', '.join(kinds)}")
-
-    def _weights(self, language: str) -> dict[str, int]:
-        """How often each kind is asked in a language."""
-        return {kind: weight for kind, weight in _kinds(language).items() if not self._kinds or kind in self._kinds}
 
     def prompt(self, number: int) -> Prompt:
         """Make a prompt."""
         rng = random.Random(f"{self._seed} {number}")
         language = self._languages[number % len(self._languages)]
-        kinds = self._weights(language)
+        kinds = _weights(language, self._kinds)
         kind = rng.choices(list(kinds), list(kinds.values()))[0]
         if kind.startswith("from_"):
             source = _other(kind[len("from_") :], language)
@@ -135,6 +131,11 @@ class PromptSeries:
 def _kinds(language: str) -> dict[str, int]:
     own = _instructions()["languages"][language]
     return {kind: weight for kind, weight in _KINDS.items() if kind in own or kind.startswith("from_")}
+
+
+def _weights(language: str, wanted: Sequence[str]) -> dict[str, int]:
+    """How often each kind is asked in a language, of those that are wanted; empty: of all."""
+    return {kind: weight for kind, weight in _kinds(language).items() if not wanted or kind in wanted}
 
 
 def _instruction(language: str, kind: str) -> str:
