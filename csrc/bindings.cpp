@@ -38,9 +38,12 @@ std::vector<size_t> indices(const family_set & families) {
 }
 
 void check_thresholds(const gate_rules & rules, size_t n_families) {
-    if (rules.thresholds.size() != n_families) {
-        throw gate_error(joined(
-            "`thresholds` has ", rules.thresholds.size(), " elements, expected ", n_families, ", one for each family"));
+    for (const auto & [name, n] : {std::pair("thresholds", rules.thresholds.usual.size()),
+             std::pair("first_thresholds", rules.thresholds.first.size())}) {
+        if (n != n_families) {
+            throw gate_error(
+                joined("`", name, "` has ", n, " elements, expected ", n_families, ", one for each family"));
+        }
     }
 }
 
@@ -281,7 +284,8 @@ void bind_gate(py::module_ & m) {
         .def_property_readonly("maskable",
             [](const gate & g) { return std::vector<bool>(g.config.maskable.begin(), g.config.maskable.end()); })
         .def_property_readonly("neutral", [](const gate & g) { return g.config.neutral; })
-        .def_property_readonly("thresholds", [](const gate & g) { return g.config.thresholds; })
+        .def_property_readonly("thresholds", [](const gate & g) { return g.config.thresholds.usual; })
+        .def_property_readonly("first_thresholds", [](const gate & g) { return g.config.thresholds.first; })
         .def_property_readonly("exempt_tokens", [](const gate & g) { return g.config.exempt_tokens; })
         .def_property_readonly("confidence",
             [](const gate & g) {

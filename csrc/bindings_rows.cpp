@@ -92,8 +92,9 @@ py::tuple judge(const gate_rules & rules, float strength, const array_t<bool> & 
         if (newest < no_family || newest >= static_cast<int64_t>(n_families)) {
             throw gate_error(joined("`last` is ", newest, " at position ", i, ", expected -1 to ", n_families - 1));
         }
-        const ruling found = rule(rules, strength, may_go, predicted_families(z.data() + begin, rules.thresholds),
-            static_cast<int>(newest), set_of(survivors.data() + begin, n_families),
+        const int        last  = static_cast<int>(newest);
+        const family_set p     = predicted_families(z.data() + begin, rules.thresholds.after(last));
+        const ruling     found = rule(rules, strength, may_go, p, last, set_of(survivors.data() + begin, n_families),
             [&] { return set_of(confident.data() + begin, n_families); });
         verdicts.mutable_data()[i] = static_cast<uint8_t>(found.outcome);
         put(found.predicted, predicted.mutable_data() + begin, n_families);

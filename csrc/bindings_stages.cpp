@@ -14,9 +14,9 @@ py::object optional_family(int family) {
     return family == no_family ? py::none() : py::object(py::int_(family));
 }
 
-gate_rules make_rules(const std::vector<float> & thresholds, bool persistence, bool confidence, bool first_token,
-    float confidence_temperature) {
-    return {thresholds, persistence, confidence, first_token, confidence_temperature};
+gate_rules make_rules(const std::vector<float> & thresholds, const std::vector<float> & first_thresholds,
+    bool persistence, bool confidence, bool first_token, float confidence_temperature) {
+    return {{thresholds, first_thresholds}, persistence, confidence, first_token, confidence_temperature};
 }
 
 conduct make_conduct(
@@ -238,8 +238,8 @@ void bind_stage(py::module_ & m) {
     m.attr("PROMPT_END") = n_prompt_end;
     m.def("named_marks", &named_mark_table);
     py::class_<gate_rules>(m, "Rules")
-        .def(py::init(&make_rules), py::arg("thresholds"), py::arg("persistence"), py::arg("confidence"),
-            py::arg("first_token"), py::arg("confidence_temperature"));
+        .def(py::init(&make_rules), py::arg("thresholds"), py::arg("first_thresholds"), py::arg("persistence"),
+            py::arg("confidence"), py::arg("first_token"), py::arg("confidence_temperature"));
     py::class_<token_texts, std::shared_ptr<token_texts>>(m, "TokenTexts")
         .def(py::init(&make_texts), py::arg("bytes"), py::arg("offset"));
     py::class_<letter_table, std::shared_ptr<letter_table>>(m, "LetterTable")

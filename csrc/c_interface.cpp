@@ -25,7 +25,7 @@ lcg_status report(lcg_error * error, lcg_status status, const char * message) {
     return status;
 }
 
-conduct conduct_of(const lcg_params & params, std::vector<float> thresholds) {
+conduct conduct_of(const lcg_params & params, family_thresholds thresholds) {
     if (params.mode < LCG_MODE_MASK || params.mode > LCG_MODE_OFF) {
         throw bad_argument(joined("`mode` is ", static_cast<int>(params.mode), ", expected one of lcg_mode"));
     }
@@ -41,7 +41,7 @@ conduct conduct_of(const lcg_params & params, std::vector<float> thresholds) {
             joined("`confidence_temperature` is ", params.confidence_temperature, ", expected a number from 0"));
     }
     if (params.threshold > 0) {
-        thresholds.assign(thresholds.size(), params.threshold);
+        thresholds.set_all(params.threshold);
     }
     conduct found;
     found.mode     = params.mode == LCG_MODE_MASK      ? gate_mode::mask
@@ -54,7 +54,7 @@ conduct conduct_of(const lcg_params & params, std::vector<float> thresholds) {
     return found;
 }
 
-stage_options options_of(const lcg_params & params, const std::vector<float> & thresholds) {
+stage_options options_of(const lcg_params & params, const family_thresholds & thresholds) {
     if (params.n_events > max_events) {
         throw bad_argument(joined("`n_events` is ", params.n_events, ", expected at most ", max_events));
     }

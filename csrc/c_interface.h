@@ -67,9 +67,9 @@ template <typename F> lcg_status guarded(lcg_error * error, F run) {
 }
 
 // What holds in one part of a reply. thresholds: the gate file's. Throws bad_argument.
-conduct conduct_of(const lcg_params & params, std::vector<float> thresholds);
+conduct conduct_of(const lcg_params & params, family_thresholds thresholds);
 // ... in all of it.
-stage_options options_of(const lcg_params & params, const std::vector<float> & thresholds);
+stage_options options_of(const lcg_params & params, const family_thresholds & thresholds);
 // Whether some letters must not come out, so that the options act without a gate.
 bool has_pin(const lcg_params & params);
 

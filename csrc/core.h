@@ -22,6 +22,16 @@ struct gate_error : std::runtime_error {
 
 constexpr size_t max_families = 127;
 using family_set              = std::bitset<max_families + 1>;
+constexpr int no_family       = -1;
+
+// For each family, the probability from which it is predicted.
+struct family_thresholds {
+    std::vector<float> usual;
+    std::vector<float> first; // before a reply's first language token
+
+    const std::vector<float> & after(int last) const { return last == no_family ? first : usual; }
+    void                       set_all(float threshold);
+};
 
 // ---- gate file (gate_file.cpp) ----
 
@@ -42,7 +52,7 @@ struct gate_config {
     std::vector<std::string>    families;
     std::vector<uint8_t>        maskable; // per family
     uint32_t                    neutral = 0;
-    std::vector<float>          thresholds; // per family
+    family_thresholds           thresholds;
     std::vector<confidence_set> confidence;
     std::vector<uint32_t>       exempt_tokens;
 };
@@ -115,14 +125,12 @@ class evaluator {
 
 // ---- decoding rules (policy.cpp): pure functions of candidates, z and history ----
 
-constexpr int no_family = -1;
-
 struct gate_rules {
-    std::vector<float> thresholds;                     // per family: probability from which it is predicted
-    bool               persistence            = true;  // needs an earlier language token; its family stays allowed
-    bool               confidence             = true;  // the model itself must find an allowed family plausible
-    bool               first_token            = false; // act before the first language token as well
-    float              confidence_temperature = 0.0f;  // H is taken at the request's temperature, at none below this
+    family_thresholds thresholds;
+    bool              persistence            = true;  // needs an earlier language token; its family stays allowed
+    bool              confidence             = true;  // the model itself must find an allowed family plausible
+    bool              first_token            = false; // act before the first language token as well
+    float             confidence_temperature = 0.0f;  // H is taken at the request's temperature, at none below this
 };
 
 enum class verdict { intervene, no_history, nothing_banned, not_confident, would_empty };

@@ -65,13 +65,11 @@ void check_probability(const key_table & keys, const char * key, const char * ve
     }
 }
 
-// Of each family; one for all where the file has no array of them.
-std::vector<float> read_thresholds(const key_table & keys, size_t n_families) {
-    const double common = keys.get<double>("adapter.lcg.threshold", gguf_f32);
-    check_probability(keys, "adapter.lcg.threshold", "is ", common);
-    const char * const name = "adapter.lcg.thresholds";
+// An array of them, or `otherwise` where the file has none.
+std::vector<float> read_threshold_array(
+    const key_table & keys, const char * name, size_t n_families, const std::vector<float> & otherwise) {
     if (keys.find(name) == nullptr) {
-        return std::vector<float>(n_families, static_cast<float>(common));
+        return otherwise;
     }
     std::vector<float> thresholds;
     for (const double threshold : keys.get_array<double>(name, gguf_f32)) {
@@ -82,6 +80,16 @@ std::vector<float> read_thresholds(const key_table & keys, size_t n_families) {
         keys.fail(name, "has ", thresholds.size(), " elements, expected ", n_families, ", one for each family");
     }
     return thresholds;
+}
+
+family_thresholds read_thresholds(const key_table & keys, size_t n_families) {
+    const double common = keys.get<double>("adapter.lcg.threshold", gguf_f32);
+    check_probability(keys, "adapter.lcg.threshold", "is ", common);
+    const std::vector<float> all(n_families, static_cast<float>(common));
+    family_thresholds        found;
+    found.usual = read_threshold_array(keys, "adapter.lcg.thresholds", n_families, all);
+    found.first = read_threshold_array(keys, "adapter.lcg.first_thresholds", n_families, found.usual);
+    return found;
 }
 
 gate_config read_config(const key_table & keys) {

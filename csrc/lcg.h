@@ -69,7 +69,7 @@ enum lcg_mode {
 struct lcg_params {
     enum lcg_mode mode;
     float         strength;  // logits subtracted from banned families; INFINITY removes them
-    float         threshold; // probability from which a family counts as predicted; 0: as the gate file says
+    float         threshold; // probability from which a family counts as predicted, anywhere; 0: as the gate file says
     float         confidence_temperature; // the lowest temperature at which the model's own plausible tokens are taken
     bool          persistence;            // act only after a language token, and keep that token's family allowed
     bool          confidence;             // act only where the model itself finds a predicted family plausible

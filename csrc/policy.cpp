@@ -95,6 +95,11 @@ bool select_top(const float * logits, size_t n, size_t m, std::vector<uint32_t> 
     return true;
 }
 
+void family_thresholds::set_all(float threshold) {
+    usual.assign(usual.size(), threshold);
+    first.assign(first.size(), threshold);
+}
+
 bool may_act(const gate_rules & rules, int last) {
     return last != no_family || rules.first_token || !rules.persistence;
 }
@@ -246,7 +251,7 @@ decision decide(const gate & gate, const gate_rules & rules, float strength, con
         n                = confident_count(best.data(), best.size(), gate.config.confidence, at, sum);
         return families_of(best.data(), n, family);
     };
-    const family_set predicted = predicted_families(z, rules.thresholds);
+    const family_set predicted = predicted_families(z, rules.thresholds.after(last));
     const family_set present   = families_of(survivors.data(), survivors.size(), family);
     decision         result;
     static_cast<ruling &>(result) = rule(rules, strength, gate.maskable, predicted, last, present, confident);

@@ -40,7 +40,7 @@ bool drafts_for(const llama_model * model) {
 }
 
 // The settings, with what belongs to the model: its pin, and the phases of its replies.
-stage_options options_for(const llama_model * model, size_t n_vocab, const std::vector<float> & thresholds) {
+stage_options options_for(const llama_model * model, size_t n_vocab, const family_thresholds & thresholds) {
     const llama_vocab * vocab  = host.llama_model_get_vocab(model);
     lcg_params          params = settings().params;
     const lcg_pin       pin{pin_of(vocab, settings().allow, settings().deny), n_vocab};

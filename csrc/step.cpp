@@ -209,7 +209,7 @@ void stage_pair::state::on_gate(token_data_array * tokens) {
 void stage_pair::state::judge(token_data_array * tokens, const token_data_array & s, const family_set & present) {
     const uint8_t *  family      = model->token_family.data();
     const float      temperature = std::max(facts.temperature, now().rules.confidence_temperature);
-    const family_set predicted   = predicted_families(z.data(), now().rules.thresholds);
+    const family_set predicted   = predicted_families(z.data(), now().rules.thresholds.after(last));
     double           sum         = 0; // of the softmax at that temperature
     size_t           n           = 0; // of the best are in H
     const auto       confident   = [&] {

@@ -138,6 +138,7 @@ def make_gate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Gate]:
             families=FamilySet(names, rules.maskable, rules.neutral, "default"),
             threshold=rules.threshold,
             own_thresholds=rules.own_thresholds,
+            first_thresholds=rules.first_thresholds,
             confidence=rules.confidence,
             exempt_tokens=exempt_tokens,
         )

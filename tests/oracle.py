@@ -29,6 +29,7 @@ class Rules:
         neutral: Index of the family that is no language.
         threshold: A family is predicted when the sigmoid of its z reaches this.
         own_thresholds: One for each family instead; empty: the same for all.
+        first_thresholds: Those where no language token was generated yet; empty: as later.
         confidence: The (k, p) pairs whose topkp sets form H.
     """
 
@@ -38,6 +39,7 @@ class Rules:
     threshold: float = 0.5
     confidence: tuple[tuple[int, float], ...] = ((5, 0.999), (20, 0.95))
     own_thresholds: tuple[float, ...] = ()
+    first_thresholds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,11 @@ def decide(
     s_set = {i for i, x in stock.items() if x > -math.inf}
     family = {i: int(rules.family[i]) for i in logit_of}
 
-    thresholds = (rules.own_thresholds or rules.threshold) if switches.threshold is None else switches.threshold
+    thresholds: npt.ArrayLike = rules.own_thresholds or rules.threshold
+    if last is None and rules.first_thresholds:
+        thresholds = rules.first_thresholds
+    if switches.threshold is not None:
+        thresholds = switches.threshold
     predicted, margin = predict(z, thresholds)
     allowed = set(predicted)
     if switches.persistence and last is not None:

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import gguf
 import llama_cpp
+import numpy as np
 import pytest
 from llama_cpp import _internals as internals
 from llama_cpp import llama_cpp as bindings
@@ -17,6 +19,8 @@ from llama_cpp import llama_cpp as bindings
 import lcg_cpp
 from lcg_cpp import GatedLlama, GateOptions, Phase, _core, demo
 from lcg_cpp.engine.model import read_base_model
+from lcg_cpp.gate.gate_file import write_gate
+from lcg_cpp.gate.spec import spec_for
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(lcg_cpp.__file__).resolve().parent
@@ -65,9 +69,11 @@ def run(program: Path, mode: str, prompts: list[list[int]], gate: Path = demo.GA
     return result.stdout
 
 
-def in_python(prompts: list[list[int]], options: GateOptions | None = None) -> list[str]:
+def in_python(
+    prompts: list[list[int]], options: GateOptions | None = None, gate: Path = demo.GATES["default"]
+) -> list[str]:
     """The lines that the program has to print."""
-    llm = GatedLlama(str(demo.MODEL), gate=demo.GATES["default"], gate_options=options, n_ctx=256, verbose=False)
+    llm = GatedLlama(str(demo.MODEL), gate=gate, gate_options=options, n_ctx=256, verbose=False)
     lines = []
     for tokens in prompts:
         llm.reset_gate_stats()
@@ -85,6 +91,19 @@ def test_a_program_gets_the_tokens_and_interventions_of_gated_llama(
     program: Path, prompts: list[list[int]], mode: str
 ) -> None:
     assert run(program, mode, prompts).splitlines() == in_python(prompts)
+
+
+def test_first_tokens_have_the_thresholds_of_the_gate_file(
+    program: Path, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    tensors = gguf.GGUFReader(demo.GATES["default"]).tensors
+    weights = {t.name: np.array(t.data, np.float32) for t in tensors if t.name != "lcg.token_family"}
+    spec = spec_for(read_base_model(demo.MODEL), n_hidden=len(weights["lcg.fc1.weight"]), first_thresholds=(1e-6,) * 4)
+    gate = tmp_path / "lenient.gguf"
+    write_gate(gate, spec, weights, "f32")
+    expected = in_python(prompts, gate=gate)
+    assert run(program, "greedy", prompts, gate).splitlines() == expected
+    assert expected != in_python(prompts)
 
 
 # `new_phases` in tests/cpp/c_interface.cpp

@@ -22,6 +22,7 @@ from lcg_cpp.convert.gate_weights import read_weights
 from lcg_cpp.convert.pytorch import open_checkpoint
 from lcg_cpp.engine.base_model import NORMAL, BaseModel, Vocab
 from lcg_cpp.errors import GateError
+from lcg_cpp.gate.thresholds import Thresholds
 
 N_EMBD, N_HIDDEN = 64, 32
 PRE, HEAD = "code_switch_pre.weight", "code_switch_head.weight"
@@ -210,6 +211,7 @@ MADE = {
     "lcg.license": "mit",
     "lcg.rules": "paper",
     "lcg.thresholds": "[0.5, 0.25, 0.5, 0.125]",
+    "lcg.first_thresholds": "[0.5, 0.25, 0.5, 0.375]",
     "lcg.datasets": '[{"name": "a.jsonl"}, {"name": "b", "organization": "c"}]',
     "lcg.train": '{"tokens": 12, "loss": 0.25, "label_soft": true, "held_out.cj.recall": 1.0, "label_norm": "5"}',
 }
@@ -236,13 +238,14 @@ def test_what_a_checkpoint_says_of_its_gate_goes_into_the_gate_file(tmp_path: Pa
     assert said["general.dataset.1.organization"] == "c"
     assert said["general.base_model.0.name"] == "Tiny"
     assert said["adapter.lcg.thresholds"] == [0.5, 0.25, 0.5, 0.125]
+    assert said["adapter.lcg.first_thresholds"] == [0.5, 0.25, 0.5, 0.375]
 
 
 def test_what_is_asked_for_goes_before_what_the_checkpoint_says(tmp_path: Path, base: BaseModel) -> None:
     checkpoint = write_safetensors(tmp_path / "c.safetensors", {PRE: FC1, HEAD: FC2}, MADE)
     spec = convert(checkpoint, base, tmp_path / "g", name="N", version="v3", license="apache-2.0", rules="paper").spec
     assert (spec.name, spec.version, spec.license, spec.train["tokens"]) == ("N", "v3", "apache-2.0", 12)
-    assert convert(checkpoint, base, tmp_path / "g", threshold=0.25).spec.thresholds == (0.25,) * 4
+    assert convert(checkpoint, base, tmp_path / "g", threshold=0.25).spec.thresholds == Thresholds((0.25,) * 4)
     with pytest.raises(GateError) as error:
         convert(checkpoint, base, tmp_path / "other", rules="default")
     assert str(error.value) == f"{checkpoint}: was trained with the rules `paper`, expected default"
@@ -282,6 +285,7 @@ def test_a_checkpoint_that_says_nothing_of_its_gate_has_the_references_rules(tmp
             "[1.0]",
             "metadata `lcg.thresholds` is [1.0], expected an array of probabilities between 0 and 1",
         ),
+        ("first_thresholds", "[0]", "metadata `lcg.first_thresholds` is [0], expected an array of probabilities"),
         ("thresholds", '["0.5"]', "metadata `lcg.thresholds` is ['0.5']"),
         ("datasets", "{}", "metadata `lcg.datasets` is {}, expected an array of objects with a name"),
         ("datasets", '[{"organization": "x"}]', "metadata `lcg.datasets` is [{'org"),

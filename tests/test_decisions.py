@@ -19,6 +19,7 @@ from lcg_cpp.gate.results import REASONS
 from lcg_cpp.gate.rule_set import FamilySet
 from lcg_cpp.gate.spec import GateSpec
 from lcg_cpp.gate.steps import MAX_TOP_K, Sampling, Steps
+from lcg_cpp.gate.thresholds import Thresholds
 from oracle import Chain, Rules, Switches
 
 MakeGate = Callable[..., Gate]
@@ -43,8 +44,8 @@ def table_of(rules: Rules) -> FamilyTable:
 
 def rules_of(rules: Rules, options: GateOptions) -> DecodingRules:
     """The decoding rules as the package has them."""
-    thresholds = rules.own_thresholds or (rules.threshold,) * len(rules.maskable)
-    return DecodingRules(table_of(rules), thresholds, rules.confidence, options)
+    usual = rules.own_thresholds or (rules.threshold,) * len(rules.maskable)
+    return DecodingRules(table_of(rules), Thresholds(usual, rules.first_thresholds), rules.confidence, options)
 
 
 def one(
@@ -164,6 +165,20 @@ def test_each_family_has_its_own_threshold() -> None:
         assert found.predicted.tolist() == [predicted]
 
 
+def test_the_first_language_token_has_thresholds_of_its_own() -> None:
+    # sigmoid(-1) = 0.269
+    rules = dataclasses.replace(BY_TENS, own_thresholds=(0.25,) * 4, first_thresholds=(0.5, 0.25, 0.5, 0.5))
+    z = np.array([(-1.0, -1.0, 3.0, -1.0)] * 2, np.float32)
+    none = np.zeros((2, 4), np.bool_)
+    for options, wanted in (
+        (GateOptions(), [[False, True, True, False], [True] * 4]),
+        (GateOptions(threshold=0.25), [[True] * 4] * 2),
+        (GateOptions(threshold=0.5), [[False, False, True, False]] * 2),
+    ):
+        found = rules_of(rules, options).judge_families(z, np.array([NO_FAMILY, LOWRES]), none, none)
+        assert found.predicted.tolist() == wanted
+
+
 def test_most_probable_family_is_predicted_below_the_threshold() -> None:
     assert one({CJ_0: 0.5, LATIN_0: 0.5}, (-3.0, -2.0, -4.0, -5.0), LOWRES) == (True, [True, False, False, False])
 
@@ -243,8 +258,10 @@ def random_case(rng: np.random.Generator, n: int) -> Case:
     family[list(exempt)] = neutral
     sets = [(int(rng.choice([1, 2, 5, 20, 64])), float(rng.choice([0.1, 0.5, 0.95, 0.999]))) for _ in range(3)]
     confidence = [((5, 0.999), (20, 0.95)), tuple(sets[: rng.integers(1, 4)])][rng.integers(2)]
-    own = tuple(rng.choice([0.5, 0.25, 0.75, 0.01], n_families).tolist()) if rng.random() < 0.5 else ()
-    rules = Rules(family, maskable, neutral, float(rng.choice([0.5, 0.25, 0.75])), confidence, own)
+    own, first = (
+        tuple(rng.choice([0.5, 0.25, 0.75, 0.01], n_families).tolist()) if rng.random() < 0.5 else () for _ in range(2)
+    )
+    rules = Rules(family, maskable, neutral, float(rng.choice([0.5, 0.25, 0.75])), confidence, own, first)
     logits = rng.normal(0, rng.choice([0.1, 1.0, 3.0, 8.0]), (n, n_vocab)) + rng.choice([0.0, -40.0, 25.0])
     if rng.random() < 0.3:
         logits = np.round(logits)  # equal ones
@@ -384,10 +401,14 @@ def test_wrong_shapes_and_families_are_refused_by_name(changes: dict[str, Any], 
 
 
 def test_thresholds_that_do_not_fit_the_families_are_refused() -> None:
-    rules = dataclasses.replace(rules_of(BY_TENS, GateOptions()), thresholds=(0.5, 0.5, 0.5))
     some = np.ones((1, 4), np.bool_)
-    with pytest.raises(GateError, match=r"^`thresholds` has 3 elements, expected 4, one for each family$"):
-        rules.judge_families(np.zeros((1, 4), np.float32), np.array([3]), some, some)
+    for thresholds, name in (
+        (Thresholds((0.5,) * 3, (0.5,) * 4), "thresholds"),
+        (Thresholds((0.5,) * 4, (0.5,) * 3), "first_thresholds"),
+    ):
+        rules = dataclasses.replace(rules_of(BY_TENS, GateOptions()), thresholds=thresholds)
+        with pytest.raises(GateError, match=rf"^`{name}` has 3 elements, expected 4, one for each family$"):
+            rules.judge_families(np.zeros((1, 4), np.float32), np.array([3]), some, some)
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ from lcg_cpp.gate.families import family_set, text_families
 from lcg_cpp.gate.gate_file import write_gate
 from lcg_cpp.gate.spec import CONFIDENCE, spec_for
 from lcg_cpp.gate.steps import Sampling
+from lcg_cpp.gate.thresholds import Thresholds
 from oracle import Chain, Rules, Switches
 
 MakeGate = Callable[..., Gate]
@@ -425,7 +426,7 @@ TABLE = FamilyTable(np.arange(4), family_set())  # a token of each
 def test_what_keeps_a_token(
     z: tuple[float, ...], last: int, confident: set[int], options: GateOptions, wanted: int
 ) -> None:
-    rules = DecodingRules(TABLE, (0.5,) * 4, CONFIDENCE, options)
+    rules = DecodingRules(TABLE, Thresholds((0.5,) * 4), CONFIDENCE, options)
     assert answers_of(z, CJ, last, set(), confident).verdicts(rules).tolist() == [wanted]
 
 
@@ -445,7 +446,8 @@ def random_answers(rng: np.random.Generator, make_gate: MakeGate) -> Iterator[tu
     family = rng.choice(4, n_vocab, p=rng.dirichlet(np.ones(4)))
     family[:2] = CJ, LATIN
     sets = [((5, 0.999), (20, 0.95)), ((1, 0.9),), ((3, 0.5), (2, 0.99), (7, 0.8))][rng.integers(3)]
-    rules = Rules(family, MASKABLE, SYMBOLS, confidence=sets, own_thresholds=tuple(rng.choice([0.5, 0.8, 0.2], 4)))
+    own, first = (tuple(rng.choice([0.5, 0.8, 0.2], 4)) for _ in range(2))
+    rules = Rules(family, MASKABLE, SYMBOLS, confidence=sets, own_thresholds=own, first_thresholds=first)
     gate = make_gate(rules)
     sampling = Sampling(
         float(rng.choice([0.3, 1.0, 2.0])), int(rng.choice([1, 5, 20])), float(rng.choice([0.5, 0.9, 1]))
@@ -620,7 +622,7 @@ def synthetic(answers: list[tuple[int, str, int, bool, bool]], own_tokens: list[
                 path="gate.gguf",
                 token_families=np.arange(4),
                 families=family_set(),
-                thresholds=(0.5,) * 4,
+                thresholds=Thresholds((0.5,) * 4),
                 confidence=CONFIDENCE,
             ),
         ),
@@ -722,6 +724,7 @@ def test_what_is_not_defined_is_null_in_json() -> None:
     assert told["sampling"] == {"temperature": 0.7, "top_k": 20, "top_p": 0.8}
     assert told["rules"] == {
         "thresholds": dict.fromkeys(("cj", "latin", "symbols", "lowres"), 0.5),
+        "first_thresholds": dict.fromkeys(("cj", "latin", "symbols", "lowres"), 0.5),
         "persistence": True,
         "confidence": True,
         "confidence_temperature": 0.7,

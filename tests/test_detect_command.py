@@ -64,6 +64,7 @@ def test_rules_and_threshold_are_those_asked_for(capsys: Capture) -> None:
     strict = told(capsys, *DEMO, *strict_rules, "--no-lcg-confidence", "--no-lcg-persistence")
     assert strict["rules"] == {
         "thresholds": dict.fromkeys(("cj", "latin", "symbols", "lowres"), 0.9),
+        "first_thresholds": dict.fromkeys(("cj", "latin", "symbols", "lowres"), 0.9),
         "persistence": False,
         "confidence": False,
         "confidence_temperature": 0.25,

@@ -18,6 +18,7 @@ from lcg_cpp.gate.options import GateOptions
 from lcg_cpp.gate.rule_set import FamilySet
 from lcg_cpp.gate.spec import CONFIDENCE
 from lcg_cpp.gate.steps import Steps
+from lcg_cpp.gate.thresholds import Thresholds
 from results.generate import Outcome
 from sample_replies import make_prompt, make_reply
 
@@ -85,7 +86,7 @@ def gate(hangul: float, english: float) -> SimpleNamespace:
     return SimpleNamespace(
         token_families=np.array([HANGUL, ENGLISH, NEUTRAL], np.uint8),
         families=FamilySet(("hangul", "latin", "symbols"), (True, True, False), NEUTRAL, "scripts"),
-        thresholds=(0.5, 0.5, 0.5),
+        thresholds=Thresholds((0.5,) * 3),
         confidence=((5, 0.999), (20, 0.95)),
         predict=lambda hidden: np.tile(np.array([hangul, english, -9.0], np.float32), (len(hidden), 1)),
     )

@@ -26,6 +26,7 @@ from lcg_cpp.gate.gate import read_gate_file
 from lcg_cpp.gate.gate_file import write_gate
 from lcg_cpp.gate.rule_set import FamilySet
 from lcg_cpp.gate.spec import GateSpec, Source
+from lcg_cpp.gate.thresholds import Thresholds
 
 PATH = "some/gate.gguf"
 BASE_MODEL_HINT = " (is this a base model? it goes to -m/--model)"
@@ -88,7 +89,11 @@ def test_a_loaded_file_is_the_gate_it_describes(tmp_path: Path) -> None:
     assert (gate.architecture, gate.families.rules, gate.tokenizer_hash) == ("llama", "default", "ab" * 32)
     assert (gate.n_embd, gate.n_hidden, gate.n_vocab) == (4, 2, 5)
     assert gate.families == FamilySet(("han", "latin", "symbols"), (True, True, False), 2, "default")
-    assert (gate.thresholds, gate.confidence, gate.exempt_tokens) == ((0.5,) * 3, ((5, 0.75), (20, 1.0)), (4,))
+    assert (gate.thresholds, gate.confidence, gate.exempt_tokens) == (
+        Thresholds((0.5,) * 3),
+        ((5, 0.75), (20, 1.0)),
+        (4,),
+    )
     assert gate.token_families.tolist() == [0, 1, 2, 0, 2]  # token 4 is exempt
     # relu([3, -7 + 2 * 5] + [0.5, 0.25]) = [3.5, 3.25]; relu([3, -7] + …) = [3.5, 0]
     assert gate.predict([[3, 7, 1, 5], [3, 7, 1, 0]]).tolist() == [[3.5, 3.25, 7 - 6.5 + 1], [3.5, 0, 8]]
@@ -97,7 +102,17 @@ def test_a_loaded_file_is_the_gate_it_describes(tmp_path: Path) -> None:
 def test_a_file_with_a_threshold_for_each_family_gives_these(tmp_path: Path) -> None:
     path = tmp_path / "gate.gguf"
     path.write_bytes(damaged(lambda f: f.set("adapter.lcg.thresholds", gb.array(gb.F32, [0.25, 0.75, 0.5]))))
-    assert Gate.load(path).thresholds == (0.25, 0.75, 0.5)
+    assert Gate.load(path).thresholds == Thresholds((0.25, 0.75, 0.5))
+
+
+def test_a_file_may_give_the_first_language_token_others(tmp_path: Path) -> None:
+    first, usual = (gb.array(gb.F32, values) for values in ([0.25, 0.75, 0.5], [0.125, 0.5, 0.625]))
+    path = tmp_path / "gate.gguf"
+    path.write_bytes(damaged(lambda f: f.set("adapter.lcg.first_thresholds", first)))
+    assert Gate.load(path).thresholds == Thresholds((0.5,) * 3, (0.25, 0.75, 0.5))
+    both = damaged(lambda f: f.set("adapter.lcg.thresholds", usual).set("adapter.lcg.first_thresholds", first))
+    path.write_bytes(both)
+    assert Gate.load(path).thresholds == Thresholds((0.125, 0.5, 0.625), (0.25, 0.75, 0.5))
 
 
 def test_files_that_end_at_any_byte_are_refused() -> None:
@@ -436,6 +451,14 @@ BAD_VALUES: dict[str, tuple[Damage, str]] = {
     "too few thresholds": (
         lambda f: f.set("adapter.lcg.thresholds", gb.array(gb.F32, [0.5, 0.25])),
         "key `adapter.lcg.thresholds` has 2 elements, expected 3, one for each family",
+    ),
+    "first threshold of a family": (
+        lambda f: f.set("adapter.lcg.first_thresholds", gb.array(gb.F32, [0.5, 0.5, 0.0])),
+        "key `adapter.lcg.first_thresholds` holds 0.000000, expected a probability between 0 and 1",
+    ),
+    "too many first thresholds": (
+        lambda f: f.set("adapter.lcg.first_thresholds", gb.array(gb.F32, [0.5] * 4)),
+        "key `adapter.lcg.first_thresholds` has 4 elements, expected 3, one for each family",
     ),
     "no thresholds": (
         lambda f: f.set("adapter.lcg.thresholds", gb.array(gb.F32, [])),
@@ -881,6 +904,7 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
         tokenizer_hash="0f" * 32,
         threshold=0.25,
         own_thresholds=(0.5, 0.125, 0.75, 0.0625),
+        first_thresholds=(0.625, 0.25, 0.875, 0.5),
         confidence=((3, 0.5), (7, 0.25), (1, 1.0)),
         exempt_tokens=(3, 0),
         families=family_set("paper"),
@@ -924,6 +948,7 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
         "adapter.lcg.neutral": 2,
         "adapter.lcg.threshold": 0.25,
         "adapter.lcg.thresholds": [0.5, 0.125, 0.75, 0.0625],
+        "adapter.lcg.first_thresholds": [0.625, 0.25, 0.875, 0.5],
         "adapter.lcg.confidence.top_k": [3, 7, 1],
         "adapter.lcg.confidence.top_p": [0.5, 0.25, 1.0],
         "adapter.lcg.exempt_tokens": [3, 0],
@@ -944,7 +969,8 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
     assert file.tensors == tensors
     gate = Gate.load(path)
     assert gate.token_families.tolist() == [2, 1, 2, 2, 3]
-    assert (gate.thresholds, gate.families.rules) == ((0.5, 0.125, 0.75, 0.0625), "paper")
+    assert gate.thresholds == Thresholds((0.5, 0.125, 0.75, 0.0625), (0.625, 0.25, 0.875, 0.5))
+    assert gate.families.rules == "paper"
     assert gate.confidence == ((3, 0.5), (7, 0.25), (1, 1.0))
 
 

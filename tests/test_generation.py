@@ -179,7 +179,8 @@ def rules_of(gate: Gate) -> Rules:
         gate.families.maskable,
         gate.families.neutral,
         confidence=tuple((int(k), float(p)) for k, p in gate.confidence),
-        own_thresholds=gate.thresholds,
+        own_thresholds=gate.thresholds.usual,
+        first_thresholds=gate.thresholds.first,
     )
 
 
@@ -274,6 +275,26 @@ def test_greedy_generation_equals_the_independent_loop(
     compared, interventions = compare_with_loop(llm, loop, weights, switches=switches, n=30, settings={"temp": 0.0})
     assert compared > 0.8 * 30 * len(PROMPTS)
     assert interventions > 10
+
+
+def test_greedy_generation_with_thresholds_for_first_tokens_equals_the_independent_loop(
+    tiny_model_path: Path, make_gate_file: MakeGateFile, loop: IndependentLoop
+) -> None:
+    weights = random_gate(16, 2)
+    switches = OPTIONS["first_token"]
+    early: dict[bool, list[int]] = {}
+    for is_lenient in (False, True):
+        gate = make_gate_file(weights, first_thresholds=(1e-6,) * 4 if is_lenient else ())
+        llm = load(tiny_model_path, gate, gate_options=gate_options(switches))
+        compared, _ = compare_with_loop(llm, loop, weights, switches=switches, n=30, settings={"temp": 0.0})
+        assert compared > 0.8 * 30 * len(PROMPTS)
+        early[is_lenient] = []
+        for prompt in PROMPTS:
+            llm.reset_gate_stats()
+            list(itertools.islice(llm.generate(llm.tokenize(prompt.encode()), temp=0.0), 30))
+            early[is_lenient] += [event.position for event in llm.gate_events if event.last is None]
+    assert early[False]
+    assert not early[True]
 
 
 def test_greedy_generation_with_penalties_equals_the_independent_loop(

@@ -14,6 +14,7 @@ from lcg_cpp.gate.families import family_set
 from lcg_cpp.gate.rule_set import FamilySet
 from lcg_cpp.gate.spec import CONFIDENCE
 from lcg_cpp.gate.steps import PAPER_SAMPLING, Sampling
+from lcg_cpp.gate.thresholds import Thresholds
 from lcg_cpp.train.heldout import FamilyScore, HeldOut, Scores
 from lcg_cpp.train.thresholds import (
     HIGHEST,
@@ -22,7 +23,9 @@ from lcg_cpp.train.thresholds import (
     LOWEST,
     UNLEARNED,
     UNSURE,
+    UNSURE_AT_FIRST,
     family_thresholds,
+    first_thresholds,
     highest,
 )
 
@@ -30,7 +33,7 @@ CJ, LATIN, SYMBOLS, LOWRES = range(4)
 NAMES = ("cj", "latin", "symbols", "lowres")
 N_VOCAB = 8  # two tokens of each family: token // 2
 
-RULES = DecodingRules(FamilyTable(np.arange(N_VOCAB) // 2, family_set()), (0.5,) * 4, CONFIDENCE)
+RULES = DecodingRules(FamilyTable(np.arange(N_VOCAB) // 2, family_set()), Thresholds((0.5,) * 4), CONFIDENCE)
 
 Floats = npt.NDArray[np.float32]
 
@@ -230,6 +233,43 @@ def test_families_that_are_never_masked_keep_their_threshold() -> None:
     assert chosen([0.125] * 25, max_missed=0, right=LOWRES) == HIGHEST
 
 
+def first_of(usual: float, probabilities: list[float], max_missed: float = 0.0) -> float:
+    """The first threshold of a family that is right at first tokens where it has these probabilities."""
+    n = len(probabilities)
+    z = np.full((n, 4), 4.0, np.float32)
+    z[:, CJ] = np.log(np.array(probabilities)) - np.log1p(-np.array(probabilities))
+    own = tuple(float(np.float32(value)) for value in (usual, 0.5, 0.5, 0.5))
+    return first_thresholds(own, z, np.full(n, CJ), np.full(n, True), family_set(), max_missed)[CJ]
+
+
+def test_first_tokens_have_a_higher_threshold_and_never_a_lower_one() -> None:
+    enough = [0.25] * LEAST_RIGHT
+    assert first_of(0.0625, enough) == pytest.approx(0.25)
+    assert first_of(0.375, enough) == 0.375
+    assert first_of(0.0625, enough[1:]) == pytest.approx(UNSURE_AT_FIRST)
+    assert first_of(0.25, enough[1:]) == 0.25
+    assert first_of(0.0625, [0.125, *enough]) == pytest.approx(0.125)
+    assert first_of(0.0625, [0.125, *enough], max_missed=0.1) == pytest.approx(0.25)
+
+
+def test_a_family_that_the_gate_has_not_learned_keeps_its_threshold_at_first_tokens() -> None:
+    assert first_of(0.001, []) == pytest.approx(0.001)
+    lowest = chosen([0.001, *[0.75] * 199], max_missed=0)  # in 32 bits a little below LOWEST
+    assert first_of(lowest, []) == pytest.approx(UNSURE_AT_FIRST)
+
+
+def test_each_threshold_comes_from_its_own_positions() -> None:
+    # Chinese is right everywhere; its probability is 0.269 where a reply begins and 0.119 later
+    n = LEAST_RIGHT
+    confused = {0: 0.5, 6: 0.4, 4: 0.1}
+    last = [NO_FAMILY] * n + [LOWRES] * n
+    positions = held_out([[1, 0, 0, 1]] * 2 * n, [confused] * 2 * n, last, [0] * 2 * n, 0.0)
+    z = [[-1.0, -4.0, -4.0, 4.0]] * n + [[-2.0, -4.0, -4.0, 4.0]] * n
+    score = measured(positions, z).families["cj"]
+    assert score.threshold == pytest.approx(0.1192, abs=1e-4)
+    assert score.first_threshold == pytest.approx(0.2689, abs=1e-4)
+
+
 def test_scores_are_those_of_the_gate_with_its_thresholds() -> None:
     # Chinese is right, and has a probability of sigmoid(-1) = 0.269: at 0.5 it would be banned everywhere
     n = 30
@@ -256,7 +296,9 @@ def test_a_family_is_removed_only_where_the_gate_acts() -> None:
 
 
 def test_scores_survive_json() -> None:
-    scores = Scores(7, 0.5, {"cj": FamilyScore(3, 0.25, 1.0, 0.125), "latin": FamilyScore(0, 0.0, 0.5)}, 0.125, 0.0625)
+    scores = Scores(
+        7, 0.5, {"cj": FamilyScore(3, 0.25, 1.0, 0.125, 0.25), "latin": FamilyScore(0, 0.0, 0.5)}, 0.125, 0.0625
+    )
     assert Scores.from_dict(json.loads(json.dumps(scores.as_dict()))) == scores
     nowhere = Scores(1, 0.5, {"cj": FamilyScore(0, math.nan, math.nan)}, 0.0, 0.0)
     again = Scores.from_dict(json.loads(json.dumps(nowhere.as_dict()))).families["cj"]

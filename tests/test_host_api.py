@@ -230,14 +230,14 @@ def test_libraries_without_the_functions_are_refused(
 
 
 MISUSE = {
-    "a stage without a gate": "_core.StagePair(None, GateOptions().core_stage_options(()))",
+    "a stage without a gate": "_core.StagePair(None, GateOptions().core_stage_options(Thresholds()))",
     "predict without a gate": "_core.Gate.predict(None, [[1, 2, 3, 4]])",
     "too few logits": "stage.apply_row(1, np.zeros(4, np.float32), None, False)",
     "logits of two dimensions": "stage.apply_row(1, np.zeros((5, 1), np.float32), None, False)",
     "too few hidden channels": "stage.apply_row(1, np.zeros(5, np.float32), np.zeros(3, np.float32), False)",
     "no options": "stage.set_options(None)",
     "no facts": "stage.begin_reply(None)",
-    "endless events": "_core.StageOptions(GateOptions().core_conduct((), None), -1, False)",
+    "endless events": "_core.StageOptions(GateOptions().core_conduct(Thresholds(), None), -1, False)",
     "no file": "_core.Gate(None, 'cpu')",
     "no device": "_core.Gate(_core.parse_gate_file(data, 'gate.gguf'), None)",
     "text for bytes": "_core.parse_gate_file('GGUF', 'gate.gguf')",
@@ -252,6 +252,7 @@ def test_misuse_of_the_core_is_an_exception_and_no_crash(name: str, tmp_path: Pa
 import pathlib, sys
 import numpy as np
 from lcg_cpp import Gate, GateOptions, _core
+from lcg_cpp.gate.thresholds import Thresholds
 data = pathlib.Path(sys.argv[1]).read_bytes()
 gate = Gate.load(sys.argv[1])
 stage = gate.new_stages(GateOptions())

@@ -25,6 +25,7 @@ from lcg_cpp.gate.families import text_families
 from lcg_cpp.gate.marks import NAMED
 from lcg_cpp.gate.options import with_phases
 from lcg_cpp.gate.pin import Pins
+from lcg_cpp.gate.thresholds import Thresholds
 from lcg_cpp.run.prompt import completion_prompt
 from lcg_cpp.run.reply import Reply, follow
 from test_generation import GREEDY, PROMPTS, SAYS_LOWRES, IndependentLoop, generated, load, rules_of
@@ -61,7 +62,7 @@ class Follower:
 
     def __init__(self, texts: list[bytes], options: GateOptions) -> None:
         connect_core()
-        core = options.core_stage_options((), Pins(vocabulary(texts)))
+        core = options.core_stage_options(Thresholds(), Pins(vocabulary(texts)))
         self.stage = _core.StagePair.without_gate(len(texts), core)
         self.sampler = stock_chain(len(texts), CHAIN)
         self.facts = insert_stages(self.sampler, self.stage, temperature=0.0, top_k=40).facts
@@ -325,7 +326,7 @@ def test_a_cloned_chain_goes_on_in_the_phase_and_the_character_of_its_original()
     chain = oracle.Chain(top_k=0, top_p=1.0, min_p=0.0, temp=1.0)
     latin, first, hangul, begin, rest = 0, 2, 4, 8, {3, 6}
     options = GateOptions(allow=("latin",), phases=(Phase((("<t>", "</t>"),), GateOptions(deny=("hangul",))),))
-    stage = _core.StagePair.without_gate(len(texts), options.core_stage_options((), Pins(vocabulary(texts))))
+    stage = _core.StagePair.without_gate(len(texts), options.core_stage_options(Thresholds(), Pins(vocabulary(texts))))
     sampler = stock_chain(len(texts), chain)
     built = insert_stages(sampler, stage, temperature=1.0, top_k=0)
     stage.begin_reply(built.facts)
@@ -353,7 +354,7 @@ def test_mirostat_sees_only_what_the_pin_leaves(mirostat_mode: int, names: dict[
     texts = random_vocabulary(rng, 200)
     away = oracle.pinned_away(texts, [False] * 200, b"", letters_of(**names))
     options = GateOptions(**names)  # type: ignore[arg-type]
-    stage = _core.StagePair.without_gate(200, options.core_stage_options((), Pins(vocabulary(texts))))
+    stage = _core.StagePair.without_gate(200, options.core_stage_options(Thresholds(), Pins(vocabulary(texts))))
     for _ in range(60):
         row = rng.normal(0.0, 2.0, 200).astype(np.float32)
         settings = {"mirostat_mode": mirostat_mode, "mirostat_tau": 3.0}

@@ -22,6 +22,7 @@ from lcg_cpp.gate import scripts
 from lcg_cpp.gate.families import family_set, text_families
 from lcg_cpp.gate.pin import Pins, denied_families
 from lcg_cpp.gate.scripts import GROUPS, NAMES, character_families
+from lcg_cpp.gate.thresholds import Thresholds
 from test_generation import COMMON, PROMPTS
 from test_stages import (
     LOWRES,
@@ -201,7 +202,7 @@ def test_what_is_open_follows_the_bytes_of_every_token() -> None:
 def pinned_stage(gate: Gate | None, options: GateOptions, pins: Pins | None, n_vocab: int) -> _core.StagePair:
     if gate is not None:
         return gate.new_stages(options, pins)
-    return _core.StagePair.without_gate(n_vocab, options.core_stage_options((), pins))
+    return _core.StagePair.without_gate(n_vocab, options.core_stage_options(Thresholds(), pins))
 
 
 WORDS = ("A", "the", "中", "国", "さ", "가", "나다", "и", "12", "!", " ", "ع", "ש", "ไ", "👍")

@@ -16,6 +16,7 @@ import oracle
 from lcg_cpp import Gate, GateError, GateOptions
 from lcg_cpp.gate.options import PAPER_OPTIONS
 from lcg_cpp.gate.results import Decision
+from lcg_cpp.gate.thresholds import Thresholds
 from oracle import Rules, Switches
 
 MakeGate = Callable[..., Gate]
@@ -223,7 +224,7 @@ def test_threshold_option_replaces_the_files(gate: Gate) -> None:
 
 def test_threshold_of_the_file_is_used(make_gate: MakeGate) -> None:
     gate = make_gate(Rules(BY_TENS.family, MASKABLE, SYMBOLS, threshold=0.25))
-    assert gate.thresholds == (0.25,) * 4
+    assert gate.thresholds == Thresholds((0.25,) * 4)
     # sigmoid(-1) = 0.269
     decision = decide(gate, {CJ_0: 0.5, LOWRES_0: 0.5}, [CJ_0, LOWRES_0], (-1.0, -2.0, -2.0, -2.0), LOWRES)
     assert decision.predicted == ("cj",)
@@ -231,7 +232,7 @@ def test_threshold_of_the_file_is_used(make_gate: MakeGate) -> None:
 
 def test_each_family_has_the_threshold_that_the_file_gives_it(make_gate: MakeGate) -> None:
     gate = make_gate(Rules(BY_TENS.family, MASKABLE, SYMBOLS, own_thresholds=(0.25, 0.75, 0.5, 0.125)))
-    assert gate.thresholds == (0.25, 0.75, 0.5, 0.125)
+    assert gate.thresholds == Thresholds((0.25, 0.75, 0.5, 0.125))
     c = {CJ_0: 0.4, LATIN_0: 0.4, LOWRES_0: 0.2}
     # sigmoid(-1) = 0.269, sigmoid(1) = 0.731, sigmoid(-2) = 0.119
     decision = decide(gate, c, [CJ_0, LATIN_0, LOWRES_0], (-1.0, 1.0, 2.0, -2.0), LOWRES)
@@ -240,6 +241,18 @@ def test_each_family_has_the_threshold_that_the_file_gives_it(make_gate: MakeGat
     one_for_all = GateOptions(first_token=False, threshold=0.7)
     decision = decide(gate, c, [CJ_0, LATIN_0], (-1.0, 1.0, 2.0, -2.0), LOWRES, gate_options=one_for_all)
     assert decision.predicted == ("latin", "symbols")
+
+
+def test_the_first_language_token_has_the_thresholds_that_the_file_gives_it(make_gate: MakeGate) -> None:
+    gate = make_gate(Rules(BY_TENS.family, MASKABLE, SYMBOLS, threshold=0.25, first_thresholds=(0.5, 0.25, 0.5, 0.5)))
+    assert gate.thresholds == Thresholds((0.25,) * 4, (0.5, 0.25, 0.5, 0.5))
+    c = {CJ_0: 0.4, LATIN_0: 0.4, LOWRES_0: 0.2}
+    z = (-1.0, -1.0, -2.0, 3.0)  # sigmoid(-1) = 0.269
+    early = decide(gate, c, [CJ_0, LATIN_0], z, None, gate_options=GateOptions())
+    assert (early.predicted, early.candidates.tolist()) == (("latin", "lowres"), [LATIN_0, LOWRES_0])
+    assert decide(gate, c, [CJ_0, LATIN_0], z, LOWRES).predicted == ("cj", "latin", "lowres")
+    one_for_all = GateOptions(threshold=0.25)
+    assert decide(gate, c, [CJ_0, LATIN_0], z, None, gate_options=one_for_all).predicted == ("cj", "latin", "lowres")
 
 
 def test_confidence_sets_of_the_file_are_used(make_gate: MakeGate) -> None:
@@ -444,8 +457,11 @@ def random_rules(rng: np.random.Generator) -> Rules:
             (int(rng.integers(1, 40)), float(np.float32(rng.uniform(0.05, 0.9995)))) for _ in range(rng.integers(1, 4))
         )
     threshold = 0.5 if rng.random() < 0.6 else float(np.float32(rng.uniform(0.05, 0.95)))
-    own = tuple(rng.uniform(0.02, 0.98, n_families).astype(np.float32).tolist()) if rng.random() < 0.4 else ()
-    return Rules(family, maskable, neutral, threshold, confidence, own)
+    own, first = (
+        tuple(rng.uniform(0.02, 0.98, n_families).astype(np.float32).tolist()) if rng.random() < 0.4 else ()
+        for _ in range(2)
+    )
+    return Rules(family, maskable, neutral, threshold, confidence, own, first)
 
 
 def random_case(rng: np.random.Generator, rules: Rules) -> dict[str, Any]:

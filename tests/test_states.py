@@ -25,6 +25,7 @@ from lcg_cpp.gate.decisions import DecodingRules, FamilyTable  # noqa: E402
 from lcg_cpp.gate.families import family_set  # noqa: E402
 from lcg_cpp.gate.labels import family_labels  # noqa: E402
 from lcg_cpp.gate.spec import CONFIDENCE  # noqa: E402
+from lcg_cpp.gate.thresholds import Thresholds  # noqa: E402
 from lcg_cpp.gate.walk import Walk  # noqa: E402
 from lcg_cpp.train import lessons, report  # noqa: E402
 from lcg_cpp.train.collect import Collected, collect  # noqa: E402
@@ -117,7 +118,7 @@ def test_labels_of_likely_tokens_are_those_of_whole_rows(
 
 def test_what_the_rules_look_at_is_kept() -> None:
     logits = np.random.default_rng(0).normal(size=(40, 500)).astype(np.float32) * 3
-    rules = DecodingRules(FamilyTable(np.arange(500) % 4, family_set()), (0.5,) * 4, CONFIDENCE)
+    rules = DecodingRules(FamilyTable(np.arange(500) % 4, family_set()), Thresholds((0.5,) * 4), CONFIDENCE)
     kept, wanted = Likely.of(logits, np.ones(500, np.float32), 0.0).steps(rules), rules.steps(logits)
     for field in dataclasses.fields(wanted):
         np.testing.assert_array_equal(getattr(kept, field.name), getattr(wanted, field.name))

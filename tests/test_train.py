@@ -32,6 +32,7 @@ from lcg_cpp.engine.teacher import Teacher  # noqa: E402
 from lcg_cpp.gate.families import family_set, token_families  # noqa: E402
 from lcg_cpp.gate.rule_set import FamilySet  # noqa: E402
 from lcg_cpp.gate.spec import spec_for  # noqa: E402
+from lcg_cpp.gate.thresholds import Thresholds  # noqa: E402
 from lcg_cpp.train import report as train_report  # noqa: E402
 from lcg_cpp.train import saved_run  # noqa: E402
 from lcg_cpp.train.learner import Learner  # noqa: E402
@@ -692,7 +693,8 @@ def test_gate_file_says_how_it_was_made(tmp_path: Path, tiny_model_path: Path, l
     for key, value in wanted.items():
         assert found[key] == (pytest.approx(value, rel=1e-6) if isinstance(value, float) else value), key
     assert not any(isinstance(value, float) and math.isnan(value) for value in found.values())
-    assert Gate.load(tmp_path / "g.gguf").thresholds == tuple(score.threshold for score in scores.families.values())
+    usual, first = zip(*((score.threshold, score.first_threshold) for score in scores.families.values()))
+    assert Gate.load(tmp_path / "g.gguf").thresholds == Thresholds(usual, first)
 
 
 def test_base_model_is_only_read(tmp_path: Path, tiny_model_path: Path, learn: Callable[..., Trained]) -> None:
@@ -744,8 +746,8 @@ def test_paper_preset_trains(tmp_path: Path, learn: Callable[..., Trained]) -> N
     found = metadata_of(tmp_path / "g.gguf")
     assert Gate.load(tmp_path / "g.gguf").n_hidden == 64
     assert (found["label_top_k"], found["label_norm"]) == (20, "token")
-    assert "adapter.lcg.thresholds" not in Gate.load(tmp_path / "g.gguf").metadata
-    assert Gate.load(tmp_path / "g.gguf").thresholds == (0.5,) * 4
+    assert not {"adapter.lcg.thresholds", "adapter.lcg.first_thresholds"} & {*Gate.load(tmp_path / "g.gguf").metadata}
+    assert Gate.load(tmp_path / "g.gguf").thresholds == Thresholds((0.5,) * 4)
     assert found["label_top_p"] == pytest.approx(0.95)
     assert found["learning_rate"] == pytest.approx(2e-5)
 

@@ -16,6 +16,7 @@ from lcg_cpp.errors import GateError
 from lcg_cpp.gate.decisions import DecodingRules, FamilyTable
 from lcg_cpp.gate.rule_set import FamilySet
 from lcg_cpp.gate.spec import CONFIDENCE
+from lcg_cpp.gate.thresholds import Thresholds
 from lcg_cpp.gate.walk import ForcedText
 from lcg_cpp.train.batches import Evaluator
 from lcg_cpp.train.options import TrainOptions
@@ -224,7 +225,7 @@ def test_labels_of_a_group_of_texts_agree_with_a_walk_through_the_neighbours(
 ) -> None:
     source = FakeSource(seed)
     families = FamilySet(NAMES, (True,) * 8 + (False,), 8, "scripts")
-    rules = DecodingRules(FamilyTable(FAMILY_OF_TOKEN, families), (0.5,) * len(families), CONFIDENCE)
+    rules = DecodingRules(FamilyTable(FAMILY_OF_TOKEN, families), Thresholds((0.5,) * len(families)), CONFIDENCE)
     options = TrainOptions(rules="scripts", window=width, positions=positions, label_scripts=label_scripts)
     evaluator = Evaluator(source, None, rules, options)  # type: ignore[arg-type] (asked for no order)
     rows = np.random.default_rng(seed).permutation(len(source.texts) + 1).tolist()

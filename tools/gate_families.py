@@ -122,7 +122,8 @@ def with_confidence(gate: Path, model: Path, confidence: Sets, out: Path) -> Non
     weights = {name: np.array(tensor.data, np.float32) for name, tensor in tensors.items()}
     base = read_base_model(model)
     spec = spec_for(base, n_hidden=len(weights["lcg.fc1.weight"]), rules=loaded.families.rules)
-    spec = replace(spec, families=loaded.families, own_thresholds=loaded.thresholds, confidence=confidence)
+    usual, first = loaded.thresholds.usual, loaded.thresholds.first
+    spec = replace(spec, families=loaded.families, own_thresholds=usual, first_thresholds=first, confidence=confidence)
     write_gate(out, spec, weights, "f16")
 
 

@@ -48,6 +48,7 @@ class Rules:
     def __init__(
         self,
         thresholds: Sequence[float],
+        first_thresholds: Sequence[float],
         persistence: bool,
         confidence: bool,
         first_token: bool,
@@ -112,6 +113,8 @@ class Gate:
     def neutral(self) -> int: ...
     @property
     def thresholds(self) -> list[float]: ...
+    @property
+    def first_thresholds(self) -> list[float]: ...
     @property
     def exempt_tokens(self) -> list[int]: ...
     @property

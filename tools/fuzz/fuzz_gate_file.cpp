@@ -30,9 +30,11 @@ void check(const lcg::gate_file & file) {
     const size_t             n_families = config.families.size();
     require(n_families >= 2 && n_families <= lcg::max_families);
     require(config.maskable.size() == n_families && config.neutral < n_families && !config.maskable[config.neutral]);
-    require(config.thresholds.size() == n_families);
-    for (const float threshold : config.thresholds) {
-        require(threshold > 0.0f && threshold < 1.0f);
+    for (const auto & thresholds : {config.thresholds.usual, config.thresholds.first}) {
+        require(thresholds.size() == n_families);
+        for (const float threshold : thresholds) {
+            require(threshold > 0.0f && threshold < 1.0f);
+        }
     }
     require(!config.confidence.empty());
     require(file.weights.token_family.size() == config.n_vocab);

@@ -47,13 +47,21 @@ def run(args: argparse.Namespace) -> int:
     print()
     scored = _HELD_OUT if any(map(_is_of_family, gate.metadata)) else ()
     print_table(
-        ("family", ">tokens", ">share", ">threshold", "may be masked", *(f">held-out {measure}" for measure in scored)),
+        (
+            "family",
+            ">tokens",
+            ">share",
+            ">threshold",
+            ">at the start",
+            "may be masked",
+            *(f">held-out {measure}" for measure in scored),
+        ),
         [
             (
                 family["name"],
                 f"{family['n_tokens']:,}",
                 f"{family['n_tokens'] / gate.n_vocab:.1%}",
-                f"{short(family['threshold']):g}" if family["maskable"] else "-",
+                *(f"{short(family[key]):g}" if family["maskable"] else "-" for key in ("threshold", "first_threshold")),
                 "yes" if family["maskable"] else "no (neutral)" if family["neutral"] else "no",
                 *(_held_out(gate, family["name"], measure) for measure in scored),
             )
@@ -78,8 +86,17 @@ def _families(gate: Gate) -> list[dict[str, Any]]:
     families = gate.families
     counts = np.bincount(gate.token_families, minlength=len(families)).tolist()
     return [
-        {"name": name, "n_tokens": n, "maskable": may, "neutral": f == families.neutral, "threshold": threshold}
-        for f, (name, n, may, threshold) in enumerate(zip(families.names, counts, families.maskable, gate.thresholds))
+        {
+            "name": name,
+            "n_tokens": n,
+            "maskable": may,
+            "neutral": f == families.neutral,
+            "threshold": threshold,
+            "first_threshold": first,
+        }
+        for f, (name, n, may, threshold, first) in enumerate(
+            zip(families.names, counts, families.maskable, gate.thresholds.usual, gate.thresholds.first)
+        )
     ]
 
 

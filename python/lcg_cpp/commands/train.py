@@ -23,6 +23,7 @@ from .progress import StatusLines, ask_to_stop, duration
 
 if TYPE_CHECKING:
     from ..engine.load import Engine, HfEngine
+    from ..train.heldout import FamilyScore
     from ..train.run import Run
     from ..train.train import Trained
 
@@ -250,6 +251,11 @@ def status(run: Run) -> tuple[str, str]:
     )
 
 
+def _threshold(score: FamilyScore) -> str:
+    first = f" ({score.first_threshold:.2g} at the start)" if score.first_threshold != score.threshold else ""
+    return f"{score.threshold:.2g}{first}"
+
+
 def _share(value: float) -> str:
     """A share between 0 and 1, "–" where there was nothing to take one of."""
     return "–" if math.isnan(value) else f"{value:.3f}"
@@ -291,7 +297,7 @@ def _print_result(args: argparse.Namespace, output: str, result: Trained) -> Non
                 (
                     f"held out, {name}",
                     f"precision {_share(score.precision)}, recall {_share(score.recall)},"
-                    f" threshold {score.threshold:.2g}, {score.positions:,} positions",
+                    f" threshold {_threshold(score)}, {score.positions:,} positions",
                 )
                 for name, score in scores.families.items()
                 if score.positions or len(scores.families) <= _MOST_SHOWN

@@ -9,6 +9,7 @@ How a gate was made stands in the file's metadata, under names that begin with `
 | lcg.families | names in the order of the outputs |
 | lcg.rules | rule set it was trained with |
 | lcg.thresholds | JSON array of the thresholds of its families; absent if they have none of their own |
+| lcg.first_thresholds | the same before a reply's first language token; absent if they are no others |
 | lcg.datasets | JSON array of what it was trained on, of each the fields of `spec.Source` that are not empty |
 | lcg.train | JSON object of `adapter.lcg.train.*` |
 """
@@ -68,6 +69,7 @@ def _metadata(spec: GateSpec) -> dict[str, str]:
         "lcg.families": ", ".join(spec.families.names),
         "lcg.rules": spec.families.rules,
         "lcg.thresholds": json.dumps(spec.own_thresholds) if spec.own_thresholds else "",
+        "lcg.first_thresholds": json.dumps(spec.first_thresholds) if spec.first_thresholds else "",
         "lcg.datasets": json.dumps(datasets, ensure_ascii=False) if datasets else "",
         "lcg.train": json.dumps(spec.train, ensure_ascii=False, allow_nan=False) if spec.train else "",
     }
@@ -100,6 +102,7 @@ class Provenance:
     license: str = ""
     rules: str = ""
     own_thresholds: tuple[float, ...] = ()
+    first_thresholds: tuple[float, ...] = ()
     datasets: tuple[Source, ...] = ()
     train: Mapping[str, TrainValue] = field(default_factory=dict)
 
@@ -113,9 +116,10 @@ def read_provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
     for name, text in texts.items():
         if _SURROGATE.search(text):
             raise _bad(path, name, text, "a text")
-    thresholds = _parsed(path, metadata, "thresholds", [])
-    if not isinstance(thresholds, list) or not all(map(_is_probability, thresholds)):
-        raise _bad(path, "thresholds", thresholds, "an array of probabilities between 0 and 1")
+    thresholds = {name: _parsed(path, metadata, name, []) for name in ("thresholds", "first_thresholds")}
+    for name, values in thresholds.items():
+        if not isinstance(values, list) or not all(map(_is_probability, values)):
+            raise _bad(path, name, values, "an array of probabilities between 0 and 1")
     datasets = _parsed(path, metadata, "datasets", [])
     if not isinstance(datasets, list) or not all(map(_is_source, datasets)):
         raise _bad(path, "datasets", datasets, "an array of objects with a name")
@@ -126,7 +130,11 @@ def read_provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
         if not _KEY.fullmatch(key) or not _is_train_value(value):
             raise _bad(path, "train", {key: value}, "bools, natural numbers, floats and texts")
     return Provenance(
-        **texts, own_thresholds=tuple(thresholds), datasets=tuple(Source(**source) for source in datasets), train=train
+        **texts,
+        own_thresholds=tuple(thresholds["thresholds"]),
+        first_thresholds=tuple(thresholds["first_thresholds"]),
+        datasets=tuple(Source(**source) for source in datasets),
+        train=train,
     )
 
 

@@ -94,7 +94,7 @@ def as_dict(detection: Detection, found: Score) -> dict[str, Any]:
             "model": detection.base.path,
             "gate": detection.gate.path,
             "sampling": dataclasses.asdict(detection.options.sampling),
-            "rules": {"thresholds": _thresholds(detection), **rules},
+            "rules": {**_thresholds(detection), **rules},
             "seed": detection.options.seed,
             "texts": detection.n_texts,
             "wanted": detection.n_wanted,
@@ -141,10 +141,10 @@ def score(detection: Detection, *, seed: int = 0) -> Score:
     )
 
 
-def _thresholds(detection: Detection) -> dict[str, float]:
-    chosen = detection.rules.options.threshold
-    thresholds = [t if chosen is None else chosen for t in detection.rules.thresholds]
-    return dict(zip(detection.gate.families.names, thresholds))
+def _thresholds(detection: Detection) -> dict[str, dict[str, float]]:
+    chosen = detection.rules.options.chosen_thresholds(detection.rules.thresholds)
+    names = detection.gate.families.names
+    return {"thresholds": dict(zip(names, chosen.usual)), "first_thresholds": dict(zip(names, chosen.first))}
 
 
 def _removed_at(detection: Detection, threshold: float) -> Bools:

@@ -19,6 +19,7 @@ from .results import REASONS, Reason
 from .rule_set import FamilySet
 from .spec import GateSpec
 from .steps import PAPER_SAMPLING, Sampling, Steps
+from .thresholds import Thresholds
 
 if TYPE_CHECKING:
     from .gate import Gate
@@ -92,7 +93,7 @@ class DecodingRules:
     """The decoding rules of a gate (paper, section 3.3), for steps of given texts."""
 
     families: FamilyTable  # of its tokens
-    thresholds: tuple[float, ...]  # of each family, the probability from which it is predicted
+    thresholds: Thresholds
     confidence: tuple[tuple[int, float], ...]  # (top-k, top-p) of the sets whose union is H
     # which rules hold, and a threshold for every family; `mode` and `strength` are ignored: banned tokens are removed
     options: GateOptions = GateOptions()  # noqa: RUF009 (frozen)

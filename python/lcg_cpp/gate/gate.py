@@ -20,6 +20,7 @@ from .options import Device, GateOptions, ModelCheck
 from .pin import Pins
 from .results import REASONS, Decision, GateEvent
 from .rule_set import FamilySet
+from .thresholds import Thresholds
 
 if TYPE_CHECKING:
     from ..engine.base_model import BaseModel
@@ -136,9 +137,9 @@ class Gate:
         return self._core.n_vocab
 
     @property
-    def thresholds(self) -> tuple[float, ...]:
+    def thresholds(self) -> Thresholds:
         """For each family, the probability from which it counts as predicted."""
-        return tuple(self._core.thresholds)
+        return Thresholds(tuple(self._core.thresholds), tuple(self._core.first_thresholds))
 
     @property
     def confidence(self) -> tuple[tuple[int, float], ...]:

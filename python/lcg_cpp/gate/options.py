@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +13,7 @@ from .. import _core
 from ..errors import GateError
 from .phase import Phase
 from .pin import Pins, check_scripts, denied_families
+from .thresholds import Thresholds
 
 Mode = Literal["mask", "observe", "off"]
 Device = Literal["cpu", "gpu", "auto"]
@@ -38,7 +38,8 @@ class GateOptions:
             letter always stays, and so do control and added tokens; `choices` keeps the letters of multiple choice (`A`
             to `G`) where Latin is not allowed. Acts in mode `mask` only, with `strength`.
         deny: Scripts whose letters must not come out, also where `allow` names them.
-        threshold: Probability from which every family counts as predicted; None takes those of the gate file.
+        threshold: Probability from which every family counts as predicted, at a reply's beginning too; None takes
+            those of the gate file.
         persistence: The gate acts only after a language token was generated, and that token's family stays allowed.
         confidence: The gate acts only where the model itself finds a predicted family plausible.
         confidence_temperature: What the model finds plausible, H, is taken at the request's temperature (1 if greedy),
@@ -101,17 +102,23 @@ class GateOptions:
         """Whether the gate does nothing in any part of a reply."""
         return all(options.mode == "off" for options in self._everywhere)
 
-    def core_rules(self, thresholds: Sequence[float]) -> _core.Rules:
-        """The rules as the core takes them, with a gate's thresholds, one for each family, where none is named."""
+    def core_rules(self, thresholds: Thresholds) -> _core.Rules:
+        """The rules as the core takes them, with a gate's thresholds where none is named."""
+        chosen = self.chosen_thresholds(thresholds)
         return _core.Rules(
-            thresholds=[t if self.threshold is None else self.threshold for t in thresholds],
+            thresholds=chosen.usual,
+            first_thresholds=chosen.first,
             persistence=self.persistence,
             confidence=self.confidence,
             first_token=self.first_token,
             confidence_temperature=self.confidence_temperature,
         )
 
-    def core_conduct(self, thresholds: Sequence[float], pins: Pins | None) -> _core.Conduct:
+    def chosen_thresholds(self, thresholds: Thresholds) -> Thresholds:
+        """A gate's thresholds, or the one that is named here."""
+        return thresholds if self.threshold is None else thresholds.set_to(self.threshold)
+
+    def core_conduct(self, thresholds: Thresholds, pins: Pins | None) -> _core.Conduct:
         """What holds in one part of a reply, as the core takes it; see `core_stage_options`."""
         return _core.Conduct(
             mode=self.mode,
@@ -120,11 +127,11 @@ class GateOptions:
             pinned=pins.pin(self.allow, self.deny) if pins is not None else None,
         )
 
-    def core_stage_options(self, thresholds: Sequence[float], pins: Pins | None = None) -> _core.StageOptions:
+    def core_stage_options(self, thresholds: Thresholds, pins: Pins | None = None) -> _core.StageOptions:
         """Everything as the core takes it.
 
         Args:
-            thresholds: The gate's; none without a gate.
+            thresholds: The gate's; empty without a gate.
             pins: What is known of the model's tokens; None if there is neither a pin nor a phase.
         """
         phases = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Union
 
@@ -14,6 +13,7 @@ from .marks import NAMED
 if TYPE_CHECKING:
     from .options import GateOptions
     from .pin import Pins
+    from .thresholds import Thresholds
 
 Mark = Union[str, tuple[int, ...]]
 
@@ -61,7 +61,7 @@ class Phase:
         """The marks themselves."""
         return NAMED[self.marks][0] if isinstance(self.marks, str) else self.marks
 
-    def core_phases(self, thresholds: Sequence[float], pins: Pins) -> list[_core.Phase]:
+    def core_phases(self, thresholds: Thresholds, pins: Pins) -> list[_core.Phase]:
         """As the core takes them, one for each pair."""
         conduct = self.options.core_conduct(thresholds, pins)
         return [_core.Phase(_core_mark(begin), _core_mark(end), self.leading, conduct) for begin, end in self.pairs]

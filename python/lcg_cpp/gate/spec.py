@@ -13,6 +13,7 @@ from ..engine.base_model import BaseModel
 from ..errors import GateError
 from .families import DEFAULT_FAMILIES, exempt_tokens, vocab_families
 from .rule_set import FamilySet
+from .thresholds import Thresholds
 
 SPARED = "never_masked"  # in `train`: names of the families that are not maskable because too few labels held them
 CONFIDENCE = ((5, 0.999), (20, 0.95))  # the two sets of H, paper section 3.3
@@ -48,6 +49,7 @@ class GateSpec:
     families: FamilySet = DEFAULT_FAMILIES
     threshold: float = 0.5  # probability from which a family counts as predicted, between 0 and 1
     own_thresholds: tuple[float, ...] = ()  # one for each family instead; empty: `threshold` for all
+    first_thresholds: tuple[float, ...] = ()  # before a reply's first language token; empty: as after it
     # (top_k, top_p) of each set whose union is the confidence set H
     confidence: tuple[tuple[int, float], ...] = CONFIDENCE
     exempt_tokens: tuple[int, ...] = ()  # ids that count as neutral while decoding
@@ -68,12 +70,13 @@ class GateSpec:
         _check_range("n_hidden", self.n_hidden, 0, _MAX_WIDTH)
         self._check_token_family()
         # checked as the reader will see it: 0.99999999 is 1 in 32 bits
-        for threshold in (self.threshold, *self.own_thresholds):
+        for threshold in (self.threshold, *self.own_thresholds, *self.first_thresholds):
             if not 0.0 < float(np.float32(threshold)) < 1.0:
                 raise GateError(f"`threshold` is {threshold}, expected a probability between 0 and 1")
-        if self.own_thresholds and len(self.own_thresholds) != len(self.families):
-            n, n_families = len(self.own_thresholds), len(self.families)
-            raise GateError(f"`own_thresholds` has {n} elements, expected {n_families}, one for each family")
+        for what in ("own_thresholds", "first_thresholds"):
+            n, n_families = len(getattr(self, what)), len(self.families)
+            if n not in (0, n_families):
+                raise GateError(f"`{what}` has {n} elements, expected {n_families}, one for each family")
         _check_range("number of `confidence` sets", len(self.confidence), 1, _MAX_CONFIDENCE_SETS)
         for top_k, top_p in self.confidence:
             _check_range("`confidence` top_k", top_k, 1, _MAX_CONFIDENCE_K)
@@ -103,9 +106,9 @@ class GateSpec:
         return len(self.token_family)
 
     @property
-    def thresholds(self) -> tuple[float, ...]:
+    def thresholds(self) -> Thresholds:
         """For each family, the probability from which it counts as predicted."""
-        return self.own_thresholds or (self.threshold,) * len(self.families)
+        return Thresholds(self.own_thresholds or (self.threshold,) * len(self.families), self.first_thresholds)
 
 
 def spec_for(
@@ -115,6 +118,7 @@ def spec_for(
     rules: str = "default",
     threshold: float = 0.5,
     own_thresholds: tuple[float, ...] = (),
+    first_thresholds: tuple[float, ...] = (),
     name: str = "",
     version: str = "",
     license: str = "",
@@ -143,6 +147,7 @@ def spec_for(
         fingerprint=base.fingerprint,
         threshold=threshold,
         own_thresholds=own_thresholds,
+        first_thresholds=first_thresholds,
         exempt_tokens=exempt_tokens(base.vocab),
         families=families.unmaskable(str(train.get(SPARED, "")).split(", ")),
         name=name or f"LCG for {base.name}",

@@ -30,6 +30,7 @@ from ..gate.options import Device, GateOptions, ModelCheck
 from ..gate.phase import PROMPT_END
 from ..gate.pin import Pins
 from ..gate.results import GateEvent, GateStats
+from ..gate.thresholds import Thresholds
 from .batch import generate_batch
 from .text import WholeTokenizer
 
@@ -202,11 +203,11 @@ class GatedLlama(Llama):
         pins = self._pins(options)
         if gate is not None:
             return gate.new_stages(options, pins)
-        return _core.StagePair.without_gate(self.vocab.n_vocab, options.core_stage_options((), pins))
+        return _core.StagePair.without_gate(self.vocab.n_vocab, options.core_stage_options(Thresholds(), pins))
 
     @property
-    def _thresholds(self) -> tuple[float, ...]:
-        return self._gate.thresholds if self._gate is not None else ()
+    def _thresholds(self) -> Thresholds:
+        return self._gate.thresholds if self._gate is not None else Thresholds()
 
     def _pins(self, options: GateOptions) -> Pins | None:
         return self._all_pins if options.has_pin or options.phases else None

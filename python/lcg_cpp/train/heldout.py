@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..gate.decisions import DecodingRules
+from ..gate.decisions import NO_FAMILY, DecodingRules
 from ..gate.steps import Steps
-from .thresholds import family_thresholds, highest
+from ..gate.thresholds import Thresholds
+from .thresholds import family_thresholds, first_thresholds, highest
 
 MAX_BYTES = 256 << 20  # of the states that are kept
 MAX_STATES = 16_384
@@ -26,12 +27,14 @@ class FamilyScore:
         precision: Share of its predictions that are in the label; NaN if there are none.
         recall: Share of the labels that are predicted; NaN if there are none.
         threshold: Probability from which the gate file will predict it, see `train.thresholds`; the shares are at 0.5.
+        first_threshold: The same before a reply's first language token.
     """
 
     positions: int
     precision: float
     recall: float
     threshold: float = 0.5
+    first_threshold: float = 0.5
 
     @property
     def f1(self) -> float:
@@ -109,19 +112,21 @@ class HeldOut:
         families = replace(self.rules.families, families=self.rules.families.families.unmaskable(spared))
         right = families.token_family[self.following]
 
-        def judge(thresholds: tuple[float, ...]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        def judge(thresholds: Thresholds) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
             """Where the gate acts, and where it then removes the right family."""
             rulings = replace(self.rules, families=families, thresholds=thresholds).judge(self.steps, z, self.last)
             return rulings.intervene, rulings.intervene & rulings.banned[np.arange(len(z)), right]
 
-        _, is_removed = judge(highest(families.families))
-        thresholds = family_thresholds(z, right, is_removed, families.families, self.max_missed)
-        acts, contradicts = judge(thresholds)
+        _, is_removed = judge(Thresholds(highest(families.families)))
+        usual = family_thresholds(z, right, is_removed, families.families, self.max_missed)
+        at = self.last == NO_FAMILY
+        first = first_thresholds(usual, z[at], right[at], is_removed[at], families.families, self.max_missed)
+        acts, contradicts = judge(Thresholds(usual, first))
         return Scores(
             positions=len(z),
             loss=float(loss.mean()),
             families={
-                name: _score(z[:, f] >= 0, self.labels[:, f] >= 0.5, thresholds[f])
+                name: _score(z[:, f] >= 0, self.labels[:, f] >= 0.5, usual[f], first[f])
                 for f, name in enumerate(families.names)
             },
             intervene=float(acts.mean()),
@@ -129,7 +134,9 @@ class HeldOut:
         )
 
 
-def _score(predicted: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_], threshold: float) -> FamilyScore:
+def _score(
+    predicted: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_], threshold: float, first_threshold: float
+) -> FamilyScore:
     both, n_predicted, n_wanted = (int(np.count_nonzero(x)) for x in (predicted & wanted, predicted, wanted))
     precision, recall = (both / n if n else np.nan for n in (n_predicted, n_wanted))
-    return FamilyScore(n_wanted, precision, recall, threshold)
+    return FamilyScore(n_wanted, precision, recall, threshold, first_threshold)

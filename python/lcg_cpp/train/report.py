@@ -64,7 +64,11 @@ def training_page(run: Run, spec: GateSpec, svg: str) -> str:
     """
     scores = run.measurements[-1].scores
     rows = [
-        (name, f"{score.positions:,}", *map(_share, (score.precision, score.recall, score.f1, score.threshold)))
+        (
+            name,
+            f"{score.positions:,}",
+            *map(_share, (score.precision, score.recall, score.f1, score.threshold, score.first_threshold)),
+        )
         for name, score in scores.families.items()
     ]
     return page(
@@ -76,7 +80,10 @@ def training_page(run: Run, spec: GateSpec, svg: str) -> str:
                 [
                     f"On {scores.positions:,} held-out positions in replies: the families that the gate predicts"
                     " (probability of at least 0.5) against the labels, the families of the model's own likely tokens.",
-                    Table(("family", ">positions", ">precision", ">recall", ">F1", ">threshold"), rows),
+                    Table(
+                        ("family", ">positions", ">precision", ">recall", ">F1", ">threshold", ">at a reply's start"),
+                        rows,
+                    ),
                     *_spared(spec),
                     "With these thresholds and the decoding rules, at temperature 0.7, top-k 20 and top-p 0.8, it"
                     f" would act at {scores.intervene:.2%} of these positions, and at {scores.contradict:.2%} it would"

@@ -5,6 +5,9 @@ is the highest one at which this happens at no more than `max_missed` of the pos
 between `LOWEST` and the family's `highest`; only positions where the gate would remove it with that count. A family
 that is less probable than `LOWEST` at more than `MOST_UNLIKELY` of its right positions has not been learned: its
 threshold is so low that it is predicted at nearly all of them.
+
+Before a reply's first language token thresholds may be higher, and never are lower. A low one makes room for names and
+words of another script in the middle of a reply; where a reply begins, it lets the model begin in the wrong language.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ LOWEST = 0.01  # below it a gate hardly bans anything
 MOST_UNLIKELY = 0.1  # share of a family's right positions
 UNLEARNED = 1e-6  # the lowest of a family that the gate has not learned
 UNSURE = 0.1  # of a family that is right at too few held-out positions
+UNSURE_AT_FIRST = 0.15  # the same before the first language token: right ones are above it, see docs/training.md
 LEAST_RIGHT = 20  # such positions
 
 
@@ -35,6 +39,7 @@ def family_thresholds(
     is_removed: npt.NDArray[np.bool_],
     families: FamilySet,
     max_missed: float,
+    unsure: float = UNSURE,
 ) -> tuple[float, ...]:
     """Choose the threshold of each family.
 
@@ -44,6 +49,7 @@ def family_thresholds(
         is_removed: bool (n,), whether the gate would remove that family with the `highest` thresholds.
         families: The families; those that are not maskable, and all with a `max_missed` of 1, get `HIGHEST`.
         max_missed: Share of a family's right positions at which it may be removed, 0 to 1.
+        unsure: The threshold of a family with fewer than `LEAST_RIGHT` right positions.
 
     Returns:
         One for each family, exact in 32 bits.
@@ -57,7 +63,7 @@ def family_thresholds(
         if not may_go or max_missed >= 1:
             threshold = HIGHEST
         elif n_right < LEAST_RIGHT:
-            threshold = UNSURE
+            threshold = unsure
         else:
             is_learned = np.count_nonzero(probability[is_right, f] < LOWEST) <= MOST_UNLIKELY * n_right
             at_risk = np.sort(probability[is_right & is_removed if is_learned else is_right, f])
@@ -65,6 +71,22 @@ def family_thresholds(
             threshold = max(threshold, LOWEST if is_learned else UNLEARNED)
         thresholds.append(_narrow(min(threshold, most)))
     return tuple(thresholds)
+
+
+def first_thresholds(
+    usual: tuple[float, ...],
+    z: npt.NDArray[np.float32],
+    right: npt.NDArray[np.intp],
+    is_removed: npt.NDArray[np.bool_],
+    families: FamilySet,
+    max_missed: float,
+) -> tuple[float, ...]:
+    """Choose the thresholds before a reply's first language token, from such positions; see `family_thresholds`.
+
+    A family that the gate has not learned keeps its `usual` one.
+    """
+    fitted = family_thresholds(z, right, is_removed, families, max_missed, _narrow(UNSURE_AT_FIRST))
+    return tuple(own if own < _narrow(LOWEST) else max(own, first) for own, first in zip(usual, fitted))
 
 
 def _narrow(value: float) -> float:

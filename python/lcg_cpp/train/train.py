@@ -22,6 +22,7 @@ from ..files import PathLike
 from ..gate.gate_file import write_gate
 from ..gate.scripts import SIBLINGS
 from ..gate.spec import SPARED, GateSpec, Source, TrainValue
+from ..gate.thresholds import Thresholds
 from .options import TrainOptions
 
 if TYPE_CHECKING:
@@ -201,10 +202,12 @@ def _write(output: PathLike, spec: GateSpec, weights: Weights, engine: Engine | 
 
 def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", license: str = "") -> GateSpec:
     """What the gate file says of a gate and how it was made."""
+    thresholds = fitted_thresholds(trainer)
     return dataclasses.replace(
         trainer.spec,
         families=trainer.spec.families.unmaskable(trainer.spared),
-        own_thresholds=own_thresholds(trainer),
+        own_thresholds=thresholds.usual,
+        first_thresholds=thresholds.first,
         name=name or trainer.spec.name,
         license=license,
         datasets=tuple(Source(public_name(dataset)) for dataset in datasets),
@@ -212,10 +215,12 @@ def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", lic
     )
 
 
-def own_thresholds(trainer: Trainer) -> tuple[float, ...]:
+def fitted_thresholds(trainer: Trainer) -> Thresholds:
     """The thresholds that held-out text gave the families; none where they were not asked for."""
-    families = trainer.run.measurements[-1].scores.families
-    return () if trainer.options.max_missed >= 1 else tuple(score.threshold for score in families.values())
+    if trainer.options.max_missed >= 1:
+        return Thresholds()
+    scores = trainer.run.measurements[-1].scores.families.values()
+    return Thresholds(tuple(score.threshold for score in scores), tuple(score.first_threshold for score in scores))
 
 
 def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, TrainValue]:
