@@ -85,7 +85,7 @@ def first_thresholds(
 
     A family that the gate has not learned keeps its `usual` one.
     """
-    fitted = family_thresholds(z, right, is_removed, families, max_missed, _narrow(UNSURE_AT_FIRST))
+    fitted = family_thresholds(z, right, is_removed, families, max_missed, UNSURE_AT_FIRST)
     return tuple(own if own < _narrow(LOWEST) else max(own, first) for own, first in zip(usual, fitted))
 
 
