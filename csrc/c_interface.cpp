@@ -41,7 +41,9 @@ conduct conduct_of(const lcg_params & params, family_thresholds thresholds) {
             joined("`confidence_temperature` is ", params.confidence_temperature, ", expected a number from 0"));
     }
     if (params.threshold > 0) {
-        thresholds.set_all(params.threshold);
+        for (std::vector<float> * values : {&thresholds.usual, &thresholds.first}) {
+            values->assign(values->size(), params.threshold);
+        }
     }
     conduct found;
     found.mode     = params.mode == LCG_MODE_MASK      ? gate_mode::mask

@@ -26,11 +26,9 @@ constexpr int no_family       = -1;
 
 // For each family, the probability from which it is predicted.
 struct family_thresholds {
-    std::vector<float> usual;
-    std::vector<float> first; // before a reply's first language token
-
+    std::vector<float>         usual;
+    std::vector<float>         first; // before a reply's first language token
     const std::vector<float> & after(int last) const { return last == no_family ? first : usual; }
-    void                       set_all(float threshold);
 };
 
 // ---- gate file (gate_file.cpp) ----

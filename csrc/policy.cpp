@@ -95,11 +95,6 @@ bool select_top(const float * logits, size_t n, size_t m, std::vector<uint32_t> 
     return true;
 }
 
-void family_thresholds::set_all(float threshold) {
-    usual.assign(usual.size(), threshold);
-    first.assign(first.size(), threshold);
-}
-
 bool may_act(const gate_rules & rules, int last) {
     return last != no_family || rules.first_token || !rules.persistence;
 }

@@ -181,10 +181,10 @@ result run(const std::shared_ptr<const gate> & model, const stage_options & opti
 
 int main() {
     fake_host();
-    const auto    model   = load_gate(make_file(), "cpu");
-    stage_options options = {
-        {gate_mode::mask, {std::vector<float>(n_families, 0.5f), true, true, true}, INFINITY, nullptr}, 16, false,
-        nullptr};
+    const auto               model = load_gate(make_file(), "cpu");
+    const std::vector<float> thresholds(n_families, 0.5f);
+    stage_options            options = {
+        {gate_mode::mask, {{thresholds, thresholds}, true, true, true}, INFINITY, nullptr}, 16, false, nullptr};
     chain_facts facts;
     facts.top_k = top_k;
     bool passed = true;

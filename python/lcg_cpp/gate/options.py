@@ -127,13 +127,14 @@ class GateOptions:
             pinned=pins.pin(self.allow, self.deny) if pins is not None else None,
         )
 
-    def core_stage_options(self, thresholds: Thresholds, pins: Pins | None = None) -> _core.StageOptions:
+    def core_stage_options(self, thresholds: Thresholds | None, pins: Pins | None = None) -> _core.StageOptions:
         """Everything as the core takes it.
 
         Args:
-            thresholds: The gate's; empty without a gate.
+            thresholds: The gate's; None without a gate.
             pins: What is known of the model's tokens; None if there is neither a pin nor a phase.
         """
+        thresholds = thresholds or Thresholds()
         phases = None
         if pins is not None and self.phases:
             found = [core for phase in self.phases for core in phase.core_phases(thresholds, pins)]

@@ -30,7 +30,6 @@ from ..gate.options import Device, GateOptions, ModelCheck
 from ..gate.phase import PROMPT_END
 from ..gate.pin import Pins
 from ..gate.results import GateEvent, GateStats
-from ..gate.thresholds import Thresholds
 from .batch import generate_batch
 from .text import WholeTokenizer
 
@@ -160,7 +159,8 @@ class GatedLlama(Llama):
             raise GateError(f"`gate_options` is {options!r}, expected GateOptions")
         self._gate_options = options
         if self._stages is not None:
-            self._stages.set_options(options.core_stage_options(self._thresholds, self._pins(options)))
+            thresholds = self._gate.thresholds if self._gate is not None else None
+            self._stages.set_options(options.core_stage_options(thresholds, self._pins(options)))
         elif options.has_pin and hasattr(self, "_tokenizer"):  # the model is loaded
             self._stages = self.new_stages(None, options)
 
@@ -203,11 +203,7 @@ class GatedLlama(Llama):
         pins = self._pins(options)
         if gate is not None:
             return gate.new_stages(options, pins)
-        return _core.StagePair.without_gate(self.vocab.n_vocab, options.core_stage_options(Thresholds(), pins))
-
-    @property
-    def _thresholds(self) -> Thresholds:
-        return self._gate.thresholds if self._gate is not None else Thresholds()
+        return _core.StagePair.without_gate(self.vocab.n_vocab, options.core_stage_options(None, pins))
 
     def _pins(self, options: GateOptions) -> Pins | None:
         return self._all_pins if options.has_pin or options.phases else None
