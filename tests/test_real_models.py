@@ -36,7 +36,7 @@ from real_models.bans import bans_by_language
 from real_models.copies import COPIES, make_copy
 from real_models.declaration import declaration_sections
 from real_models.manuals import manual_sections
-from real_models.mix import clean_rows
+from real_models.mix import clean_rows, traditional_rows
 from real_models.outcome import Outcome
 from real_models.plan import FITS, NOT_LATIN, RUNS, Plan
 from real_models.prompts import LANGUAGES, code_prompts, translation_prompts
@@ -179,7 +179,7 @@ def test_questions_in_every_language_are_answered_with_the_beginning_of_a_clean_
     texts_of = {code: [f"{code} {'word ' * 30}{n}" for n in range(40)] for code in alphabets}
     rows = start_rows(texts_of.__getitem__, texts.is_latin, lambda text: len(text.split()))
     counts = Counter(row["language"] for row in rows)
-    assert counts == {code: 2 if "latin" in alphabets[code] else 6 for code in alphabets}
+    assert counts == {code: 3 if "latin" in alphabets[code] else 16 for code in alphabets}
     assert [row["language"] for row in rows[: len(counts)]] == [*DECLARATIONS.values()]
     for row in rows:
         asked, said = (message["content"] for message in row["messages"])
@@ -255,6 +255,23 @@ def test_replies_with_letters_that_nobody_wanted_are_left_out() -> None:
     assert left_out == {"latin": 2, "han": 1}
 
 
+def test_chinese_replies_are_learned_from_in_traditional_characters_too() -> None:
+    rows = [
+        reply_row(0, "zh", "free", "怎么用鼠标？", "头发很长，用软件 Word。"),
+        reply_row(1, "zh_Hant", "tech", "這是什麼？", "这是一个软件。"),  # a slip: the question alone is traditional
+        reply_row(2, "ja", "free", "国会とは？", "国会です。"),
+        reply_row(3, "zh", "say", "用日语说谢谢。", "ありがとう"),
+    ]
+    found = traditional_rows(rows)
+    assert [[message["content"] for message in row["messages"]] for row in found] == [
+        ["怎麼用滑鼠？", "頭髮很長，用軟體 Word。"],
+        ["這是什麼？", "這是一個軟體。"],
+    ]
+    assert [row["language"] for row in found] == ["zh_Hant"] * 2
+    assert clean_rows(found)[0] == found
+    assert rows[0]["messages"][1]["content"] == "头发很长，用软件 Word。"
+
+
 # ---- commands ----
 
 
@@ -265,7 +282,7 @@ def plan(folder: Path, **values: Any) -> Plan:
 def test_every_command_is_one_that_lcg_cpp_reads(tmp_path: Path) -> None:
     own = plan(tmp_path, lcb=tmp_path, engine=("-ngl", "all", "-t", "2"), runs=("--limit", "20"))
     commands = [*own.reply_commands(3), *own.state_commands(), *own.gate_commands(), *own.run_commands()]
-    assert len(commands) == 5 + 5 + len(COPIES) + len(FITS) + len(RUNS)
+    assert len(commands) == 6 + 6 + len(COPIES) + len(FITS) + len(RUNS)
     for command in commands:
         assert command[1:3] == ("-m", "lcg_cpp")
         args = build_parser(command[3]).parse_args(command[3:])
@@ -284,14 +301,15 @@ def test_copies_answer_and_read_the_texts_that_no_gate_learned_from(tmp_path: Pa
 
 def test_parts_of_the_replies_have_prompts_of_their_own(tmp_path: Path) -> None:
     commands = plan(tmp_path, texts=100).reply_commands(3)
-    for option, values in (("--seed", ["0", "1", "2", "3", "4"]), ("--texts", ["34"] * 3 + ["10", "34"])):
+    for option, values in (("--seed", ["0", "1", "2", "3", "4", "5"]), ("--texts", ["34"] * 3 + ["10", "34", "10"])):
         assert [command[command.index(option) + 1] for command in commands] == values
-    assert len({command[command.index("-o") + 1] for command in commands}) == 5
-    *_, cj, tech = commands
+    assert len({command[command.index("-o") + 1] for command in commands}) == 6
+    *_, cj, tech, zh = commands
     assert cj[cj.index("--languages") + 1] == "zh,zh_Hant,ja"
     assert "--kinds" not in cj
     assert tech[tech.index("--kinds") + 1] == "tech,table,command"
     assert tech[tech.index("--languages") + 1] == ",".join(NOT_LATIN)
+    assert zh[zh.index("--languages") + 1] == "zh"
     assert {"ru", "ko", "zh"} < {*NOT_LATIN}
     assert {"en", "it"}.isdisjoint(NOT_LATIN)
 
@@ -302,9 +320,9 @@ def test_a_gate_learns_from_the_states_of_its_texts_with_their_weights(tmp_path:
         [word.rpartition("states-")[2] for option, word in zip(command, command[1:]) if option == "--states"]
         for command in own.gate_commands()
     ]
-    assert given == [["udhr"], ["udhr", "starts:3", "replies:2"]]
+    assert given == [["udhr"], ["udhr", "starts:3", "replies:2", "hant"]]
     assert [Path(command[command.index("-d") + 1]).stem for command in own.state_commands()] == [
-        *("test", "udhr", "starts", "clean")
+        *("test", "udhr", "starts", "clean", "hant")
     ]
 
 
@@ -346,7 +364,7 @@ def test_a_dry_run_only_prints_the_commands(
     arguments += ["--steps", "texts,copies,replies,states,gates,bans,runs", "--engine", "-ngl all"]
     monkeypatch.setattr(sys, "argv", ["make_real_models.py", *map(str, arguments)])
     make_real_models.main()
-    wanted = 3 + 5 + len(COPIES) + len(RUNS) - 1  # gates need no model; no lcb is given
+    wanted = 4 + 6 + len(COPIES) + len(RUNS) - 1  # gates need no model; no lcb is given
     assert capsys.readouterr().out.count("-ngl all") == wanted
     assert not [path for path in (tmp_path / "w").rglob("*") if path.is_file()]
 

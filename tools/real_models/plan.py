@@ -30,7 +30,7 @@ class Fit:
     """A gate that is fitted to kept states."""
 
     options: tuple[str, ...] = ()
-    data: tuple[str, ...] = ("udhr", "manuals", "starts:3", "replies:2")  # what it learns from, with weights
+    data: tuple[str, ...] = ("udhr", "manuals", "starts:3", "replies:2", "hant")  # what it learns from, with weights
 
 
 _SCRIPTS = ("--rules", "scripts", "--hidden", "256")
@@ -39,9 +39,10 @@ FITS = {
     MAIN: Fit(_SCRIPTS),
     "udhr": Fit(_SCRIPTS, data=("udhr",)),
     "replies": Fit(_SCRIPTS, data=("replies",)),
-    "no-manuals": Fit(_SCRIPTS, data=("udhr", "starts:3", "replies:2")),
-    "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:3")),
-    "no-starts": Fit(_SCRIPTS, data=("udhr", "manuals", "replies:2")),
+    "no-manuals": Fit(_SCRIPTS, data=("udhr", "starts:3", "replies:2", "hant")),
+    "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:3", "hant")),
+    "no-starts": Fit(_SCRIPTS, data=("udhr", "manuals", "replies:2", "hant")),
+    "no-hant": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:3", "replies:2")),
     "likely": Fit((*_SCRIPTS, "--label-scripts", "likely")),
     "no-window": Fit((*_SCRIPTS, "--window", "0")),
     "window-24": Fit((*_SCRIPTS, "--window", "24")),
@@ -136,6 +137,11 @@ class Plan:
         return self.folder / "clean.jsonl"
 
     @property
+    def traditional(self) -> Path:
+        """Its Chinese replies in traditional characters."""
+        return self.folder / "hant.jsonl"
+
+    @property
     def bans(self) -> Path:
         """What the gates would ban of these articles."""
         return self.folder / "bans.json"
@@ -166,11 +172,13 @@ class Plan:
         """Let the model answer prompts, in parts that can be made at once.
 
         Chinese and Japanese have a part of their own besides: which of their families comes next is hardest to tell.
-        So have questions about technology in the languages with other letters, whose answers rightly hold Latin words.
+        So have questions about technology in the languages with other letters, whose answers rightly hold Latin words,
+        and Chinese, whose replies are learned from in traditional characters too.
         """
         asked = [(str(part), LANGUAGES, -(-self.texts // parts), "") for part in range(parts)]
         asked.append(("cj", ("zh", "zh_Hant", "ja"), -(-self.texts // 10), ""))
         asked.append(("tech", NOT_LATIN, -(-self.texts // 3), "tech,table,command"))
+        asked.append(("zh", ("zh",), -(-self.texts // 10), ""))
         return [
             self._lcg(
                 "data", "synth", "-o", str(self.folder / f"replies-{name}.jsonl"), "--resume", "--seed", str(seed),
@@ -182,7 +190,8 @@ class Plan:
 
     def state_commands(self) -> list[Command]:
         """Evaluate the model on the texts, and its copies on those that no gate learns from, once."""
-        data = {"test": self.test, **{kind: self.text_file(kind) for kind in KINDS}, "replies": self.clean}
+        data = {"test": self.test, **{kind: self.text_file(kind) for kind in KINDS}}
+        data.update(replies=self.clean, hant=self.traditional)
         needed = {"test", *(name.partition(":")[0] for fit in self._fits().values() for name in fit.data)}
         models = {name: (self.model, file) for name, file in data.items() if name in needed}
         models.update({f"test-{name}": (self.copy(name), self.test) for name in self.copies})

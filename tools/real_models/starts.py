@@ -15,10 +15,9 @@ from lcg_cpp.data.balance import in_turns
 from lcg_cpp.data.prompts import PromptSeries
 
 TOKENS = 24  # of a beginning, about
-PER_LANGUAGE = 6
-PER_LATIN_LANGUAGE = 2  # there are many of these
+PER_LANGUAGE = 16
+PER_LATIN_LANGUAGE = 3  # there are many of these
 _SEED = 77
-_LEAST = 60  # characters of a paragraph that is worth beginning
 _KINDS = ("about", "language", "currency", "words", "free")  # what is asked: replies in the language alone
 
 # languages of `lcg-cpp data synth` -> their declarations
@@ -44,7 +43,7 @@ def start_rows(
     """
     rows = []
     for language, declaration in DECLARATIONS.items():
-        own = [text for text in paragraphs(declaration) if len(text) >= _LEAST]
+        own = [text for text in paragraphs(declaration) if count(text) >= TOKENS]
         n = PER_LATIN_LANGUAGE if is_latin(declaration) else PER_LANGUAGE
         series = PromptSeries([language], _SEED, _KINDS)
         asked = islice(dict.fromkeys(series.prompt(number).text for number in range(20 * n)), n)
