@@ -18,7 +18,7 @@ LABEL_SCRIPTS = ("written", "likely")
 _MAX_RATE = 1e6  # PyTorch computes with it in single precision
 _LEAST_RATE = 0.02  # of the schedule's end, as a share of its top: the last texts count too
 _HELD_OUT = 0.05  # of the texts, where the share is ours to choose
-_LEAST_HELD_OUT, _MOST_HELD_OUT = 64, 512  # texts
+_LEAST_HELD_OUT, _MOST_HELD_OUT = 128, 512  # texts
 _STEPS = 1000  # of the optimizer, at least, where the number of passes is ours to choose
 _PASSES = (3, 20)  # the least and the most of them
 _TEXTS_PER_STATE = 1 / 32  # texts whose states are gathered and shuffled together, for each state of a batch
@@ -55,7 +55,7 @@ class TrainOptions:
             texts that is in work. Two runs that it limits give different gates.
         balance: What a run learns from that evaluates fewer tokens than there are: texts in which every script has its
             share of the tokens (`scripts`, see `data.balance`), or as chance has it (`none`).
-        held_out: Share of the texts that is only measured on, of at most 512 of them. None: 0.05, but of at least 64
+        held_out: Share of the texts that is only measured on, of at most 512 of them. None: 0.05, but of at least 128
             texts, or a fifth where there are so few: the thresholds are fitted to them.
         max_missed: At how much of the held-out text that goes on with a family the gate may remove it; each family's
             threshold follows, see `train.thresholds`. 1 leaves all of them at 0.5 (paper).
