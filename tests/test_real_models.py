@@ -320,7 +320,7 @@ def test_a_gate_learns_from_the_states_of_its_texts_with_their_weights(tmp_path:
         [word.rpartition("states-")[2] for option, word in zip(command, command[1:]) if option == "--states"]
         for command in own.gate_commands()
     ]
-    assert given == [["udhr"], ["udhr", "starts", "replies:2", "hant"]]
+    assert given == [["udhr"], ["udhr", "starts:2", "replies:2", "hant"]]
     assert [Path(command[command.index("-d") + 1]).stem for command in own.state_commands()] == [
         *("test", "udhr", "starts", "clean", "hant")
     ]

@@ -30,7 +30,7 @@ class Fit:
     """A gate that is fitted to kept states."""
 
     options: tuple[str, ...] = ()
-    data: tuple[str, ...] = ("udhr", "manuals", "starts", "replies:2", "hant")  # what it learns from, with weights
+    data: tuple[str, ...] = ("udhr", "manuals", "starts:2", "replies:2", "hant")  # what it learns from, with weights
 
 
 _SCRIPTS = ("--rules", "scripts", "--hidden", "256")
@@ -39,10 +39,10 @@ FITS = {
     MAIN: Fit(_SCRIPTS),
     "udhr": Fit(_SCRIPTS, data=("udhr",)),
     "replies": Fit(_SCRIPTS, data=("replies",)),
-    "no-manuals": Fit(_SCRIPTS, data=("udhr", "starts", "replies:2", "hant")),
-    "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals", "starts", "hant")),
+    "no-manuals": Fit(_SCRIPTS, data=("udhr", "starts:2", "replies:2", "hant")),
+    "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:2", "hant")),
     "no-starts": Fit(_SCRIPTS, data=("udhr", "manuals", "replies:2", "hant")),
-    "no-hant": Fit(_SCRIPTS, data=("udhr", "manuals", "starts", "replies:2")),
+    "no-hant": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:2", "replies:2")),
     "likely": Fit((*_SCRIPTS, "--label-scripts", "likely")),
     "no-window": Fit((*_SCRIPTS, "--window", "0")),
     "window-24": Fit((*_SCRIPTS, "--window", "24")),
