@@ -17,6 +17,8 @@ from gguf import GGUFReader
 import oracle
 from lcg_cpp.benchmarks import Prompt, load_benchmark
 from lcg_cpp.cli import build_parser
+from lcg_cpp.data.languages import locale
+from lcg_cpp.data.prompts import SWITCHES
 from lcg_cpp.engine.load import Engine
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.evaluate.untrained import rules_gate
@@ -42,7 +44,7 @@ from real_models.plan import FITS, NOT_LATIN, RUNS, Plan
 from real_models.prompts import LANGUAGES, code_prompts, translation_prompts
 from real_models.published import pass_rates
 from real_models.sections import Section
-from real_models.starts import DECLARATIONS, start_rows
+from real_models.starts import COUNTRIES, DECLARATIONS, start_rows
 
 # ---- models ----
 
@@ -174,23 +176,41 @@ def test_scripts_get_their_tokens_and_sources_and_languages_share_them(
 # ---- prompts ----
 
 
+def start_rows_of_words() -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    """Rows of beginnings of texts that are made up, and the texts of each declaration."""
+    texts_of = {code: [f"{code} {'word ' * 30}{n}" for n in range(40)] for code in DECLARATIONS.values()}
+    return start_rows(texts_of.__getitem__, texts.is_latin, lambda text: len(text.split())), texts_of
+
+
 def test_questions_in_every_language_are_answered_with_the_beginning_of_a_clean_text() -> None:
     alphabets = {code: families_of_script(texts.script_of_declaration(code)) for code in DECLARATIONS.values()}
-    texts_of = {code: [f"{code} {'word ' * 30}{n}" for n in range(40)] for code in alphabets}
-    rows = start_rows(texts_of.__getitem__, texts.is_latin, lambda text: len(text.split()))
-    counts = Counter(row["language"] for row in rows)
-    assert counts == {code: 3 if "latin" in alphabets[code] else 16 for code in alphabets}
-    assert [row["language"] for row in rows[: len(counts)]] == [*DECLARATIONS.values()]
-    for row in rows:
-        asked, said = (message["content"] for message in row["messages"])
-        assert text_families(asked, RULE_SET.families) <= alphabets[row["language"]], asked
+    rows, texts_of = start_rows_of_words()
+    assert [row["language"] for row in rows[: len(alphabets)]] == [*DECLARATIONS.values()]
+    assert all(row["kind"] == "starts" for row in rows)
+    asked = [row["messages"][0]["content"] for row in rows]
+    assert len({*asked}) == len(asked)
+    assert {*asked}.isdisjoint(p.prompt for p in load_benchmark("everyday").prompts)
+    begun = [row for row in rows if row["messages"][1]["content"].split()[0] in alphabets]
+    counts = Counter(row["language"] for row in begun)
+    assert counts == {code: 3 if "latin" in alphabets[code] else 32 for code in alphabets}
+    for row in begun:
+        question, said = (message["content"] for message in row["messages"])
+        assert text_families(question, RULE_SET.families) <= alphabets[row["language"]], question
         assert any(text.startswith(said) for text in texts_of[row["language"]])
         assert len(said.split()) == 24
-        assert row["kind"] == "starts"
-    assert len({row["messages"][0]["content"] for row in rows}) == len(rows)
-    assert {row["messages"][0]["content"] for row in rows}.isdisjoint(
-        p.prompt for p in load_benchmark("everyday").prompts
-    )
+
+
+def test_questions_for_a_word_in_another_language_are_answered_in_its_script() -> None:
+    rows, texts_of = start_rows_of_words()
+    said = [row for row in rows if row["messages"][1]["content"].split()[0] not in texts_of]
+    assert len(said) == 7 * len(DECLARATIONS) - 8  # nobody asks for the language that they write in
+    for row in said:
+        asked, answer = (message["content"] for message in row["messages"])
+        own = locale(next(code for code, declaration in DECLARATIONS.items() if declaration == row["language"]))
+        target = next(code for code in SWITCHES if answer in locale(code).territories.values())
+        country = next(code for code in COUNTRIES if locale(target).territories[code] == answer)
+        assert own.languages[target] in asked
+        assert own.territories[country] in asked
 
 
 def test_paragraphs_of_articles_that_no_gate_learned_from_are_to_be_translated(tmp_path: Path) -> None:
@@ -253,6 +273,19 @@ def test_replies_with_letters_that_nobody_wanted_are_left_out() -> None:
     kept, left_out = clean_rows(rows)
     assert [row["number"] for row in kept] == [0, 2, 4]
     assert left_out == {"latin": 2, "han": 1}
+
+
+def test_translations_may_not_leave_words_as_they_were() -> None:
+    asked, left = "请把下面的中文翻译成日语：我种了西红柿。", "私は西红柿を植えました。"
+    rows = [
+        reply_row(0, "ja", "from_zh", asked, left),
+        reply_row(1, "ja", "translate", asked, left),
+        reply_row(2, "ja", "from_zh", asked, "私はトマトを植えました。"),
+        reply_row(3, "ja", "free", asked, left),  # elsewhere words of the question may be repeated
+    ]
+    kept, left_out = clean_rows(rows)
+    assert [row["number"] for row in kept] == [2, 3]
+    assert left_out == {"chinese": 2}
 
 
 def test_chinese_replies_are_learned_from_in_traditional_characters_too() -> None:

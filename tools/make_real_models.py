@@ -123,7 +123,7 @@ class _Work:
         if self.dry:
             return
         said = [row for path in self.plan.said for row in _read_rows(path)]
-        for path, rows in ((self.plan.clean, said), (self.plan.traditional, traditional_rows(said))):
+        for path, rows in ((self.plan.clean, said), (self.plan.text_file("hant"), traditional_rows(said))):
             kept, left_out = clean_rows(rows)
             _write_rows(path, kept)
             kinds = ", ".join(f"{kind} {n}" for kind, n in left_out.most_common())

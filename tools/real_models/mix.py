@@ -57,9 +57,10 @@ def clean_rows(rows: Iterable[Row]) -> tuple[list[Row], Counter[str]]:
         if is_looping(said):
             left_out["looping"] += 1
             continue
+        is_translation = row["kind"] == "translate" or row["kind"].startswith("from_")  # no word of it may stay
         prompt = Prompt(
             str(row["number"]),
-            asked,
+            row["kind"] if is_translation else asked,
             chat=True,
             language=row["language"],
             expect_scripts=_ASKED.get(row["kind"], ()),

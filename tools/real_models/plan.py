@@ -40,7 +40,7 @@ FITS = {
     "udhr": Fit(_SCRIPTS, data=("udhr",)),
     "replies": Fit(_SCRIPTS, data=("replies",)),
     "no-manuals": Fit(_SCRIPTS, data=("udhr", "starts:2", "replies:2", "hant")),
-    "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:2", "hant")),
+    "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:2")),  # `hant` are replies too
     "no-starts": Fit(_SCRIPTS, data=("udhr", "manuals", "replies:2", "hant")),
     "no-hant": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:2", "replies:2")),
     "likely": Fit((*_SCRIPTS, "--label-scripts", "likely")),
@@ -118,7 +118,7 @@ class Plan:
     only: frozenset[str] = field(default_factory=frozenset)
 
     def text_file(self, kind: str) -> Path:
-        """Texts of one of `KINDS`, balanced for the model's tokenizer."""
+        """Texts of one of `KINDS`, balanced, or `hant`: the model's own replies in traditional characters."""
         return self.folder / f"{kind}.jsonl"
 
     @property
@@ -135,11 +135,6 @@ class Plan:
     def clean(self) -> Path:
         """Those of its replies that a gate may learn from."""
         return self.folder / "clean.jsonl"
-
-    @property
-    def traditional(self) -> Path:
-        """Its Chinese replies in traditional characters."""
-        return self.folder / "hant.jsonl"
 
     @property
     def bans(self) -> Path:
@@ -191,7 +186,7 @@ class Plan:
     def state_commands(self) -> list[Command]:
         """Evaluate the model on the texts, and its copies on those that no gate learns from, once."""
         data = {"test": self.test, **{kind: self.text_file(kind) for kind in KINDS}}
-        data.update(replies=self.clean, hant=self.traditional)
+        data.update(replies=self.clean, hant=self.text_file("hant"))
         needed = {"test", *(name.partition(":")[0] for fit in self._fits().values() for name in fit.data)}
         models = {name: (self.model, file) for name, file in data.items() if name in needed}
         models.update({f"test-{name}": (self.copy(name), self.test) for name in self.copies})

@@ -3,6 +3,9 @@
 A reply's first token decides on all that follow. A model that hardly speaks a language begins in another, so its own
 replies teach a gate nothing of how one begins in it; the texts alone do not, because nobody asks a question in them.
 What the words say does not matter: the gate learns which script comes next.
+
+The other way round, some questions rightly have an answer in another script: how a word is said in another language.
+Unicode CLDR knows the names of countries in both.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from itertools import islice
 from typing import Any
 
 from lcg_cpp.data.balance import in_turns
-from lcg_cpp.data.prompts import PromptSeries
+from lcg_cpp.data.languages import locale
+from lcg_cpp.data.prompts import SWITCHES, PromptSeries, say_prompt
 
 TOKENS = 24  # of a beginning, about
-PER_LANGUAGE = 16
+PER_LANGUAGE = 32
 PER_LATIN_LANGUAGE = 3  # there are many of these
 _SEED = 77
+COUNTRIES = ("AT", "BE", "BG", "CH", "CZ", "DE", "EG", "ES", "FI", "GR", "HU", "IE", "IN", "IR", "IT", "NL", "NO", "PL")
 _KINDS = ("about", "language", "currency", "words", "free")  # what is asked: replies in the language alone
 
 # languages of `lcg-cpp data synth` -> their declarations
@@ -52,7 +57,28 @@ def start_rows(
             messages = [{"role": "user", "content": question}, {"role": "assistant", "content": begun}]
             tokens = count(question) + count(begun)
             rows.append({"messages": messages, "language": declaration, "kind": "starts", "tokens": tokens})
+    rows += [row for n, language in enumerate(DECLARATIONS) for row in said_rows(language, n, count)]
     return [rows[i] for i in in_turns([row["language"] for row in rows])]
+
+
+def said_rows(language: str, first: int, count: Callable[[str], int]) -> list[dict[str, Any]]:
+    """Rows that ask in a language how a country is called in each of `SWITCHES`, in English twice, and the answers.
+
+    Args:
+        language: Code out of `DECLARATIONS`.
+        first: Number of the first country that is asked about.
+        count: Tokens of a text.
+    """
+    targets = [target for target in ("en", *SWITCHES) if target != language.partition("_")[0]]
+    rows = []
+    for n, target in enumerate(targets, first):
+        country = COUNTRIES[n % len(COUNTRIES)]
+        asked = say_prompt(language, locale(language).territories[country], target)
+        answer = locale(target).territories[country]
+        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+        tokens = count(asked) + count(answer)
+        rows.append({"messages": messages, "language": DECLARATIONS[language], "kind": "starts", "tokens": tokens})
+    return rows
 
 
 def beginning(text: str, count: Callable[[str], int]) -> str:

@@ -48,7 +48,7 @@ _KINDS = {
 }
 PROMPT_KINDS = tuple(_KINDS)
 _SOURCES = ("en", "zh")
-_SWITCHES = ("en", "zh", "ja", "ru", "ar", "ko")  # languages that `say` asks for
+SWITCHES = ("en", "zh", "ja", "ru", "ar", "ko")  # languages that `say` asks for
 _N_NAMES = 3
 # a language is asked about if CLDR itself is translated into it, as far as the names of so many territories
 _WELL_KNOWN = 290
@@ -138,6 +138,11 @@ def _weights(language: str, wanted: Sequence[str]) -> dict[str, int]:
     return {kind: weight for kind, weight in _kinds(language).items() if not wanted or kind in wanted}
 
 
+def say_prompt(language: str, word: str, target: str) -> str:
+    """Ask in a language how a word of it is said in another; codes out of `prompt_languages` and `SWITCHES`."""
+    return _instruction(language, "say").format(word=word, target=locale(language).languages[target])
+
+
 def _instruction(language: str, kind: str) -> str:
     text: str = _instructions()["languages"][language][kind]
     return text
@@ -164,7 +169,7 @@ def _blanks(language: str, rng: random.Random) -> dict[str, str]:
     """Random fillings for the blanks of an instruction."""
     names = _names(language)
     drawn = {kind: rng.choice(known) for kind, known in names.items()}
-    target = rng.choice([code for code in _SWITCHES if code != language.split("_", maxsplit=1)[0]])
+    target = rng.choice([code for code in SWITCHES if code != language.split("_", maxsplit=1)[0]])
     return {
         **drawn,
         **{kind: rng.choice(known) for kind, known in _instructions()["blanks"].items()},

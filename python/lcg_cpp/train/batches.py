@@ -154,6 +154,7 @@ class Evaluator:
             Steps.join([part.steps for part in parts if part.steps is not None])[:most],
             np.concatenate([part.last for part in parts])[:most],
             np.concatenate([part.following for part in parts])[:most],
+            np.repeat(np.arange(len(labels)), [len(part) for part in labels])[:most],
             self._rules,
             self._options.max_missed,
         )

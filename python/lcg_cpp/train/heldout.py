@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..gate.decisions import NO_FAMILY, DecodingRules
 from ..gate.steps import Steps
 from ..gate.thresholds import Thresholds
-from .thresholds import family_thresholds, first_thresholds, highest
+from .thresholds import Judged, family_thresholds, first_thresholds, highest
 
 MAX_BYTES = 256 << 20  # of the states that are kept
 MAX_STATES = 16_384
@@ -84,6 +84,7 @@ class HeldOut:
         steps: What the rules look at.
         last: int64 (n,), family of the newest language token of the reply.
         following: int64 (n,), the text's own next token.
+        text: int64 (n,), which text each position is of.
         rules: The decoding rules, but for the thresholds.
         max_missed: How often a right family may be removed, see `family_thresholds`; 1 leaves the thresholds at 0.5.
     """
@@ -93,6 +94,7 @@ class HeldOut:
     steps: Steps
     last: npt.NDArray[np.int64]
     following: npt.NDArray[np.int64]
+    text: npt.NDArray[np.int64]
     rules: DecodingRules
     max_missed: float = 1.0
 
@@ -118,9 +120,10 @@ class HeldOut:
             return rulings.intervene, rulings.intervene & rulings.banned[np.arange(len(z)), right]
 
         _, is_removed = judge(Thresholds(highest(families.families)))
-        usual = family_thresholds(z, right, is_removed, families.families, self.max_missed)
         at = self.last == NO_FAMILY
-        first = first_thresholds(usual, z[at], right[at], is_removed[at], families.families, self.max_missed)
+        found = Judged(z, right, is_removed, self.text)
+        usual = family_thresholds(found.at(~at), families.families, self.max_missed)
+        first = first_thresholds(usual, found.at(at), families.families, self.max_missed)
         acts, contradicts = judge(Thresholds(usual, first))
         return Scores(
             positions=len(z),

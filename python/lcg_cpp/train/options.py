@@ -57,8 +57,8 @@ class TrainOptions:
             share of the tokens (`scripts`, see `data.balance`), or as chance has it (`none`).
         held_out: Share of the texts that is only measured on, of at most 512 of them. None: 0.05, but of at least 128
             texts, or a fifth where there are so few: the thresholds are fitted to them.
-        max_missed: At how much of the held-out text that goes on with a family the gate may remove it; each family's
-            threshold follows, see `train.thresholds`. 1 leaves all of them at 0.5 (paper).
+        max_missed: At what share of the held-out texts that hold a family the gate may remove it where it is right;
+            each family's threshold follows, see `train.thresholds`. 1 leaves all of them at 0.5 (paper).
         rules: Rule set of the token families.
         seed: Seed of everything.
     """
