@@ -35,6 +35,8 @@ from lcg_cpp.gate.spec import spec_for  # noqa: E402
 from lcg_cpp.gate.thresholds import Thresholds  # noqa: E402
 from lcg_cpp.train import report as train_report  # noqa: E402
 from lcg_cpp.train import saved_run  # noqa: E402
+from lcg_cpp.train.batches import Evaluator  # noqa: E402
+from lcg_cpp.train.heldout import HeldOut  # noqa: E402
 from lcg_cpp.train.learner import Learner  # noqa: E402
 from lcg_cpp.train.options import PAPER_TRAINING, TrainOptions  # noqa: E402
 from lcg_cpp.train.run import Run, Texts  # noqa: E402
@@ -623,6 +625,25 @@ def test_texts_longer_than_the_model_was_trained_for_are_cut(tmp_path: Path, tin
 def test_replies_that_are_cut_off_leave_nothing_to_measure(tmp_path: Path, learn: Callable[..., Trained]) -> None:
     with pytest.raises(GateError, match="held-out texts has a reply to measure on"):
         learn(tmp_path / "g.gguf", dataclasses.replace(OPTIONS, n_ctx=10))
+
+
+def test_held_out_positions_know_their_texts(
+    tmp_path: Path, learn: Callable[..., Trained], texts: list[Text], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[HeldOut] = []
+    held_out = Evaluator.held_out
+
+    def noting(self: Evaluator) -> HeldOut:
+        seen.append(held_out(self))
+        return seen[-1]
+
+    monkeypatch.setattr(Evaluator, "held_out", noting)
+    learn(tmp_path / "g.gguf")
+    (found,) = seen
+    replies = [[text.tokens[i + 1] for i in text.learned("reply")] for text in texts]
+    assert set(found.text.tolist()) == set(range(OPTIONS.n_held_out(N_ROWS)))
+    for text in set(found.text.tolist()):
+        assert found.following[found.text == text].tolist() in replies
 
 
 # ---- what comes of it ----
