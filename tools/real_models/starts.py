@@ -53,10 +53,7 @@ def start_rows(
         series = PromptSeries([language], _SEED, _KINDS)
         asked = islice(dict.fromkeys(series.prompt(number).text for number in range(20 * n)), n)
         for question, text in zip(asked, own[:: max(1, len(own) // n)]):
-            begun = beginning(text, count)
-            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": begun}]
-            tokens = count(question) + count(begun)
-            rows.append({"messages": messages, "language": declaration, "kind": "starts", "tokens": tokens})
+            rows.append(_row(question, beginning(text, count), declaration, count))
     rows += [row for n, language in enumerate(DECLARATIONS) for row in said_rows(language, n, count)]
     return [rows[i] for i in in_turns([row["language"] for row in rows])]
 
@@ -74,11 +71,14 @@ def said_rows(language: str, first: int, count: Callable[[str], int]) -> list[di
     for n, target in enumerate(targets, first):
         country = COUNTRIES[n % len(COUNTRIES)]
         asked = say_prompt(language, locale(language).territories[country], target)
-        answer = locale(target).territories[country]
-        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-        tokens = count(asked) + count(answer)
-        rows.append({"messages": messages, "language": DECLARATIONS[language], "kind": "starts", "tokens": tokens})
+        rows.append(_row(asked, locale(target).territories[country], DECLARATIONS[language], count))
     return rows
+
+
+def _row(asked: str, answer: str, declaration: str, count: Callable[[str], int]) -> dict[str, Any]:
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    tokens = count(asked) + count(answer)
+    return {"messages": messages, "language": declaration, "kind": "starts", "tokens": tokens}
 
 
 def beginning(text: str, count: Callable[[str], int]) -> str:
