@@ -644,10 +644,16 @@ def test_bench_json(tiny_model_path: Path, gate16: Path) -> None:
     assert found["ratio"] > 0
     assert found["prompt_eval_ratio"] > 0
     assert found["ratio"] == pytest.approx(found["gated"]["tokens_per_second"] / found["stock"]["tokens_per_second"])
+    assert found["middle_half"] == [found["ratio"], found["ratio"]]  # of a single pair
     for side in ("stock", "gated", "gated_forced"):
         assert found[side]["tokens_per_second"] > 0
         assert found[side]["sampling_us_per_token"] > 0
         assert os.name == "nt" or found[side]["rss_mb"] > 1
+
+
+def test_bench_refuses_a_benchmark_that_is_not_there(tiny_model_path: Path, gate16: Path) -> None:
+    refused = refusal("bench", "-m", tiny_model_path, "--lcg", gate16, "-d", "nothing")
+    assert refused.startswith("-d/--benchmark: `nothing` is no benchmark")
 
 
 def test_demo_json() -> None:

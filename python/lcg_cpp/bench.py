@@ -8,25 +8,30 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .evaluate.replies import needed_context, prompt_tokens
 from .files import PathLike
 from .gate.gate import Gate
 from .gate.options import PAPER_OPTIONS, GateOptions
 from .gate.results import GateStats
 from .run.llama import GatedLlama, Llama
 
+if TYPE_CHECKING:
+    from .benchmarks import Prompt
+
 
 @dataclass(frozen=True)
 class BenchOptions:
     """What is run."""
 
-    n_tokens: int = 64  # tokens generated and timed per run
+    n_tokens: int = 64  # tokens generated and timed per run; fewer where a reply ends
     n_prompt: int = 512  # prompt tokens, random ids; the prompt evaluation is timed over them
     n_pairs: int = 7  # runs of each kind, in turn
+    prompts: Sequence[Prompt] = ()  # what the runs answer, one after another; empty: 16 random tokens
     n_threads: int | None = None  # threads of llama.cpp, None for its default
     n_gpu_layers: int = 0  # layers on a GPU
     seed: int = 0  # of the prompts and the sampling
@@ -50,6 +55,7 @@ class BenchResult:
     """All ratios are medians over pairs of neighbouring runs, above 1 where gated is faster."""
 
     ratio: float  # generation speed, gated / stock
+    middle_half: tuple[float, float]  # of the same, where the middle half of the pairs lies
     forced_ratio: float  # the same with the MLP evaluated at every step
     prompt_eval_ratio: float  # speed of prompt evaluation, gated / stock, by the paper's rules
     prompt_eval_ratio_first_token: float  # the same with `first_token`
@@ -92,18 +98,24 @@ class _Gated(_TimedSampling, GatedLlama):
     pass
 
 
-def _generate(llm: _Stock | _Gated, prompt: list[int], n_tokens: int, seed: int) -> _Run:
+def _generate(
+    llm: _Stock | _Gated,
+    prompt: Sequence[int],
+    n_tokens: int,
+    seed: int,
+    ends_reply: Callable[[int], bool] = lambda token: False,
+) -> _Run:
     """Generate with Llama's default sampling; the clock starts with the first token."""
     llm.reset()
     llm.set_seed(seed)
-    start = 0.0
-    for i, _ in enumerate(llm.generate(prompt)):
-        if i == 0:
+    start, n = 0.0, 0
+    for n, token in enumerate(llm.generate(prompt)):
+        if n == 0:
             llm.sampling_seconds = 0.0
             start = time.perf_counter()
-        if i == n_tokens:
+        elif n == n_tokens or ends_reply(token):
             break
-    return _Run(n_tokens, time.perf_counter() - start, llm.sampling_seconds)
+    return _Run(n, time.perf_counter() - start, llm.sampling_seconds)
 
 
 def _prompt_seconds(llm: Llama, prompt: list[int]) -> float:
@@ -115,7 +127,7 @@ def _prompt_seconds(llm: Llama, prompt: list[int]) -> float:
 
 def _llama_arguments(options: BenchOptions) -> dict[str, Any]:
     return {
-        "n_ctx": options.n_prompt + options.n_tokens + 16,
+        "n_ctx": max(options.n_prompt + options.n_tokens + 16, needed_context(options.prompts, options.n_tokens)),
         "n_threads": options.n_threads,
         "n_gpu_layers": options.n_gpu_layers,
         "verbose": False,
@@ -167,15 +179,21 @@ class _Bench:
         self.stock = _Stock(model, **arguments)
         self.gated = _Gated(model, gate=gate, **arguments)
         self.prompt = _random_prompt(self.stock, options.n_prompt, options.seed)
+        # generation is timed, not the prompt
+        self.asked: list[Sequence[int]] = [prompt_tokens(self.gated, prompt).tokens for prompt in options.prompts]
+        self.asked = self.asked or [self.prompt[:16]]
 
-    def run(self, gate_options: GateOptions | None) -> _Run:
+    def run(self, gate_options: GateOptions | None, pair: int = 0) -> _Run:
+        """Answer the prompt of a pair, or the only one."""
         llm: _Stock | _Gated = self.stock
         if gate_options is not None:
             llm = self.gated
             self.gated.gate_options = gate_options
             self.gated.reset_gate_stats()
-        short = self.prompt[:16]  # generation is timed, not the prompt
-        run = _generate(llm, short, self.options.n_tokens, self.options.seed)
+        # what is said after the end of a reply is nothing that a model says
+        ends_reply = self.gated.ends_reply if self.options.prompts else lambda token: False
+        prompt = self.asked[pair % len(self.asked)]
+        run = _generate(llm, prompt, self.options.n_tokens, self.options.seed, ends_reply)
         return run if gate_options is None else replace(run, gate=self.gated.gate_stats)
 
     def prompt_ratio(self, gate_options: GateOptions) -> float:
@@ -200,7 +218,7 @@ def run_bench(
         progress: Called with a line of text now and then.
 
     Raises:
-        GateError: The gate is not valid or was made for another model.
+        GateError: The gate is not valid or was made for another model, or the chat template refuses a prompt.
         OSError: A file cannot be read.
     """
     model_path, gate_path = os.fspath(model), os.fspath(gate)
@@ -211,16 +229,18 @@ def run_bench(
     runs: dict[str, list[_Run]] = {kind: [] for kind in kinds}
     for pair in range(options.n_pairs):
         for kind, gate_options in kinds.items():
-            runs[kind].append(bench.run(gate_options))
+            runs[kind].append(bench.run(gate_options, pair))
         line = ", ".join(f"{kind} {runs[kind][-1].tokens_per_second:.2f}" for kind in kinds)
         progress(f"pair {pair + 1}/{options.n_pairs}: {line} tokens/s")
     progress("prompt evaluation")
     prompt_ratio = bench.prompt_ratio(PAPER_OPTIONS)
     prompt_ratio_first_token = bench.prompt_ratio(LAZY)
     progress("memory, in processes of their own")
+    ratios = _ratios(runs["gated"], runs["stock"])
     return BenchResult(
-        ratio=_median_ratio(runs["gated"], runs["stock"]),
-        forced_ratio=_median_ratio(runs["gated_forced"], runs["stock"]),
+        ratio=statistics.median(ratios),
+        middle_half=_middle_half(ratios),
+        forced_ratio=statistics.median(_ratios(runs["gated_forced"], runs["stock"])),
         prompt_eval_ratio=prompt_ratio,
         prompt_eval_ratio_first_token=prompt_ratio_first_token,
         stock=_side(runs["stock"], _memory(model_path, None, LAZY, options)),
@@ -232,8 +252,15 @@ def run_bench(
     )
 
 
-def _median_ratio(over: list[_Run], under: list[_Run]) -> float:
-    return statistics.median(a.tokens_per_second / b.tokens_per_second for a, b in zip(over, under))
+def _ratios(over: list[_Run], under: list[_Run]) -> list[float]:
+    return [a.tokens_per_second / b.tokens_per_second for a, b in zip(over, under)]
+
+
+def _middle_half(values: list[float]) -> tuple[float, float]:
+    if len(values) == 1:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
 
 
 def _side(runs: list[_Run], rss_mb: float | None) -> Side:

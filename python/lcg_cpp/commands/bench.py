@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from ..bench import BenchOptions, BenchResult, Side, run_bench
 from ..gate.options import GateOptions
 from . import options
-from .loading import gate_path, load_gate, load_model, quiet_engine
+from .loading import gate_path, load_gate, load_model, quiet_engine, read_benchmark
 from .output import print_facts, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..benchmarks import Prompt
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             *names, metavar="N", type=options.whole(1), default=default, help=f"{what} (default: {default})"
         )
+    what = "prompts to answer, another in each run: cldr, everyday, … or a .jsonl file (default: random tokens)"
+    options.add(parser, "--benchmark", default=None, help=what)
     options.add(parser, "--threads")
     options.add(parser, "--n-gpu-layers")
     options.add(parser, "--seed", BenchOptions.seed, help="seed of prompts and random choices")
@@ -34,10 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     args.lcg = gate_path(args.lcg, args.model)
+    prompts: Sequence[Prompt] = ()
+    if args.benchmark is not None:
+        prompts = read_benchmark(args.benchmark, lambda prompts: None, args.repetitions).prompts
     bench_options = BenchOptions(
         n_tokens=args.n_predict,
         n_prompt=args.n_prompt,
         n_pairs=args.repetitions,
+        prompts=prompts,
         n_threads=args.threads,
         n_gpu_layers=BenchOptions.n_gpu_layers if args.n_gpu_layers is None else args.n_gpu_layers,
         seed=args.seed,
@@ -61,9 +72,10 @@ def _print_result(result: BenchResult) -> None:
         [_row(name, side) for name, side in sides.items()],
     )
     print()
+    low, high = result.middle_half
     print_facts(
         [
-            ("gated / stock", f"{result.ratio:.3f}"),
+            ("gated / stock", f"{result.ratio:.3f}, of the middle half of the pairs {low:.3f} to {high:.3f}"),
             ("gated, every step / stock", f"{result.forced_ratio:.3f}"),
             ("prompt, gated / stock", f"{result.prompt_eval_ratio:.3f}"),
             ("the same with first_token", f"{result.prompt_eval_ratio_first_token:.3f}"),

@@ -14,6 +14,7 @@ from ..errors import GateError
 from ..evaluate.evaluate import EvalOptions, Evaluation, Progress, evaluate
 from ..evaluate.folder import PAGE, REPLIES, SUMMARY, read_settings
 from ..evaluate.methods import METHODS, WARNING, Method, parse_methods
+from ..evaluate.replies import needed_context
 from ..files import write_whole
 from ..gate.options import GateOptions
 from ..measure.judge import check_prompts, unknown_languages
@@ -29,7 +30,6 @@ from .progress import StatusLines, ask_to_stop, duration, tell
 if TYPE_CHECKING:
     from ..gate.gate import Gate
 
-_TEMPLATE_TOKENS = 256  # what chat templates add to a prompt at most
 _LEAST_CONTEXT = 512
 _SIGNIFICANT = 0.05
 _COLUMNS = {
@@ -176,10 +176,7 @@ def _context(folder: Path, benchmark: Benchmark, settings: EvalOptions) -> int:
     found = read_settings(folder).get("engine", {}).get("n_ctx")
     if found is not None:
         return int(found)
-    longest = max(
-        len(prompt.prompt.encode()) + (settings.max_tokens or prompt.max_tokens) for prompt in benchmark.prompts
-    )
-    wanted = longest + len(WARNING.encode()) + _TEMPLATE_TOKENS
+    wanted = needed_context(benchmark.prompts, settings.max_tokens) + len(WARNING.encode())
     return max(_LEAST_CONTEXT, 1 << (wanted - 1).bit_length())
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,9 +29,43 @@ if TYPE_CHECKING:
     from ..benchmarks import Prompt
 
 
+_TEMPLATE_TOKENS = 256  # what chat templates add to a prompt at most
+
+
 def reply_seed(seed: int, prompt_id: str) -> int:
     """The seed of a reply: the same for all methods, whatever other prompts there are; never llama.cpp's "random"."""
     return zlib.crc32(f"{seed}:{prompt_id}".encode()) % (2**32 - 1)
+
+
+def prompt_tokens(llm: GatedLlama, prompt: Prompt, variables: Mapping[str, Any] = MappingProxyType({})) -> PromptTokens:
+    """Make a prompt into tokens, as llama-cpp-python would; `variables` are more of the chat template's.
+
+    A model without a chat template continues the prompt from a new line.
+
+    Raises:
+        GateError: The chat template refuses the prompt, or it does not fit into the context.
+    """
+    text = prompt.prompt
+    try:
+        if prompt.chat and has_template(llm):
+            tokens = chat_prompt(llm, [{"role": "user", "content": text}], stop=prompt.stop, **variables)
+        else:
+            tokens = completion_prompt(llm, text + "\n" if prompt.chat else text, stop=prompt.stop)
+        room(llm, tokens)
+    except GateError as error:
+        raise GateError(f"prompt `{prompt.id}`: {error}") from error
+    return tokens
+
+
+def needed_context(prompts: Sequence[Prompt], max_tokens: int | None = None) -> int:
+    """Tokens of context that prompts and replies take at most: a token a byte, and what chat templates add.
+
+    `max_tokens` are those of a reply; None: as each prompt says. 0 without prompts.
+    """
+    return max(
+        (len(prompt.prompt.encode()) + (max_tokens or prompt.max_tokens) + _TEMPLATE_TOKENS for prompt in prompts),
+        default=0,
+    )
 
 
 class Replier:
@@ -73,25 +108,10 @@ class Replier:
             for method in methods
         }
 
-    # ---- prompts ----
-
     def prompt_tokens(self, prompt: Prompt, *, warning: bool = False) -> PromptTokens:
-        """Make a prompt into tokens, as llama-cpp-python would, with `WARNING` in front if there is a `warning`.
-
-        A model without a chat template continues the prompt from a new line.
-        """
-        text = WARNING + prompt.prompt if warning else prompt.prompt
-        try:
-            if prompt.chat and has_template(self._llm):
-                variables = {} if self._thinking else {"enable_thinking": False}
-                messages = [{"role": "user", "content": text}]
-                tokens = chat_prompt(self._llm, messages, stop=prompt.stop, **variables)
-            else:
-                tokens = completion_prompt(self._llm, text + "\n" if prompt.chat else text, stop=prompt.stop)
-            room(self._llm, tokens)
-        except GateError as error:
-            raise GateError(f"prompt `{prompt.id}`: {error}") from error
-        return tokens
+        """Make a prompt into tokens, see `prompt_tokens`, with `WARNING` in front if there is a `warning`."""
+        warned = dataclasses.replace(prompt, prompt=WARNING + prompt.prompt) if warning else prompt
+        return prompt_tokens(self._llm, warned, {} if self._thinking else {"enable_thinking": False})
 
     # ---- replies ----
 
