@@ -9,12 +9,13 @@ from ..analyze.analyze import Analysis, analyze, as_dict
 from ..analyze.page import analysis_page
 from ..analyze.report import conclusion, norms_section, position_blocks, texts_sections
 from ..analyze.texts import AnalyzeOptions, TextReport
+from ..engine.model import quiet_log
 from ..files import write_whole
 from ..gate.steps import MAX_TOP_K, Sampling
 from ..pages.report import Facts, Section, Table, new_figure
 from . import options
 from .errors import EXIT_INTERRUPTED
-from .loading import load_base, quiet_log
+from .loading import load_base
 from .output import print_facts, print_heading, print_json, print_table
 from .paths import check_output, require_file
 from .progress import StatusLines, ask_to_stop

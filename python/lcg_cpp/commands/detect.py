@@ -15,6 +15,7 @@ from ..detect.detect import Detection, DetectOptions, Progress, detect, usable_p
 from ..detect.places import OWN
 from ..detect.scores import THRESHOLDS, Cell, FamilyScore, Rate, Score, Share, as_dict, score
 from ..detect.words import SPLICED
+from ..engine.model import quiet_log
 from ..errors import GateError
 from ..files import write_whole
 from ..gate.gate import Gate
@@ -22,7 +23,7 @@ from ..gate.steps import MAX_TOP_K, Sampling
 from ..measure.judge import unknown_languages
 from . import options
 from .errors import EXIT_INTERRUPTED, UsageError, one_line
-from .loading import gate_path, load_base, load_gate, quiet_log, read_benchmark
+from .loading import gate_path, load_base, load_gate, read_benchmark
 from .output import print_facts, print_heading, print_json, print_table
 from .paths import check_output, require_file
 from .progress import StatusLines, ask_to_stop, duration, tell

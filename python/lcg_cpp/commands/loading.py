@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..engine.model import read_base_model
+from ..engine.model import quiet_log, read_base_model
 from ..errors import GateError
 from ..gate.find import AUTO, find_gate
 from ..gate.gate import Gate, read_gate_file
@@ -128,11 +127,6 @@ def load_model(path: str, gate: Gate | None, options: GateOptions, llama_argumen
         raise UsageError(f"--lcg: {error}") from error
     quiet_log()
     return llm
-
-
-def quiet_log() -> None:
-    """Let llama.cpp's log go nowhere from now on."""
-    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints it
 
 
 def not_a_model(path: str) -> str:

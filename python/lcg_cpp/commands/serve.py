@@ -7,11 +7,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..engine.model import quiet_log
 from ..errors import GateError
 from . import options
 from .downloads import refuse_downloads
 from .errors import UsageError
-from .loading import chosen_gate, gate_path, interruptible, load_base, load_gate, not_a_model, quiet_engine, quiet_log
+from .loading import chosen_gate, gate_path, interruptible, load_base, load_gate, not_a_model, quiet_engine
 from .paths import named, require_file
 from .progress import tell
 

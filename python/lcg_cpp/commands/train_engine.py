@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 
 from ..engine.load import DTYPES, Engine, HfEngine
+from ..engine.model import quiet_log
 from ..gate.gate_file import gate_file_name
 from ..train.options import TrainOptions
 from . import options
 from .downloads import refuse_downloads
 from .errors import UsageError
-from .loading import load_base, quiet_log
+from .loading import load_base
 from .paths import check_output, require_file
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -23,6 +24,14 @@ from .base_model import TYPE_BITS, BaseModel, Vocab
 from .connect import connect_core
 from .fingerprint import model_fingerprint
 from .gguf_header import read_header, read_texts
+
+
+def quiet_log() -> None:
+    """Let llama.cpp's log go nowhere from now on.
+
+    `verbose=False` still lets warnings through: llama_cpp takes their level, 3, for that of errors.
+    """
+    logging.getLogger("llama-cpp-python").setLevel(logging.CRITICAL + 1)  # what llama_cpp asks before it prints it
 
 
 def read_vocab(model: internals.LlamaModel) -> Vocab:

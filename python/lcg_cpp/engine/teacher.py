@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 from llama_cpp import _internals as internals
 from llama_cpp import llama_cpp as bindings
-from llama_cpp._logger import set_verbose
 
 from ..errors import GateError
 from ..files import PathLike, require_regular
 from .base_model import BaseModel
 from .connect import attach_tap, function_addresses, new_tap
-from .model import describe_model, failure_reason, require_decoder, require_tokens, require_vocabulary
+from .model import describe_model, failure_reason, quiet_log, require_decoder, require_tokens, require_vocabulary
 from .proof import prove_hidden_state
 
 _MAX_SEQUENCES = 32  # texts in one batch
@@ -77,7 +76,7 @@ class Teacher:
         require_regular(name)
         self._n_batch = n_batch
         self._stack = contextlib.ExitStack()
-        set_verbose(False)  # as Llama(verbose=False) does
+        quiet_log()
         bindings.llama_backend_init()
         add_rpc_servers(rpc)
         try:
