@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 import zipfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from gguf import GGUFReader
 
 import oracle
+from lcg_cpp.bench import BenchOptions, run_bench
 from lcg_cpp.benchmarks import Prompt, load_benchmark
 from lcg_cpp.cli import build_parser
 from lcg_cpp.data.languages import locale
@@ -359,6 +362,16 @@ def test_a_gate_learns_from_the_states_of_its_texts_with_their_weights(tmp_path:
     ]
 
 
+def test_a_base_model_has_no_replies_to_learn_from(tmp_path: Path) -> None:
+    own = plan(tmp_path, is_chat=False, only=frozenset(("scripts", "replies", "no-starts")))
+    assert own.reply_commands(2) == []
+    assert [Path(command[command.index("-d") + 1]).stem for command in own.state_commands()] == [
+        *("test", "udhr", "manuals", "starts")
+    ]
+    assert [Path(command[command.index("-o") + 1]).stem for command in own.gate_commands()] == ["scripts", "no-starts"]
+    assert not [word for command in own.gate_commands() for word in command if "replies" in word or "hant" in word]
+
+
 def test_only_what_is_named_is_done_and_a_gate_is_fitted_once(tmp_path: Path) -> None:
     own = plan(tmp_path, only=frozenset(("udhr", "none", "lcb")))
     assert [command[command.index("--keep-states") + 1] for command in own.state_commands()] == [
@@ -373,9 +386,9 @@ def test_only_what_is_named_is_done_and_a_gate_is_fitted_once(tmp_path: Path) ->
 
 
 def test_replies_are_cleaned_also_when_their_command_is_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_rows(tmp_path / "own.gguf", [])
+    shutil.copy(tiny_model_path, tmp_path / "own.gguf")
     (tmp_path / "own").mkdir()
     said = [reply_row(0, "ru", "free", "Как дела?", "Хорошо."), reply_row(1, "ru", "free", "Как дела?", "Well done.")]
     write_rows(tmp_path / "own" / "replies-0.jsonl", said)
@@ -390,14 +403,14 @@ def test_replies_are_cleaned_also_when_their_command_is_stopped(
 
 
 def test_a_dry_run_only_prints_the_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_rows(tmp_path / "own.gguf", [])
+    shutil.copy(tiny_model_path, tmp_path / "own.gguf")
     arguments = ["--work", tmp_path / "w", "--model", tmp_path / "own.gguf", "--dry-run"]
-    arguments += ["--steps", "texts,copies,replies,states,gates,bans,runs", "--engine", "-ngl all"]
+    arguments += ["--steps", "texts,copies,replies,states,gates,bans,runs,speed", "--engine", "-ngl all"]
     monkeypatch.setattr(sys, "argv", ["make_real_models.py", *map(str, arguments)])
     make_real_models.main()
-    wanted = 4 + 6 + len(COPIES) + len(RUNS) - 1  # gates need no model; no lcb is given
+    wanted = 4 + 6 + len(COPIES) + len(RUNS) - 1 + 1  # gates need no model; no lcb is given
     assert capsys.readouterr().out.count("-ngl all") == wanted
     assert not [path for path in (tmp_path / "w").rglob("*") if path.is_file()]
 
@@ -430,6 +443,20 @@ def test_bans_are_those_of_the_rules_at_every_token_of_a_reply(tmp_path: Path, t
 
 
 # ---- tables ----
+
+
+def test_speed_is_what_bench_prints(tmp_path: Path, tiny_model_path: Path, gate16: Path) -> None:
+    own = plan(tmp_path)
+    own.folder.mkdir()
+    assert report.speed(own) == []
+    side = {"tokens_per_second": 12.345, "gate_run_share": 0.125}
+    faster = {**side, "tokens_per_second": 12.5}
+    found = {"ratio": 1.0126, "middle_half": [0.99, 1.04], "stock": side, "gated": faster, "gate_us": 81.4}
+    own.speed.write_text(json.dumps(found))
+    assert report.speed(own) == [["m", "12.35", "12.50", "1.013 (0.990–1.040)", "12.5", "81"]]
+    run = run_bench(tiny_model_path, gate16, BenchOptions(n_tokens=2, n_prompt=4, n_pairs=1, n_threads=1))
+    assert asdict(run).keys() >= found.keys()
+    assert asdict(run)["gated"].keys() >= side.keys()
 
 
 def test_pass_rates_are_means_over_sources_then_languages() -> None:

@@ -19,6 +19,7 @@ network. Every step can be done alone, also on another machine that has DIR:
 | gates | fits a gate for every setting |
 | bans | counts the right tokens that the gates would ban on clean text |
 | runs | lets the model answer the benchmarks by every method |
+| speed | generates with and without the gate in turn, to compare their speed; wants a machine that does nothing else |
 | report | measures the replies and writes the document |
 """
 
@@ -36,6 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lcg_cpp.engine.gguf_header import read_header
 from lcg_cpp.files import write_whole
 from lcg_cpp.gate.gate import Gate
 from real_models.bans import bans_by_language
@@ -120,7 +122,7 @@ class _Work:
             self._clean()
 
     def _clean(self) -> None:
-        if self.dry:
+        if self.dry or not self.plan.is_chat:
             return
         said = [row for path in self.plan.said for row in _read_rows(path)]
         for path, rows in ((self.plan.clean, said), (self.plan.text_file("hant"), traditional_rows(said))):
@@ -157,8 +159,15 @@ class _Work:
         """Answer the benchmarks."""
         self.run(self.plan.run_commands(), self.jobs)
 
+    def speed(self) -> None:
+        """Compare the speed of generation."""
+        command = self.plan.speed_command()
+        log(shlex.join(command))
+        if not self.dry and not self.plan.speed.exists():
+            write_whole(self.plan.speed, subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
-STEPS = ("get", "texts", "copies", "replies", "states", "gates", "bans", "runs", "report")
+
+STEPS = ("get", "texts", "copies", "replies", "states", "gates", "bans", "runs", "speed", "report")
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -206,7 +215,7 @@ def _plan(args: argparse.Namespace, name: str) -> Plan:
     path = args.work / f"{name}.gguf" if name in MODELS and "get" not in args.steps else get_model(name, args.work)
     plan = Plan(
         path, args.work / path.stem, args.lcb, tuple(args.engine), args.texts, tuple(args.replies), tuple(args.runs),
-        args.seeds, args.only,
+        args.seeds, args.only, "tokenizer.chat_template" in read_header(path).values,
     )  # fmt: skip
     plan.folder.mkdir(parents=True, exist_ok=True)
     return plan

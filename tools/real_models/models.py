@@ -26,7 +26,6 @@ class RealModel:
     n_parts: int
     sha256: str  # of the GGUF file
     licence: str
-    is_chat: bool = True
 
     @property
     def packages(self) -> list[str]:
@@ -55,7 +54,6 @@ MODELS = {
         4,
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         "Gemma terms of use",
-        is_chat=False,
     ),
     "smollm2": RealModel(
         "SmolLM2-135M-Instruct Q4_1",

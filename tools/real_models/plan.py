@@ -6,7 +6,7 @@ Everything here works without a network, from a GGUF file and two files of texts
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lcg_cpp.measure.language_id import language_script
@@ -70,6 +70,7 @@ class Run:
     copy: str = ""  # of `COPIES`: the quantization that answers; empty: the model itself
 
 
+PAIRS = 24  # of runs whose speeds are compared
 PAPER_SAMPLING = ("--temp", "0.3", "--top-p", "0.75", "--top-k", "0")  # of the Language Confusion Benchmark
 RUNS = {
     "none": Run("none", seeds=3),
@@ -105,6 +106,7 @@ class Plan:
         runs: Options of `lcg-cpp eval`, such as a limit of prompts.
         seeds: Seeds of the runs that have several.
         only: Names of fits and runs; all if it is empty.
+        is_chat: Whether the model answers questions. Others have said nothing that a gate could learn from.
     """
 
     model: Path
@@ -116,6 +118,7 @@ class Plan:
     runs: tuple[str, ...] = ()
     seeds: int = 3
     only: frozenset[str] = field(default_factory=frozenset)
+    is_chat: bool = True
 
     def text_file(self, kind: str) -> Path:
         """Texts of one of `KINDS`, balanced, or `hant`: the model's own replies in traditional characters."""
@@ -140,6 +143,11 @@ class Plan:
     def bans(self) -> Path:
         """What the gates would ban of these articles."""
         return self.folder / "bans.json"
+
+    @property
+    def speed(self) -> Path:
+        """How fast the model generates with and without its gate."""
+        return self.folder / "speed.json"
 
     @property
     def benchmarks(self) -> dict[str, str]:
@@ -170,6 +178,8 @@ class Plan:
         So have questions about technology in the languages with other letters, whose answers rightly hold Latin words,
         and Chinese, whose replies are learned from in traditional characters too.
         """
+        if not self.is_chat:
+            return []
         asked = [(str(part), LANGUAGES, -(-self.texts // parts), "") for part in range(parts)]
         asked.append(("cj", ("zh", "zh_Hant", "ja"), -(-self.texts // 10), ""))
         asked.append(("tech", NOT_LATIN, -(-self.texts // 3), "tech,table,command"))
@@ -207,6 +217,11 @@ class Plan:
         """Let the model answer the benchmarks by every method."""
         return [self._eval(name, run) for name, run in self._runs().items()]
 
+    def speed_command(self) -> Command:
+        """Generate with and without the gate in turn, and print how fast each was."""
+        runs = ("--benchmark", "everyday", "--repetitions", str(PAIRS), "--json")
+        return self._lcg("bench", "--lcg", str(self.gate(MAIN)), *runs, *self.engine)
+
     def _eval(self, name: str, run: Run) -> Command:
         gates = {fit: str(self.gate(fit)) for fit in FITS}
         lcg = ("--lcg", gates[MAIN]) if "lcg" in run.methods else ()
@@ -226,7 +241,11 @@ class Plan:
         return [word for name, *weight in parts for word in ("--states", str(self.states(name)) + "".join(weight))]
 
     def _fits(self) -> dict[str, Fit]:
-        return {name: fit for name, fit in FITS.items() if not self.only or name in self.only}
+        wanted = {name: fit for name, fit in FITS.items() if not self.only or name in self.only}
+        if self.is_chat:
+            return wanted
+        texts = {name: tuple(of for of in fit.data if of.partition(":")[0] in KINDS) for name, fit in wanted.items()}
+        return {name: replace(wanted[name], data=data) for name, data in texts.items() if data}
 
     @property
     def copies(self) -> list[str]:

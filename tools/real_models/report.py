@@ -16,7 +16,7 @@ from .bans import Bans
 from .copies import COPIES
 from .models import MODELS
 from .outcome import BASELINE, GATED, Outcome, main_runs
-from .plan import MAIN, RUNS, Plan
+from .plan import MAIN, PAIRS, RUNS, Plan
 from .published import pass_rates, published_rows, rate_rows, rate_table
 
 TEMPLATE = Path(__file__).with_name("document.md")
@@ -33,6 +33,8 @@ _TITLES = {
     _ACTS: "interventions, % of tokens",
 }
 _COLUMNS = (_UNWANTED, "slips_percent", "wrong_script_percent", _SWITCHES, _ACTS)
+_SPEED = ("model", "tokens/s alone", "tokens/s with its gate", "with ÷ alone", "steps with the gate evaluated, %",
+          "one evaluation, µs")  # fmt: skip
 _ASKING = ("switch", "say")  # subsets that ask for a second script
 
 
@@ -61,6 +63,8 @@ def write_report(document: Path, plans: Sequence[Plan]) -> None:
         "bans": _each(by_title, bans),
         "translation": _each(by_title, translation),
         "code": _each(by_title, code),
+        "pairs": str(PAIRS),
+        "speed": _table(_SPEED, [line for plan in plans for line in speed(plan)]),
         "lcb": _each(by_title, lcb),
         "published": "".join(rate_table(published_rows(folder)) for folder in {plan.lcb for plan in plans} if folder),
         "times": _table(["model", "step", "minutes"], [line for plan in plans for line in _times(plan)]),
@@ -226,6 +230,17 @@ def bans(plan: Plan) -> str:
 def _bans(found: Bans) -> list[str]:
     shares = (100 * n / max(found.positions, 1) for n in (found.wrong, found.interventions))
     return [f"{found.positions:,}", *(f"{share:.2f}" for share in shares)]
+
+
+def speed(plan: Plan) -> list[list[str]]:
+    """How fast the model generates alone and with its gate, by `lcg-cpp bench`."""
+    if not plan.speed.exists():
+        return []
+    found = json.loads(plan.speed.read_text(encoding="utf-8"))
+    rates = (f"{found[side]['tokens_per_second']:.2f}" for side in ("stock", "gated"))
+    low, high = found["middle_half"]
+    gate = (f"{100 * found['gated']['gate_run_share']:.1f}", f"{found['gate_us']:.0f}")
+    return [[title(plan), *rates, f"{found['ratio']:.3f} ({low:.3f}–{high:.3f})", *gate]]
 
 
 def lcb(plan: Plan) -> str:
