@@ -13,6 +13,7 @@ from typing import Any
 
 from llama_cpp import Llama
 
+from lcg_cpp.commands.loading import quiet_engine
 from lcg_cpp.data.balance import balanced, in_turns, script_of
 
 from .declaration import LEARNED, MEASURED, declaration_sections
@@ -172,5 +173,6 @@ def _replies(
 
 def token_counter(model: Path) -> Callable[[str], int]:
     """What counts the tokens of a text, as a model's tokenizer makes them."""
-    vocab = Llama(str(model), vocab_only=True, verbose=False)
+    with quiet_engine():
+        vocab = Llama(str(model), vocab_only=True, verbose=False)
     return lambda text: len(vocab.tokenize(text.encode(), add_bos=False))
