@@ -442,6 +442,18 @@ def test_a_folder_goes_on_as_it_was_begun(run: Run) -> None:
         run("many", parallel=1)
 
 
+def test_a_folder_goes_on_with_another_number_of_threads(run: Run, tmp_path: Path) -> None:
+    run("whole")
+    run(n_seeds=1)
+    path = tmp_path / "run" / "settings.json"
+    settings = json.loads(path.read_bytes())
+    assert settings["engine"]["n_threads"] == ENGINE["n_threads"]
+    settings["engine"]["n_threads"] = 16
+    path.write_text(json.dumps(settings))
+    assert run().finished
+    assert len(lines(tmp_path / "run")) == len(lines(tmp_path / "whole"))
+
+
 def test_methods_and_seeds_can_be_added(run: Run, tmp_path: Path) -> None:
     run("whole", names="none,lcg,greedy")
     run(names="lcg", n_seeds=1)

@@ -91,14 +91,17 @@ def join_settings(folder: Path, settings: Json) -> Json:
 
 
 def _differences(was: Any, now: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """What is not the same: the path to it, and both values. New methods do not count, nor where a gate lies."""
+    """What is not the same: the path to it, and both values.
+
+    New methods do not count, nor where a gate lies, nor threads: llama.cpp's results are the same with any number.
+    """
     if not (isinstance(was, dict) and isinstance(now, dict)):
         return [] if was == now else [(name, was, now)]
     found = []
     for key in {**was, **now}:
         new_or_old_method = name == "methods" and not (key in was and key in now)
         where_it_lies = key == "file" and "sha256" in was and "sha256" in now
-        if not new_or_old_method and not where_it_lies:
+        if not new_or_old_method and not where_it_lies and key != "n_threads":
             found += _differences(was.get(key), now.get(key), f"{name}.{key}".lstrip("."))
     return found
 
