@@ -10,6 +10,9 @@ struct range {
     uint32_t first, last;
 };
 
+// What the lead bytes E4 to E9 begin: ideographs of every variety, and 64 hexagrams.
+constexpr uint32_t first_ideograph = 0x4000, last_ideograph = 0x9FFF;
+
 size_t length_of(uint8_t lead) {
     return lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
 }
@@ -101,18 +104,36 @@ bool pin::may_open(const open_character & open) const {
     return n_neutral > n_denied;
 }
 
+// White space and the beginning of an ideograph, which could become a denied one. Only the last byte would tell, and
+// where it is the wrong one, whatever else can follow is another word. The white space alone can come instead, and then
+// the ideograph whole.
+bool pin::splits(std::string_view text, const open_character & open) const {
+    const auto blanks = text.substr(0, text.size() - open.size);
+    if (blanks.empty() || blanks.find_first_not_of(" \t\n\r") != std::string_view::npos) {
+        return false;
+    }
+    const range r = completions(open);
+    if (r.first < first_ideograph || r.last > last_ideograph) {
+        return false;
+    }
+    return std::any_of(
+        &table_->family[r.first], &table_->family[r.last] + 1, [this](uint8_t family) { return denies(family); });
+}
+
 bool pin::forbids(open_character open, size_t token) const {
     if (free_[token]) {
         return open.size > 0; // it would end a character that is not complete
     }
-    for (const char byte : table_->texts->of(static_cast<int32_t>(token))) {
+    const std::string_view text   = table_->texts->of(static_cast<int32_t>(token));
+    const bool             begins = open.size == 0;
+    for (const char byte : text) {
         uint32_t   character = 0;
         const utf8 found     = add_byte(open, static_cast<uint8_t>(byte), character);
         if (found == utf8::invalid || (found == utf8::complete && denies(table_->family[character]))) {
             return true;
         }
     }
-    return open.size > 0 && !may_open(open);
+    return open.size > 0 && (!may_open(open) || (begins && splits(text, open)));
 }
 
 const uint8_t * pin::away(const open_character & open, std::vector<uint8_t> & scratch) const {

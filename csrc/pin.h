@@ -39,6 +39,7 @@ class pin {
     bool denies(uint8_t family) const { return family != unassigned && denied_[family]; }
     bool forbids(open_character open, size_t token) const;
     bool may_open(const open_character & open) const;
+    bool splits(std::string_view text, const open_character & open) const;
 
     std::shared_ptr<const letter_table> table_;
     family_set                          denied_;

@@ -372,7 +372,9 @@ def _is_pinned(token: bytes, free: bool, opened: bytes, letters: Letters) -> boo
     while data:
         whole = next((n for n in (1, 2, 3, 4) if data[:n] in characters), None)
         if whole is None:
-            return not _may_open(data, letters)
+            blank = token[: len(token) - len(data)]
+            begins_behind_blank = not opened and blank != b"" and blank.strip(b" \t\r\n") == b""
+            return not _may_open(data, letters) or (begins_behind_blank and _may_be_denied_ideograph(data, letters))
         if characters[data[:whole]] in letters.denied:
             return True
         data = data[whole:]
@@ -388,6 +390,11 @@ def _may_open(data: bytes, letters: Letters) -> bool:
     if len(data) == 1 and data[0] >= 0xF0:
         return n_neutral + n_allowed > 0
     return n_allowed > 0 or n_neutral > n_denied
+
+
+def _may_be_denied_ideograph(data: bytes, letters: Letters) -> bool:
+    """Whether the bytes E4 to E9, and perhaps another, can become a character that must not come out."""
+    return 0xE4 <= data[0] <= 0xE9 and not letters.denied.isdisjoint(characters_of_bytes()[1][data])
 
 
 def pin(row: npt.ArrayLike, away: npt.NDArray[np.bool_], strength: float) -> dict[int, float]:

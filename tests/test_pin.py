@@ -135,6 +135,7 @@ CASES: tuple[dict[str, tuple[str, ...]], ...] = (
     {"allow": ("latin", "arabic")},
     {"allow": ("thai",)},
     {"allow": ("simplified",)},
+    {"allow": ("traditional", "latin")},
     {"deny": ("han",)},
     {"deny": ("cyrillic", "kana")},
     {"allow": ("symbols",)},
@@ -156,7 +157,8 @@ def test_every_fragment_of_one_to_three_bytes_is_judged_by_what_it_can_become(
     tails = [
         word + piece for word in (b"A", "가".encode()) for piece in (b"\xe4", b"\xe4\xb8", b"\xea\xb0", b"\xf0\x9f")
     ]
-    tokens = [b"<end>", *(bytes([b]) for b in range(256)), *starts, *odd, *words, *tails]
+    behind = [blank + start for blank in (b" ", b"\n\t", b" 1 ", b"A") for start in starts if len(start) < 3]
+    tokens = [b"<end>", *(bytes([b]) for b in range(256)), *starts, *odd, *words, *tails, *behind]
     table = Pins(vocabulary(tokens, 1)).pin(names.get("allow", ()), names.get("deny", ()))
     assert table is not None
     letters = letters_of(**names)
@@ -174,6 +176,24 @@ def test_every_fragment_of_one_to_three_bytes_is_judged_by_what_it_can_become(
         wanted = oracle.pinned_away([tokens[i] for i in some], [free[i] for i in some], opened, letters)
         np.testing.assert_array_equal(away[some], wanted)
         assert not wanted.all(), opened  # what has been begun can be finished
+
+
+def test_an_ideograph_behind_white_space_comes_whole_where_a_piece_of_it_could_become_a_wrong_one() -> None:
+    # as in Qwen's vocabulary, which has no token for ` 鸡` nor for ` 雞`: a model that begins the first, and must not
+    # end it, would write a third one
+    tokens = [b"<end>", b" ", b" \xe9", b" \xe9\xb8", b"\xe9\xb8", "鸡".encode(), "雞".encode(), b" \xea", b" \xe3\x81"]
+    left = {}
+    for name in ("traditional", "simplified", "chinese", "hangul"):
+        pin = Pins(vocabulary(tokens, 1)).pin((name,), ())
+        assert pin is not None
+        left[name] = [tokens[i] for i in np.flatnonzero(~pin.away([]))]
+    assert left == {
+        "traditional": [b"<end>", b" ", b"\xe9\xb8", "雞".encode()],
+        "simplified": [b"<end>", b" ", b"\xe9\xb8", "鸡".encode()],
+        # of what begins with E9, some are written in Japanese alone, of what begins with E9 B8, none
+        "chinese": [b"<end>", b" ", b" \xe9\xb8", b"\xe9\xb8", "鸡".encode(), "雞".encode()],
+        "hangul": [b"<end>", b" ", b" \xea"],
+    }
 
 
 def test_what_is_open_follows_the_bytes_of_every_token() -> None:

@@ -15,7 +15,8 @@ from .copies import COPIES
 
 Command = tuple[str, ...]
 
-KINDS = ("udhr", "manuals", "starts")  # of clean texts
+PROSE = ("udhr", "manuals")
+KINDS = (*PROSE, "starts")  # of clean texts
 
 # Languages of `lcg-cpp data synth` that the models know well enough to answer in.
 LANGUAGES = (
@@ -106,7 +107,7 @@ class Plan:
         runs: Options of `lcg-cpp eval`, such as a limit of prompts.
         seeds: Seeds of the runs that have several.
         only: Names of fits and runs; all if it is empty.
-        is_chat: Whether the model answers questions. Others have said nothing that a gate could learn from.
+        is_chat: Whether the model answers questions. From a model that does not, a gate learns on prose alone.
     """
 
     model: Path
@@ -244,8 +245,8 @@ class Plan:
         wanted = {name: fit for name, fit in FITS.items() if not self.only or name in self.only}
         if self.is_chat:
             return wanted
-        texts = {name: tuple(of for of in fit.data if of.partition(":")[0] in KINDS) for name, fit in wanted.items()}
-        return {name: replace(wanted[name], data=data) for name, data in texts.items() if data}
+        prose = {name: tuple(of for of in fit.data if of in PROSE) for name, fit in wanted.items()}
+        return {name: replace(wanted[name], data=data) for name, data in prose.items() if data}
 
     @property
     def copies(self) -> list[str]:
