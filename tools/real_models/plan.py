@@ -220,7 +220,7 @@ class Plan:
 
     def speed_command(self) -> Command:
         """Generate with and without the gate in turn, and print how fast each was."""
-        runs = ("--benchmark", "everyday", "--repetitions", str(PAIRS), "--json")
+        runs = ("--benchmark", "everyday", "--repetitions", str(PAIRS), "--n-prompt", "64", "--json")
         return self._lcg("bench", "--lcg", str(self.gate(MAIN)), *runs, *self.engine)
 
     def _eval(self, name: str, run: Run) -> Command:
