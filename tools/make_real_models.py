@@ -40,6 +40,7 @@ from typing import Any
 from lcg_cpp.engine.gguf_header import read_header
 from lcg_cpp.files import write_whole
 from lcg_cpp.gate.gate import Gate
+from lcg_cpp.run.prompt import TEMPLATE
 from real_models.bans import bans_by_language
 from real_models.copies import make_copy
 from real_models.declaration import get_declarations
@@ -210,12 +211,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _is_chat(model: Path) -> bool:
+    """Whether a model brings a chat template; for a report it need not be here, and counts as one that does."""
+    return not model.exists() or TEMPLATE in read_header(model).values
+
+
 def _plan(args: argparse.Namespace, name: str) -> Plan:
     """The plan for a model, which must be there unless its step `get` is asked for."""
     path = args.work / f"{name}.gguf" if name in MODELS and "get" not in args.steps else get_model(name, args.work)
     plan = Plan(
         path, args.work / path.stem, args.lcb, tuple(args.engine), args.texts, tuple(args.replies), tuple(args.runs),
-        args.seeds, args.only, "tokenizer.chat_template" in read_header(path).values,
+        args.seeds, args.only, _is_chat(path),
     )  # fmt: skip
     plan.folder.mkdir(parents=True, exist_ok=True)
     return plan
