@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             *names, metavar="N", type=options.whole(1), default=default, help=f"{what} (default: {default})"
         )
-    what = "prompts to answer, another in each run: cldr, everyday, … or a .jsonl file (default: random tokens)"
-    options.add(parser, "--benchmark", default=None, help=what)
+    what = "prompts to answer, each pair of runs another: cldr, everyday, … or a .jsonl file (default: random tokens)"
+    parser.add_argument("-d", "--benchmark", metavar="BENCH", type=options.path, help=what)
     options.add(parser, "--threads")
     options.add(parser, "--n-gpu-layers")
     options.add(parser, "--seed", BenchOptions.seed, help="seed of prompts and random choices")
