@@ -375,6 +375,15 @@ def test_from_a_base_model_a_gate_learns_on_prose(tmp_path: Path) -> None:
     ]
 
 
+def test_a_base_model_answers_with_the_gates_that_it_can_have(tmp_path: Path) -> None:
+    own = plan(tmp_path, is_chat=False, lcb=tmp_path)
+    names = [Path(command[command.index("-o") + 1]).stem for command in own.run_commands()]
+    assert set(RUNS) - set(names) == {"fits-data"}  # for one, the gate that learned from replies alone
+    gates = {Path(command[command.index("-o") + 1]) for command in own.gate_commands()}
+    words = [word for command in own.run_commands() for word in ",".join(command).replace("=", ",").split(",")]
+    assert {Path(word) for word in words if Path(word).parent == tmp_path / "m" / "gates"} <= gates
+
+
 def test_only_what_is_named_is_done_and_a_gate_is_fitted_once(tmp_path: Path) -> None:
     own = plan(tmp_path, only=frozenset(("udhr", "none", "lcb")))
     assert [command[command.index("--keep-states") + 1] for command in own.state_commands()] == [

@@ -241,12 +241,15 @@ class Plan:
         parts = (source.partition(":") for source in fit.data)
         return [word for name, *weight in parts for word in ("--states", str(self.states(name)) + "".join(weight))]
 
-    def _fits(self) -> dict[str, Fit]:
-        wanted = {name: fit for name, fit in FITS.items() if not self.only or name in self.only}
+    @property
+    def _possible_fits(self) -> dict[str, Fit]:
         if self.is_chat:
-            return wanted
-        prose = {name: tuple(of for of in fit.data if of in PROSE) for name, fit in wanted.items()}
-        return {name: replace(wanted[name], data=data) for name, data in prose.items() if data}
+            return FITS
+        prose = {name: tuple(of for of in fit.data if of in PROSE) for name, fit in FITS.items()}
+        return {name: replace(FITS[name], data=data) for name, data in prose.items() if data}
+
+    def _fits(self) -> dict[str, Fit]:
+        return {name: fit for name, fit in self._possible_fits.items() if not self.only or name in self.only}
 
     @property
     def copies(self) -> list[str]:
@@ -254,8 +257,11 @@ class Plan:
         return [name for name in COPIES if not self.only or name in self.only]
 
     def _runs(self) -> dict[str, Run]:
+        impossible = [f"{{{fit}}}" for fit in FITS.keys() - self._possible_fits.keys()]
         return {
             name: run
             for name, run in RUNS.items()
-            if (not self.only or name in self.only) and (self.lcb is not None or name != "lcb")
+            if (not self.only or name in self.only)
+            and (self.lcb is not None or name != "lcb")
+            and not any(gate in run.methods for gate in impossible)
         }
