@@ -13,6 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .evaluate.replies import needed_context, prompt_tokens
 from .files import PathLike
 from .gate.gate import Gate
@@ -257,9 +259,7 @@ def _ratios(over: list[_Run], under: list[_Run]) -> list[float]:
 
 
 def _middle_half(values: list[float]) -> tuple[float, float]:
-    if len(values) == 1:
-        return values[0], values[0]
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, high = np.quantile(values, (0.25, 0.75)).tolist()
     return low, high
 
 
