@@ -41,7 +41,7 @@ from real_models.bans import bans_by_language
 from real_models.copies import COPIES, make_copy
 from real_models.declaration import declaration_sections
 from real_models.manuals import manual_sections
-from real_models.mix import clean_rows, traditional_rows
+from real_models.mix import clean_rows, respelled_rows, traditional_rows
 from real_models.outcome import Outcome
 from real_models.plan import FITS, NOT_LATIN, RUNS, Plan
 from real_models.prompts import LANGUAGES, code_prompts, translation_prompts
@@ -308,6 +308,22 @@ def test_chinese_replies_are_learned_from_in_traditional_characters_too() -> Non
     assert rows[0]["messages"][1]["content"] == "头发很长，用软件 Word。"
 
 
+def test_both_sets_of_chinese_characters_are_asked_for() -> None:
+    rows = [
+        reply_row(0, "zh", "free", "怎么用鼠标？", "头发很长。用软件"),
+        reply_row(1, "zh", "tech", "这是什么？", "这是一个软件，很好用。它"),
+        reply_row(2, "zh", "free", "怎么用鼠标？", "没有整句"),
+        reply_row(3, "ru", "free", "Как дела?", "Хорошо。"),
+        reply_row(4, "zh", "say", "用日语说谢谢。", "ありがとう。"),
+    ]
+    found = respelled_rows(rows)
+    assert [(row["language"], *(message["content"] for message in row["messages"])) for row in found] == [
+        ("zh_Hant", "請把下面的話改成簡體字：\n\n頭髮很長。", "头发很长。"),
+        ("zh", "请把下面的话改成繁体字：\n\n这是一个软件，很好用。", "這是一個軟體，很好用。"),
+    ]
+    assert rows[0]["messages"][1]["content"] == "头发很长。用软件"
+
+
 # ---- commands ----
 
 
@@ -337,7 +353,7 @@ def test_copies_answer_and_read_the_texts_that_no_gate_learned_from(tmp_path: Pa
 
 def test_parts_of_the_replies_have_prompts_of_their_own(tmp_path: Path) -> None:
     commands = plan(tmp_path, texts=100).reply_commands(3)
-    for option, values in (("--seed", ["0", "1", "2", "3", "4", "5"]), ("--texts", ["34"] * 3 + ["10", "34", "10"])):
+    for option, values in (("--seed", ["0", "1", "2", "3", "4", "5"]), ("--texts", ["34"] * 3 + ["10", "34", "100"])):
         assert [command[command.index(option) + 1] for command in commands] == values
     assert len({command[command.index("-o") + 1] for command in commands}) == 6
     *_, cj, tech, zh = commands
@@ -346,6 +362,7 @@ def test_parts_of_the_replies_have_prompts_of_their_own(tmp_path: Path) -> None:
     assert tech[tech.index("--kinds") + 1] == "tech,table,command"
     assert tech[tech.index("--languages") + 1] == ",".join(NOT_LATIN)
     assert zh[zh.index("--languages") + 1] == "zh"
+    assert zh[zh.index("--kinds") + 1] == "about,words,free"
     assert {"ru", "ko", "zh"} < {*NOT_LATIN}
     assert {"en", "it"}.isdisjoint(NOT_LATIN)
 

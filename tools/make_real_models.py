@@ -45,7 +45,7 @@ from real_models.bans import bans_by_language
 from real_models.copies import make_copy
 from real_models.declaration import get_declarations
 from real_models.manuals import get_manuals
-from real_models.mix import clean_rows, traditional_rows
+from real_models.mix import clean_rows, respelled_rows, traditional_rows
 from real_models.models import MODELS, get_model
 from real_models.plan import FITS, KINDS, MAIN, Command, Plan
 from real_models.prompts import code_prompts, translation_prompts
@@ -128,7 +128,8 @@ class _Work:
         said = [row for path in self.plan.said for row in _read_rows(path)]
         for path, rows in ((self.plan.clean, said), (self.plan.text_file("hant"), traditional_rows(said))):
             kept, left_out = clean_rows(rows)
-            _write_rows(path, kept)
+            respelled = respelled_rows(kept) if path == self.plan.clean else []
+            _write_rows(path, kept + respelled)
             kinds = ", ".join(f"{kind} {n}" for kind, n in left_out.most_common())
             log(f"{path}: {len(kept)} of {len(rows)} replies; left out for {kinds or 'nothing'}")
 
@@ -201,7 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", type=shlex.split, default=[], metavar="OPTIONS", help="of the model's evaluation: '-ngl all -t 4'")
     add("--tokens", type=int, nargs=2, default=(60_000, 15_000), metavar=("LEARNED", "MEASURED"),
         help="tokens of the Declaration and the manuals, about (default: 60000 15000)")  # fmt: skip
-    add("--texts", type=int, default=3000, help="prompts that a model answers to learn from (default: 3000)")
+    add("--texts", type=int, default=1000,
+        help="prompts that a model answers to learn from, and as many in Chinese alone (default: 1000)")  # fmt: skip
     add("--replies", type=shlex.split, default=["-n", "200"], metavar="OPTIONS",
         help="of lcg-cpp data synth (default: '-n 200')")  # fmt: skip
     add("--runs", type=shlex.split, default=[], metavar="OPTIONS", help="of lcg-cpp eval: '--limit 50'")

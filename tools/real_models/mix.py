@@ -27,6 +27,8 @@ _ASKED = {
 _IN_CHINESE_ALONE = ("about", "language", "currency", "words", "free", "program", "code", "command", "repair", "table",
                      "formula", "quote", "tech")  # fmt: skip
 _CHINESE = ("zh", "zh_Hant")
+_RESPELLED = 200  # rows
+_LETTERS_RESPELLED = 120  # of a reply, at most; whole sentences
 
 
 def traditional_rows(rows: Iterable[Row]) -> list[Row]:
@@ -41,6 +43,28 @@ def traditional_rows(rows: Iterable[Row]) -> list[Row]:
         for row in rows
         if row["language"] in _CHINESE and row["kind"] in _IN_CHINESE_ALONE
     ]
+
+
+def respelled_rows(rows: Iterable[Row]) -> list[Row]:
+    """Requests to write a clean Chinese reply in the other set of characters: to traditional and back in turns.
+
+    Traditional replies alone would teach a gate that simplified characters never come behind traditional ones.
+    """
+    to_traditional, to_simplified = OpenCC("s2twp").convert, OpenCC("tw2sp").convert
+    found = []
+    for n, row in enumerate(row for row in rows if row["language"] in _CHINESE and row["kind"] in _IN_CHINESE_ALONE):
+        text = row["messages"][1]["content"][:_LETTERS_RESPELLED].rpartition("。")[0]
+        if not text:
+            continue
+        simplified, traditional = to_simplified(text) + "。", to_traditional(text) + "。"
+        language, asked, said = (
+            ("zh", f"请把下面的话改成繁体字：\n\n{simplified}", traditional)
+            if n % 2
+            else ("zh_Hant", f"請把下面的話改成簡體字：\n\n{traditional}", simplified)
+        )
+        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+        found.append({**row, "language": language, "kind": "respell", "messages": messages})
+    return found[:_RESPELLED]
 
 
 def clean_rows(rows: Iterable[Row]) -> tuple[list[Row], Counter[str]]:

@@ -102,7 +102,7 @@ class Plan:
         folder: Where everything is kept.
         lcb: A clone of the Language Confusion Benchmark's repository; None leaves its runs out.
         engine: Options of every command that evaluates the model: `-t`, `-ngl` and the like.
-        texts: Prompts that the model answers to learn from.
+        texts: Prompts that the model answers to learn from, in Chinese and in all languages each.
         replies: Options of `lcg-cpp data synth`.
         runs: Options of `lcg-cpp eval`, such as a limit of prompts.
         seeds: Seeds of the runs that have several.
@@ -114,7 +114,7 @@ class Plan:
     folder: Path
     lcb: Path | None = None
     engine: tuple[str, ...] = ()
-    texts: int = 3000
+    texts: int = 1000
     replies: tuple[str, ...] = ("-n", "200")
     runs: tuple[str, ...] = ()
     seeds: int = 3
@@ -177,14 +177,15 @@ class Plan:
 
         Chinese and Japanese have a part of their own besides: which of their families comes next is hardest to tell.
         So have questions about technology in the languages with other letters, whose answers rightly hold Latin words,
-        and Chinese, whose replies are learned from in traditional characters too.
+        and Chinese, whose replies are learned from in traditional characters too: a model that slips into simplified
+        ones shows hardly a trace of what it has written so far, which takes many lessons to see.
         """
         if not self.is_chat:
             return []
         asked = [(str(part), LANGUAGES, -(-self.texts // parts), "") for part in range(parts)]
         asked.append(("cj", ("zh", "zh_Hant", "ja"), -(-self.texts // 10), ""))
         asked.append(("tech", NOT_LATIN, -(-self.texts // 3), "tech,table,command"))
-        asked.append(("zh", ("zh",), -(-self.texts // 10), ""))
+        asked.append(("zh", ("zh",), self.texts, "about,words,free"))
         return [
             self._lcg(
                 "data", "synth", "-o", str(self.folder / f"replies-{name}.jsonl"), "--resume", "--seed", str(seed),
