@@ -1,5 +1,6 @@
 // Python's view of what judges many positions at once: labels, S and H of rows of logits, the rules.
 #include "bindings.h"
+#include "rows.h"
 
 #include <algorithm>
 
@@ -47,6 +48,30 @@ py::tuple steps_of(const array_t<float> & logits, size_t n_best, const step_opti
         read_steps(rows, options, n_threads, results);
     }
     return py::make_tuple(ids, best, log_sum, n_survivors, n_confident);
+}
+
+py::tuple likely_of(const array_t<float> & logits, const std::vector<std::optional<array_t<float>>> & norms,
+    size_t order, size_t n_best, double softcap, size_t n_threads) {
+    const logit_rows           rows = rows_of(logits);
+    std::vector<const float *> divisors;
+    for (const auto & one : norms) {
+        if (one) {
+            check_shape(*one, rows.n_vocab, "norms");
+        }
+        divisors.push_back(one ? one->data() : nullptr);
+    }
+    if (order >= norms.size()) {
+        throw gate_error(joined("`order` is ", order, ", expected less than ", norms.size()));
+    }
+    n_best = std::min(n_best, rows.n_vocab);
+    py::array_t<int32_t> ids({rows.n, n_best});
+    py::array_t<double>  log_sums({rows.n, norms.size()});
+    const likely_results results = {n_best, order, ids.mutable_data(), log_sums.mutable_data()};
+    {
+        const py::gil_scoped_release release;
+        read_likely(rows, divisors, softcap, n_threads, results);
+    }
+    return py::make_tuple(ids, log_sums);
 }
 
 void check_table(const py::array & values, size_t n, size_t n_families, const char * name) {
@@ -129,6 +154,8 @@ void bind_rows(py::module_ & m) {
         },
         py::arg("logits").noconvert(), py::arg("n_best"), py::arg("top_k"), py::arg("top_p"), py::arg("temperature"),
         py::arg("confident_at"), py::arg("confidence"), py::arg("n_threads"));
+    m.def("read_likely", &likely_of, py::arg("logits").noconvert(), py::arg("norms").noconvert(), py::arg("order"),
+        py::arg("n_best"), py::arg("softcap"), py::arg("n_threads"));
     m.def("judge", &judge, py::arg("rules"), py::arg("strength"), py::arg("maskable"), py::arg("z"), py::arg("last"),
         py::arg("survivors"), py::arg("confident"));
 }

@@ -154,6 +154,7 @@ ruling rule(const gate_rules & rules, float strength, const family_set & maskabl
 
 // Sum of exp((logit - max)/T) over all candidates.
 double softmax_sum(const float * logits, size_t n, float max_logit, float temperature);
+double softmax_sum(const double * logits, size_t n, double max_logit); // T = 1
 
 // How many of the best tokens (sorted, most probable first) are in H = the union of the confidence sets.
 size_t confident_count(
@@ -181,27 +182,6 @@ struct logit_rows {
     size_t        n, n_vocab;
 };
 
-// What S and H are taken with.
-struct step_options {
-    size_t                      top_k; // at least 1
-    float                       top_p;
-    float                       temperature;  // of the request
-    float                       confident_at; // the temperature of H
-    std::vector<confidence_set> confidence;
-};
-
-struct step_results {
-    size_t    n_best;      // tokens kept of each row
-    int32_t * ids;         // [n, n_best], most probable first, equal ones by id
-    float *   best;        // [n, n_best], their logits
-    double *  log_sum;     // [n], log of the sum of all exp(logit / temperature), to 1e-6
-    int32_t * n_survivors; // [n], how many of the best are in S
-    int32_t * n_confident; // [n], ... in H
-};
-
-// n_threads 0 is all cores. Throws gate_error for values that cannot be, naming where they are.
-void read_steps(const logit_rows & rows, const step_options & options, size_t n_threads, const step_results & results);
-
 struct label_options {
     size_t n_families;
     size_t top_k; // 0: no limit
@@ -211,7 +191,8 @@ struct label_options {
 };
 
 // The families that topkp(logits / norms) holds, or with `soft` their shares of it: labels [n, n_families]. norms
-// [n_vocab] may be null. Threads and errors as in read_steps.
+// [n_vocab] may be null. n_threads 0 is all cores. Throws gate_error for values that
+// cannot be, naming where they are.
 void family_labels(const logit_rows & rows, const float * norms, const uint8_t * families,
     const label_options & options, size_t n_threads, float * labels);
 

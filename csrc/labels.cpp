@@ -45,27 +45,38 @@ class adjusted_row {
         double low, high;
     };
 
-    // norms [n_vocab], or null: logits are not divided; softcap 0: the model has none.
-    adjusted_row(const float * norms, double softcap, size_t n_vocab)
-        : norms_(norms), softcap_(softcap), n_vocab_(n_vocab), memory_(norms != nullptr || softcap > 0 ? n_vocab : 0) {}
+    // softcap 0: the model has none.
+    adjusted_row(double softcap, size_t n_vocab) : softcap_(softcap), n_vocab_(n_vocab) {}
 
-    // logits [n_vocab]; `number` is the row's in messages.
+    // logits [n_vocab]; `number` is the row's in messages. To be divided next.
     void load(const float * logits, size_t number) {
-        logits_        = logits;
-        number_        = number;
-        float * single = memory_.data();
+        logits_ = logits;
+        number_ = number;
         if (softcap_ > 0) {
+            raw_.resize(n_vocab_);
             for (size_t i = 0; i < n_vocab_; i++) {
-                single[i] = static_cast<float>(before_softcap(logits[i], softcap_));
+                raw_[i] = before_softcap(logits[i], softcap_);
             }
         }
-        if (norms_ != nullptr) {
-            const float * raw = softcap_ > 0 ? single : logits;
+    }
+
+    // norms [n_vocab]; null divides by nothing.
+    void divide(const float * norms) {
+        norms_ = norms;
+        single_.resize(n_vocab_);
+        row_ = single_.data();
+        if (softcap_ > 0) {
+            std::transform(
+                raw_.begin(), raw_.end(), single_.begin(), [](double raw) { return static_cast<float>(raw); });
+        } else if (norms == nullptr) {
+            row_ = logits_;
+        }
+        if (norms != nullptr) {
+            const float * raw = softcap_ > 0 ? single_.data() : logits_;
             for (size_t i = 0; i < n_vocab_; i++) {
-                single[i] = raw[i] / norms_[i];
+                single_[i] = raw[i] / norms[i];
             }
         }
-        row_ = memory_.empty() ? logits : memory_.data();
     }
 
     // Finds the n most probable tokens, or all that count where they are fewer. Throws as check_row does.
@@ -89,7 +100,7 @@ class adjusted_row {
     const std::vector<token> & best() const { return best_; } // most probable first
 
     // The sum of the weights of the whole vocabulary is between these two.
-    bounds sum(bool exact) const {
+    bounds sum(bool exact) {
         const double best = best_[0].logit;
         const double off  = 1e-5 + std::ldexp(std::fabs(best) + 100, -21); // of the sum and of the logits
         if (!exact && in_range_ && off < 0.5) {
@@ -97,16 +108,17 @@ class adjusted_row {
             const double sum   = softmax_sum(row_, n_vocab_, first, 1.0f) * std::exp(static_cast<double>(first) - best);
             return {sum * (1 - off), sum * (1 + off)};
         }
-        double sum = 0;
+        wide_.resize(n_vocab_);
         for (size_t i = 0; i < n_vocab_; i++) {
-            sum += std::exp(adjusted(i) - best);
+            wide_[i] = adjusted(i);
         }
+        const double sum = softmax_sum(wide_.data(), n_vocab_, best);
         return {sum, sum};
     }
 
   private:
     double adjusted(size_t i) const {
-        const double raw = softcap_ > 0 ? before_softcap(logits_[i], softcap_) : static_cast<double>(logits_[i]);
+        const double raw = softcap_ > 0 ? raw_[i] : static_cast<double>(logits_[i]);
         return norms_ != nullptr ? raw / static_cast<double>(norms_[i]) : raw;
     }
 
@@ -127,14 +139,16 @@ class adjusted_row {
         }
     }
 
-    const float *         norms_;
     double                softcap_;
     size_t                n_vocab_;
     const float *         logits_   = nullptr; // [n_vocab]
-    const float *         row_      = nullptr; // [n_vocab], adjusted in single precision
+    const float *         norms_    = nullptr; // [n_vocab]
+    const float *         row_      = nullptr; // [n_vocab], `single_` or the logits
     size_t                number_   = 0;
     bool                  in_range_ = false; // of single precision
-    std::vector<float>    memory_;
+    std::vector<double>   raw_;              // [n_vocab], the soft cap undone
+    std::vector<float>    single_;           // [n_vocab], adjusted in single precision
+    std::vector<double>   wide_;             // [n_vocab], ... in double precision
     std::vector<uint32_t> order_;
     std::vector<token>    best_;
 };
@@ -197,6 +211,19 @@ void write_label(
     }
 }
 
+// The ids of the best tokens; where too few count, those at -inf follow.
+void write_ids(const std::vector<adjusted_row::token> & best, const float * logits, size_t n, int32_t * ids) {
+    for (const adjusted_row::token & token : best) {
+        *ids++ = static_cast<int32_t>(token.id);
+    }
+    for (size_t i = 0, left = n - best.size(); left > 0; i++) {
+        if (logits[i] == -INFINITY) {
+            *ids++ = static_cast<int32_t>(i);
+            left--;
+        }
+    }
+}
+
 void check_families(const uint8_t * families, size_t n_vocab, size_t n_families) {
     const auto   known = [&](uint8_t family) { return family < n_families; };
     const size_t token = static_cast<size_t>(std::find_if_not(families, families + n_vocab, known) - families);
@@ -224,12 +251,38 @@ void family_labels(const logit_rows & rows, const float * norms, const uint8_t *
         check_norms(norms, rows.n_vocab);
     }
     for_each_row(rows.n, n_threads, [&] {
-        const auto memory = std::make_shared<adjusted_row>(norms, options.softcap, rows.n_vocab);
+        const auto memory = std::make_shared<adjusted_row>(options.softcap, rows.n_vocab);
         return [&, memory](size_t i) {
             adjusted_row & row = *memory;
             row.load(rows.data + i * rows.n_vocab, i);
+            row.divide(norms);
             const size_t n_kept = choose(row, rows.n_vocab, families, options);
             write_label(row, n_kept, families, options, labels + i * options.n_families);
+        };
+    });
+}
+
+void read_likely(const logit_rows & rows, const std::vector<const float *> & norms, double softcap, size_t n_threads,
+    const likely_results & results) {
+    for (const float * divisors : norms) {
+        if (divisors != nullptr) {
+            check_norms(divisors, rows.n_vocab);
+        }
+    }
+    for_each_row(rows.n, n_threads, [&] {
+        const auto memory = std::make_shared<adjusted_row>(softcap, rows.n_vocab);
+        return [&, memory](size_t i) {
+            adjusted_row & row    = *memory;
+            const float *  logits = rows.data + i * rows.n_vocab;
+            row.load(logits, i);
+            for (size_t k = 0; k < norms.size(); k++) {
+                row.divide(norms[k]);
+                row.take_best(k == results.order ? results.n_best : 1);
+                results.log_sums[i * norms.size() + k] = row.best()[0].logit + std::log(row.sum(true).low);
+                if (k == results.order) {
+                    write_ids(row.best(), logits, results.n_best, results.ids + i * results.n_best);
+                }
+            }
         };
     });
 }

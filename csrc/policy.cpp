@@ -53,6 +53,39 @@ inline float exp2_below_zero(float y) {
     return result;
 }
 
+// e^x for x <= 0, likewise, to a relative error of 1e-13 or, near 0, of 1e-15. -inf gives e^-708.
+inline double exp_below_zero(double x) {
+    constexpr double factorials[] = {
+        1, 1, 2, 6, 24, 120, 720, 5040, 40320, 362880, 3628800, 39916800, 479001600, 6227020800};
+    const double shift    = 6755399441055744.0; // 1.5 * 2^52
+    const double limited  = x < -708.0 ? -708.0 : x;
+    const double shifted  = limited * 1.4426950408889634 + shift;
+    const double r        = limited - (shifted - shift) * 0.6931471805599453;
+    double       fraction = 0;
+    for (int k = 13; k >= 0; k--) {
+        fraction = fraction * r + 1 / factorials[k];
+    }
+    uint64_t exponent, bits;
+    std::memcpy(&exponent, &shifted, 8);
+    std::memcpy(&bits, &fraction, 8);
+    bits += exponent << 52;
+    double result;
+    std::memcpy(&result, &bits, 8);
+    return result;
+}
+
+constexpr size_t n_summed = 512; // values that are added up at once
+
+// A power of two of them; by pairs: few roundings for each.
+template <typename number, size_t n> inline number sum_by_pairs(number (&values)[n]) {
+    for (size_t half = n / 2; half > 0; half /= 2) {
+        for (size_t i = 0; i < half; i++) {
+            values[i] += values[i + half];
+        }
+    }
+    return values[0];
+}
+
 } // namespace
 
 bool select_top(const float * logits, size_t n, size_t m, std::vector<uint32_t> & best) {
@@ -132,22 +165,30 @@ family_set predicted_families(const float * z, const std::vector<float> & thresh
 }
 
 LCG_CLONES double softmax_sum(const float * logits, size_t n, float max_logit, float temperature) {
-    constexpr size_t block = 512;                       // floats are added up over a block only, blocks in double
-    const float      scale = 1.44269504f / temperature; // to powers of two
-    float            values[block];
-    double           sum = 0.0;
-    for (size_t begin = 0; begin < n; begin += block) {
-        const size_t size = std::min(block, n - begin);
+    const float scale = 1.44269504f / temperature; // to powers of two
+    float       values[n_summed];                  // floats are added up over a block only, blocks in double
+    double      sum = 0.0;
+    for (size_t begin = 0; begin < n; begin += n_summed) {
+        const size_t size = std::min(n_summed, n - begin);
         for (size_t i = 0; i < size; i++) {
             values[i] = exp2_below_zero((logits[begin + i] - max_logit) * scale);
         }
-        std::fill(values + size, values + block, 0.0f);
-        for (size_t half = block / 2; half > 0; half /= 2) { // by pairs: few roundings for each
-            for (size_t i = 0; i < half; i++) {
-                values[i] += values[i + half];
-            }
+        std::fill(values + size, values + n_summed, 0.0f);
+        sum += static_cast<double>(sum_by_pairs(values));
+    }
+    return sum;
+}
+
+LCG_CLONES double softmax_sum(const double * logits, size_t n, double max_logit) {
+    double values[n_summed];
+    double sum = 0.0;
+    for (size_t begin = 0; begin < n; begin += n_summed) {
+        const size_t size = std::min(n_summed, n - begin);
+        for (size_t i = 0; i < size; i++) {
+            values[i] = exp_below_zero(logits[begin + i] - max_logit);
         }
-        sum += static_cast<double>(values[0]);
+        std::fill(values + size, values + n_summed, 0.0);
+        sum += sum_by_pairs(values);
     }
     return sum;
 }

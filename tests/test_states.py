@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 import tiny_model  # noqa: E402
 from command_line import refusal  # noqa: E402
-from lcg_cpp import Gate, GateError  # noqa: E402
+from lcg_cpp import Gate, GateError, _core  # noqa: E402
 from lcg_cpp.cli import main  # noqa: E402
 from lcg_cpp.engine.load import Engine  # noqa: E402
 from lcg_cpp.engine.output_norms import NORMS, label_norms  # noqa: E402
@@ -29,7 +29,7 @@ from lcg_cpp.gate.thresholds import Thresholds  # noqa: E402
 from lcg_cpp.gate.walk import Walk  # noqa: E402
 from lcg_cpp.train import lessons, report  # noqa: E402
 from lcg_cpp.train.collect import Collected, collect  # noqa: E402
-from lcg_cpp.train.likely import Likely  # noqa: E402
+from lcg_cpp.train.likely import Likely, before_softcap  # noqa: E402
 from lcg_cpp.train.options import TrainOptions  # noqa: E402
 from lcg_cpp.train.source import LiveSource  # noqa: E402
 from lcg_cpp.train.states import StatesFolder  # noqa: E402
@@ -114,6 +114,53 @@ def test_labels_of_likely_tokens_are_those_of_whole_rows(
         np.testing.assert_allclose(found, wanted, atol=1e-7)
     else:
         assert found.tolist() == wanted.tolist()
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 2000),
+    st.integers(1, 40),
+    st.sampled_from([0.0, 30.0]),
+    st.sampled_from([0.0, 0.2, 0.99]),
+    st.sampled_from([0.3, 9.0, 90.0]),
+)
+def test_likely_tokens_and_sums_are_those_of_numpy(
+    seed: int, n_vocab: int, n_best: int, softcap: float, forbidden: float, scale: float
+) -> None:
+    random = np.random.default_rng(seed)
+    logits = np.round(random.normal(size=(3, n_vocab)) * scale, 2).astype(np.float32)  # some are equal
+    if softcap:
+        logits = (softcap * np.tanh(logits / softcap)).astype(np.float32)
+    logits[random.random(logits.shape) < forbidden] = -np.inf
+    logits[:, 0] = 0.5
+    norms = [None, *(np.float32(scale) * random.choice([0.5, 1, 3], n_vocab).astype(np.float32) for scale in (1, 7))]
+    order = int(random.integers(3))
+    ids, log_sums = _core.read_likely(logits, norms, order, n_best, softcap, 1)
+    raw = before_softcap(logits, softcap)
+    adjusted = [raw if divisor is None else raw / divisor for divisor in norms]
+    everyone = np.broadcast_to(np.arange(n_vocab), logits.shape)
+    assert ids.tolist() == np.lexsort((everyone, -adjusted[order]))[:, :n_best].tolist()
+    for found, one in zip(log_sums.T, adjusted):
+        best = one.max(1)
+        np.testing.assert_allclose(found, best + np.log(np.exp(one - best[:, None]).sum(1)), rtol=0, atol=1e-12)
+    again = _core.read_likely(logits, norms, order, n_best, softcap, 3)
+    assert all(np.array_equal(one, other) for one, other in zip((ids, log_sums), again))
+
+
+def test_rows_that_cannot_be_are_refused() -> None:
+    logits = np.zeros((2, 5), np.float32)
+    for norms, order, message in (
+        ([np.ones(4, np.float32)], 0, "norms"),
+        ([np.zeros(5, np.float32)], 0, "`norms` is 0"),
+        ([None], 1, "`order` is 1, expected less than 1"),
+    ):
+        with pytest.raises(GateError, match=message):
+            _core.read_likely(logits, norms, order, 3, 0.0, 1)
+    for value, message in ((np.nan, "row 1 at token 2"), (-np.inf, "at every token of row 1")):
+        logits[1, 2:] = value
+        logits[1, :2] = -np.inf
+        with pytest.raises(GateError, match=message):
+            _core.read_likely(logits, [None], 0, 3, 0.0, 1)
 
 
 def test_what_the_rules_look_at_is_kept() -> None:

@@ -154,6 +154,14 @@ def family_labels(
     softcap: float,
     n_threads: int,
 ) -> npt.NDArray[np.float32]: ...
+def read_likely(
+    logits: npt.NDArray[np.float32],
+    norms: list[npt.NDArray[np.float32] | None],
+    order: int,
+    n_best: int,
+    softcap: float,
+    n_threads: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]: ...
 def read_steps(
     logits: npt.NDArray[np.float32],
     n_best: int,

@@ -60,6 +60,7 @@ class Steps:
         confidence: Sequence[tuple[int, float]] = CONFIDENCE,
         confidence_temperature: float = LEAST_CONFIDENCE_TEMPERATURE,
         *,
+        n_kept: int = 1,
         n_threads: int = 0,
     ) -> Steps:
         """Take them from the model's logits.
@@ -69,6 +70,7 @@ class Steps:
             sampling: The request.
             confidence: (top-k, top-p) of the sets whose union is H.
             confidence_temperature: The least at which H is taken, see `GateOptions`.
+            n_kept: Tokens that are wanted of each step, at least; S and H may need more.
             n_threads: 0 takes all cores.
 
         Raises:
@@ -77,7 +79,7 @@ class Steps:
         """
         check_array("logits", logits, np.float32)
         check_threads(n_threads)
-        n_best = max(sampling.top_k, *(top_k for top_k, _ in confidence))
+        n_best = max(n_kept, sampling.top_k, *(top_k for top_k, _ in confidence))
         confident_at = max(sampling.temperature, confidence_temperature)
         return cls(
             *_core.read_steps(

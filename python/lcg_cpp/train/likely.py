@@ -8,8 +8,6 @@ vocabulary, which is kept in double precision for each way of dividing logits. O
 from __future__ import annotations
 
 import dataclasses
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,25 +50,10 @@ class Likely:
     @classmethod
     def of(cls, logits: npt.NDArray[np.float32], norms: npt.NDArray[np.float32], softcap: float) -> Likely:
         """Take them from the model's logits, float32 (n, n_vocab), with the norms of its output rows."""
+        steps = Steps.of(logits, PAPER_SAMPLING, n_kept=KEPT)
         divisors = [label_norms(norms, norm) for norm in NORMS]
-        steps = Steps.of(logits, PAPER_SAMPLING)
-        n_kept = min(KEPT, logits.shape[1])
-        ids = np.empty((len(logits), 2, n_kept), np.int32)
-        log_sums = np.empty((len(logits), len(NORMS)))
-
-        def read(row: int) -> None:
-            wide = before_softcap(logits[row], softcap)
-            ids[row, 0] = _best(logits[row], n_kept)
-            for column, (norm, divisor) in enumerate(zip(NORMS, divisors)):
-                adjusted = wide if divisor is None else wide / divisor
-                best = adjusted.max()
-                log_sums[row, column] = best + np.log(np.exp(adjusted - best).sum())
-                if norm == "relative":
-                    ids[row, 1] = _best(adjusted.astype(np.float32), n_kept)
-
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets go of the interpreter in each pass over a row
-            for _ in pool.map(read, range(len(logits))):
-                pass  # raises what a row raised
+        adjusted, log_sums = _core.read_likely(logits, divisors, NORMS.index("relative"), KEPT, softcap, 0)
+        ids = np.stack((steps.ids, adjusted), axis=1)
         kept = np.take_along_axis(logits[:, None], ids.astype(np.intp), 2)
         return cls(ids, kept, log_sums, steps.log_sum, steps.n_survivors, steps.n_confident)
 
@@ -120,8 +103,3 @@ def check_label_options(options: TrainOptions) -> None:
             f"`top_k` is {options.top_k}, expected 1 to {MOST_TOP_K}: the states hold no more likely tokens"
         )
 
-
-def _best(row: npt.NDArray[np.float32], n: int) -> npt.NDArray[np.int32]:
-    ids, *_ = _core.read_steps(row[None], n, 1, 1.0, 1.0, 1.0, [(1, 1.0)], 1)
-    found: npt.NDArray[np.int32] = ids[0]
-    return found
