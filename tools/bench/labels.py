@@ -1,4 +1,4 @@
-"""Compares the label kernel's speed with PyTorch's, and times a training step of the gate.
+"""Compares the label kernel's speed with PyTorch's, and times a training step of the gate and what is kept of states.
 
     python tools/bench/labels.py [--rows 64 256] [--threads 1 2] [--json]
 
@@ -26,6 +26,7 @@ try:
     import torch
 
     from lcg_cpp.train.learner import Learner
+    from lcg_cpp.train.likely import Likely
     from lcg_cpp.train.options import TrainOptions
 except ImportError:
     raise SystemExit('PyTorch is not installed: pip install "lcg-cpp[train]"') from None
@@ -137,7 +138,13 @@ def step_time(n_hidden: int, n_embd: int, n_threads: int, n_steps: int) -> float
     return 1e6 * statistics.median(times[1:]) / BATCH
 
 
-def print_table(results: list[Result], steps: dict[str, float], n_embd: int) -> None:
+def kept_time(task: Task, n_times: int) -> float:
+    """Microseconds per row of reading what `train --keep-states` keeps, with all cores."""
+    times = [seconds(lambda: Likely.of(task.logits, task.norms, 0.0)) for _ in range(n_times)]
+    return 1e6 * statistics.median(times) / len(task.logits)
+
+
+def print_table(results: list[Result], kept: float, steps: dict[str, float], n_embd: int) -> None:
     """Prints what was measured."""
     print("labels, µs per row                      PyTorch          times faster than")
     print("logits   rows threads  kernel    whole  in chunks (rows)   whole  in chunks")
@@ -147,6 +154,7 @@ def print_table(results: list[Result], steps: dict[str, float], n_embd: int) -> 
             f"({r.n_at_once:4}) {r.ratio_whole:7.1f} {r.ratio_chunks:10.1f}"
             + (f"   {r.different} labels differ" if r.different else "")
         )
+    print(f"\nkept by --keep-states, all cores, µs per row: {kept:.1f}")
     print(f"\ntraining step, µs per state of {n_embd}, batches of {BATCH}")
     for name, value in steps.items():
         print(f"{name:24} {value:6.2f}")
@@ -170,15 +178,17 @@ def main() -> None:
         for rows in arguments.rows:
             task = make_task(kind, rows, arguments.vocab, arguments.top_k, arguments.top_p)
             results += [compare(kind, task, n, arguments.pairs) for n in arguments.threads]
+    kept = kept_time(task, arguments.pairs)
     steps = {
         f"{n_hidden} hidden, {n} threads": step_time(n_hidden, arguments.n_embd, n, 5 * arguments.pairs)
         for n_hidden in arguments.hidden
         for n in arguments.threads
     }
     if arguments.json:
-        print(json.dumps({"labels": [asdict(result) for result in results], "step_us_per_state": steps}, indent=2))
+        found = {"labels": [asdict(result) for result in results], "kept_us_per_row": kept, "step_us_per_state": steps}
+        print(json.dumps(found, indent=2))
     else:
-        print_table(results, steps, arguments.n_embd)
+        print_table(results, kept, steps, arguments.n_embd)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Fit:
     """A gate that is fitted to kept states."""
 
     options: tuple[str, ...] = ()
-    data: tuple[str, ...] = ("udhr", "manuals", "starts:2", "replies:2", "hant")  # what it learns from, with weights
+    data: tuple[str, ...] = ("udhr", "manuals", "starts:2", "replies:2", "hant:2")  # what it learns from, with weights
 
 
 _SCRIPTS = ("--rules", "scripts", "--hidden", "256")
@@ -40,9 +40,9 @@ FITS = {
     MAIN: Fit(_SCRIPTS),
     "udhr": Fit(_SCRIPTS, data=("udhr",)),
     "replies": Fit(_SCRIPTS, data=("replies",)),
-    "no-manuals": Fit(_SCRIPTS, data=("udhr", "starts:2", "replies:2", "hant")),
+    "no-manuals": Fit(_SCRIPTS, data=("udhr", "starts:2", "replies:2", "hant:2")),
     "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:2")),  # `hant` are replies too
-    "no-starts": Fit(_SCRIPTS, data=("udhr", "manuals", "replies:2", "hant")),
+    "no-starts": Fit(_SCRIPTS, data=("udhr", "manuals", "replies:2", "hant:2")),
     "no-hant": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:2", "replies:2")),
     "likely": Fit((*_SCRIPTS, "--label-scripts", "likely")),
     "no-window": Fit((*_SCRIPTS, "--window", "0")),
@@ -247,7 +247,9 @@ class Plan:
         if self.is_chat:
             return FITS
         prose = {name: tuple(of for of in fit.data if of in PROSE) for name, fit in FITS.items()}
-        return {name: replace(FITS[name], data=data) for name, data in prose.items() if data}
+        left = {name: replace(FITS[name], data=data) for name, data in prose.items() if data}
+        first = {fit: name for name, fit in reversed(left.items())}  # some differed in what is left out
+        return {name: fit for name, fit in left.items() if first[fit] == name}
 
     def _fits(self) -> dict[str, Fit]:
         return {name: fit for name, fit in self._possible_fits.items() if not self.only or name in self.only}

@@ -102,4 +102,3 @@ def check_label_options(options: TrainOptions) -> None:
         raise GateError(
             f"`top_k` is {options.top_k}, expected 1 to {MOST_TOP_K}: the states hold no more likely tokens"
         )
-
