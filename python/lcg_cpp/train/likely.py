@@ -2,7 +2,7 @@
 
 Labels made of them are those of the whole row: a label is a matter of its few best tokens and of one sum over the
 vocabulary, which is kept in double precision for each way of dividing logits. Only where more than `KEPT` -
-`MOST_TOP_K` tokens are equal in single precision at the border of a label may another of the equals be in it.
+`MOST_TOP_K` tokens are equal but for rounding at the border of a label may another of the equals be in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..gate.steps import PAPER_SAMPLING, Steps
 from .options import TrainOptions
 
 KEPT = 32  # tokens of either order
-MOST_TOP_K = 20  # of labels; the rest is for logits that are equal in single precision
+MOST_TOP_K = 20  # of labels; the rest is for logits that are equal but for rounding
 
 Floats64 = npt.NDArray[np.float64]
 
