@@ -191,8 +191,7 @@ struct label_options {
 };
 
 // The families that topkp(logits / norms) holds, or with `soft` their shares of it: labels [n, n_families]. norms
-// [n_vocab] may be null. n_threads 0 is all cores. Throws gate_error for values that
-// cannot be, naming where they are.
+// [n_vocab] may be null. n_threads 0 is all cores. Throws gate_error for values that cannot be, naming where they are.
 void family_labels(const logit_rows & rows, const float * norms, const uint8_t * families,
     const label_options & options, size_t n_threads, float * labels);
 

@@ -32,7 +32,7 @@ struct step_results {
     int32_t * n_confident; // [n], ... in H
 };
 
-// n_threads 0 is all cores. Throws gate_error for values that cannot be, naming where they are.
+// Threads and errors as in family_labels.
 void read_steps(const logit_rows & rows, const step_options & options, size_t n_threads, const step_results & results);
 
 struct likely_results {
@@ -42,8 +42,8 @@ struct likely_results {
     double *  log_sums; // [n, norms], log of the sum of all exp(logit / norm)
 };
 
-// What labels are made of by each of several norms [n_vocab] (null: logits are not divided), the soft cap undone; see
-// family_labels.
+// What labels are made of by each of several norms [n_vocab] (null: logits are not divided), the soft cap undone.
+// Threads and errors as in family_labels.
 void read_likely(const logit_rows & rows, const std::vector<const float *> & norms, double softcap, size_t n_threads,
     const likely_results & results);
 

@@ -126,12 +126,9 @@ class _Work:
         if self.dry or not self.plan.is_chat:
             return
         said = [row for path in self.plan.said for row in _read_rows(path)]
-        for path, rows in ((self.plan.clean, said), (self.plan.text_file("hant"), traditional_rows(said))):
-            kept, left_out = clean_rows(rows)
-            respelled = respelled_rows(kept) if path == self.plan.clean else []
-            _write_rows(path, kept + respelled)
-            kinds = ", ".join(f"{kind} {n}" for kind, n in left_out.most_common())
-            log(f"{path}: {len(kept)} of {len(rows)} replies; left out for {kinds or 'nothing'}")
+        kept = _kept(self.plan.clean, said)
+        _write_rows(self.plan.clean, kept + respelled_rows(kept))
+        _write_rows(self.plan.text_file("hant"), _kept(self.plan.text_file("hant"), traditional_rows(said)))
 
     def states(self) -> None:
         """Evaluate the model."""
@@ -179,6 +176,14 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 def _write_rows(path: Path, rows: Sequence[object]) -> None:
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+
+
+def _kept(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The clean rows of a file's, and a line about the others."""
+    kept, left_out = clean_rows(rows)
+    kinds = ", ".join(f"{kind} {n}" for kind, n in left_out.most_common())
+    log(f"{path}: {len(kept)} of {len(rows)} replies; left out for {kinds or 'nothing'}")
+    return kept
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ with code and names, it forbids those where they are right.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from opencc import OpenCC
@@ -40,8 +40,7 @@ def traditional_rows(rows: Iterable[Row]) -> list[Row]:
     convert = OpenCC("s2twp").convert
     return [
         {**row, "language": "zh_Hant", "messages": [{**m, "content": convert(m["content"])} for m in row["messages"]]}
-        for row in rows
-        if row["language"] in _CHINESE and row["kind"] in _IN_CHINESE_ALONE
+        for row in _in_chinese_alone(rows)
     ]
 
 
@@ -51,11 +50,13 @@ def respelled_rows(rows: Iterable[Row]) -> list[Row]:
     Traditional replies alone would teach a gate that simplified characters never come behind traditional ones.
     """
     to_traditional, to_simplified = OpenCC("s2twp").convert, OpenCC("tw2sp").convert
-    found = []
-    for n, row in enumerate(row for row in rows if row["language"] in _CHINESE and row["kind"] in _IN_CHINESE_ALONE):
+    found: list[Row] = []
+    for n, row in enumerate(_in_chinese_alone(rows)):
         text = row["messages"][1]["content"][:_LETTERS_RESPELLED].rpartition("。")[0]
         if not text:
             continue
+        if len(found) == _RESPELLED:
+            break
         simplified, traditional = to_simplified(text) + "。", to_traditional(text) + "。"
         language, asked, said = (
             ("zh", f"请把下面的话改成繁体字：\n\n{simplified}", traditional)
@@ -64,7 +65,12 @@ def respelled_rows(rows: Iterable[Row]) -> list[Row]:
         )
         messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
         found.append({**row, "language": language, "kind": "respell", "messages": messages})
-    return found[:_RESPELLED]
+    return found
+
+
+def _in_chinese_alone(rows: Iterable[Row]) -> Iterator[Row]:
+    """Those whose replies are wholly in Chinese, but for code and names."""
+    return (row for row in rows if row["language"] in _CHINESE and row["kind"] in _IN_CHINESE_ALONE)
 
 
 def clean_rows(rows: Iterable[Row]) -> tuple[list[Row], Counter[str]]:
