@@ -384,6 +384,15 @@ def test_a_torn_line_is_cut_and_answered_again(run: Run, tmp_path: Path) -> None
         assert lines(tmp_path / "run") == expected
 
 
+def test_replies_that_two_processes_wrote_count_once(run: Run, tmp_path: Path) -> None:
+    run(names="none,lcg")
+    expected = lines(tmp_path / "run")
+    file = tmp_path / "run" / "replies.jsonl"
+    file.write_bytes(file.read_bytes() * 2)
+    assert lines(tmp_path / "run") == expected
+    assert len(run(names="none,lcg,ban").replies) == 18
+
+
 def test_replies_of_a_batch_are_those_of_one_by_one(run: Run, tmp_path: Path, gate_path: str) -> None:
     names = ",".join(parse_methods_of(gate_path)) + ",pin=none+deny=latin"
     run("single", names=names)

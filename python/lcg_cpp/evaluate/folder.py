@@ -115,7 +115,11 @@ def _shown(value: Any) -> str:
 
 
 def read_replies(folder: Path) -> list[Json]:
-    """The replies in a folder; the end of one that was being written when the process was killed is cut off."""
+    """The replies in a folder, each once.
+
+    Two processes that were started on one folder write some of them twice; the first one counts. The end of one that
+    was being written when its process was killed is cut off.
+    """
     path = folder / REPLIES
     if not path.exists():
         return []
@@ -123,7 +127,7 @@ def read_replies(folder: Path) -> list[Json]:
     whole = data.rfind(b"\n") + 1
     if whole < len(data):
         os.truncate(path, whole)
-    replies = []
+    replies: dict[tuple[Any, ...], Json] = {}
     for number, line in enumerate(data[:whole].splitlines(), 1):
         try:
             reply = json.loads(line)
@@ -131,8 +135,8 @@ def read_replies(folder: Path) -> list[Json]:
                 raise ValueError
         except (ValueError, TypeError) as error:
             raise GateError(f"{path}:{number}: is no reply of `lcg-cpp eval`, which cannot be continued") from error
-        replies.append(reply)
-    return replies
+        replies.setdefault((reply["method"], reply["seed"], reply["id"]), reply)
+    return list(replies.values())
 
 
 def append_reply(file: IO[bytes], reply: Mapping[str, Any]) -> None:
