@@ -164,6 +164,7 @@ family_set predicted_families(const float * z, const std::vector<float> & thresh
     return families;
 }
 
+// The loops of these two are alike and stay apart: GCC would not compile a function that they call for every processor.
 LCG_CLONES double softmax_sum(const float * logits, size_t n, float max_logit, float temperature) {
     const float scale = 1.44269504f / temperature; // to powers of two
     float       values[n_summed];                  // floats are added up over a block only, blocks in double
