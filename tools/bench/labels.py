@@ -178,7 +178,8 @@ def main() -> None:
         for rows in arguments.rows:
             task = make_task(kind, rows, arguments.vocab, arguments.top_k, arguments.top_p)
             results += [compare(kind, task, n, arguments.pairs) for n in arguments.threads]
-    kept = kept_time(task, arguments.pairs)
+    text = make_task("text", max(arguments.rows), arguments.vocab, arguments.top_k, arguments.top_p)
+    kept = kept_time(text, arguments.pairs)
     steps = {
         f"{n_hidden} hidden, {n} threads": step_time(n_hidden, arguments.n_embd, n, 5 * arguments.pairs)
         for n_hidden in arguments.hidden
