@@ -9,9 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import gguf
 import llama_cpp
-import numpy as np
 import pytest
 from llama_cpp import _internals as internals
 from llama_cpp import llama_cpp as bindings
@@ -19,7 +17,7 @@ from llama_cpp import llama_cpp as bindings
 import lcg_cpp
 from lcg_cpp import GatedLlama, GateOptions, Phase, _core, demo
 from lcg_cpp.engine.model import read_base_model
-from lcg_cpp.gate.gate_file import write_gate
+from lcg_cpp.gate.gate_file import read_weights, write_gate
 from lcg_cpp.gate.spec import spec_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,8 +94,7 @@ def test_a_program_gets_the_tokens_and_interventions_of_gated_llama(
 def test_first_tokens_have_the_thresholds_of_the_gate_file(
     program: Path, prompts: list[list[int]], tmp_path: Path
 ) -> None:
-    tensors = gguf.GGUFReader(demo.GATES["default"]).tensors
-    weights = {t.name: np.array(t.data, np.float32) for t in tensors if t.name != "lcg.token_family"}
+    weights = read_weights(demo.GATES["default"])
     spec = spec_for(read_base_model(demo.MODEL), n_hidden=len(weights["lcg.fc1.weight"]), first_thresholds=(1e-6,) * 4)
     gate = tmp_path / "lenient.gguf"
     write_gate(gate, spec, weights, "f32")

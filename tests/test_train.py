@@ -114,9 +114,9 @@ def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     spy = Spy([], [])
     begin, update = Learner.__init__, Learner.update
 
-    def beginning(self: Learner, n_families: int, options: TrainOptions, sample: Floats) -> None:
+    def beginning(self: Learner, n_families: int, options: TrainOptions, sample: Floats, *start: Any) -> None:
         spy.sample.append(sample.copy())
-        begin(self, n_families, options, sample)
+        begin(self, n_families, options, sample, *start)
 
     def updating(self: Learner, hidden: Floats, labels: Floats, progress: float) -> float:
         spy.updates.append(Update(hidden.copy(), labels.copy(), progress))

@@ -17,8 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import torch
 
 from families import tables
@@ -30,7 +28,7 @@ from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.evaluate.evaluate import evaluate
 from lcg_cpp.evaluate.methods import Method
 from lcg_cpp.gate.gate import Gate
-from lcg_cpp.gate.gate_file import write_gate
+from lcg_cpp.gate.gate_file import read_weights, write_gate
 from lcg_cpp.gate.options import GateOptions
 from lcg_cpp.gate.spec import CONFIDENCE, spec_for
 from lcg_cpp.train.collect import collect
@@ -118,8 +116,7 @@ def make_gates(model: Path, texts: Path, n_texts: int, out: Path, n_threads: int
 def with_confidence(gate: Path, model: Path, confidence: Sets, out: Path) -> None:
     """Writes a copy of a gate of the rule set `scripts` or `default` with another H."""
     loaded = Gate.load(gate)
-    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(gate).tensors if tensor.name.endswith(".weight")}
-    weights = {name: np.array(tensor.data, np.float32) for name, tensor in tensors.items()}
+    weights = read_weights(gate)
     base = read_base_model(model)
     spec = spec_for(base, n_hidden=len(weights["lcg.fc1.weight"]), rules=loaded.families.rules)
     usual, first = loaded.thresholds.usual, loaded.thresholds.first

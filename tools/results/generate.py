@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
-
 from demo.corpus import write_gate_texts
 from demo.gates import train_gate
 from demo.jsonl import write_rows
@@ -18,7 +15,7 @@ from lcg_cpp.commands.demo import load_demo_model
 from lcg_cpp.demo import MODEL
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.evaluate.evaluate import EvalOptions, evaluate
-from lcg_cpp.gate.gate_file import OUTTYPES, write_gate
+from lcg_cpp.gate.gate_file import OUTTYPES, read_weights, write_gate
 from lcg_cpp.gate.spec import spec_for
 from lcg_cpp.measure.compare import compare, summarize
 from lcg_cpp.train.options import TrainOptions
@@ -68,8 +65,7 @@ def make_gates(work: Path, n_threads: int) -> dict[str, Path]:
     exact = files[f"type {OUTTYPES[0]}"] = work / f"type-{OUTTYPES[0]}.gguf"
     if not exact.exists():
         train_gate(MODEL, texts, gates()[f"seed {SEED}"], exact, n_threads, outtype=OUTTYPES[0])
-    tensors = {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(exact).tensors}
-    weights = {name: data for name, data in tensors.items() if name.endswith((".weight", ".bias"))}
+    weights = read_weights(exact)
     base = read_base_model(MODEL)
     for outtype in OUTTYPES[1:]:
         files[f"type {outtype}"] = work / f"type-{outtype}.gguf"

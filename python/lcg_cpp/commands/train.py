@@ -17,6 +17,7 @@ from ..train.options import BALANCES, LABEL_SCRIPTS, POSITIONS, PRESETS, SCHEDUL
 from ..train.train import require_extra, train
 from . import options, train_engine
 from .errors import EXIT_INTERRUPTED, UsageError
+from .loading import gate_path, load_gate
 from .output import print_facts, print_heading, print_json, quantity
 from .paths import file_size
 from .progress import StatusLines, ask_to_stop, duration
@@ -110,6 +111,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="learn from such a folder instead of --data, which takes seconds; may be repeated, and have a :WEIGHT",
     )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="GATE",
+        type=options.path,
+        help="go on from a gate instead of beginning anew: a gate file of this model or of one that it was fine-tuned"
+        " from; auto finds one",
+    )
     options.add(
         parser,
         "--output",
@@ -150,6 +159,9 @@ def _settings(args: argparse.Namespace) -> TrainOptions:
     fields = [field.name for field in dataclasses.fields(TrainOptions)]
     given = {name: getattr(args, name) for name in fields if getattr(args, name, None) is not None}
     given["n_ctx"] = args.ctx_size
+    if args.start:
+        gate = load_gate(args.start, "--from")
+        given = {"n_hidden": gate.n_hidden, "rules": gate.families.rules, **given}
     if given.get("n_hidden") == -1:
         given["n_hidden"] = None
     if not args.soft:
@@ -170,8 +182,8 @@ def _check_source(args: argparse.Namespace) -> None:
         raise UsageError(f"--states: has all that is learned from, expected no {other}")
     if not args.states and not args.data:
         raise UsageError("-d/--data: is missing, expected texts to learn from, or --states with what was kept of some")
-    if args.keep_states and (args.output or args.resume):
-        what = "-o/--output" if args.output else "--resume"
+    if args.keep_states and (args.output or args.resume or args.start):
+        what = "-o/--output" if args.output else "--resume" if args.resume else "--from"
         raise UsageError(f"--keep-states: writes no gate and always goes on with its folder, expected no {what}")
 
 
@@ -208,6 +220,8 @@ def _collect(args: argparse.Namespace, settings: TrainOptions, engine: Engine | 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     _check_source(args)
+    if args.model:
+        args.start = gate_path(args.start, args.model, "--from")
     settings = _settings(args)
     output, engine = train_engine.output_and_engine(args)
     require_extra(hf=args.hf is not None)
@@ -225,6 +239,7 @@ def run(args: argparse.Namespace) -> int:
             outtype=args.outtype or "f16",
             name=args.name,
             license=args.license,
+            start=args.start,
             resume=args.resume,
             should_stop=should_stop,
             on_progress=lambda run: line.show(*status(run), last=run.progress >= 1.0),

@@ -1,4 +1,4 @@
-"""Writing gate files: a gate's specification and its weights as one GGUF file.
+"""Writing gate files: a gate's specification and its weights as one GGUF file; and reading the weights back.
 
 The strict reader of these files is C++ (csrc/gate_file.cpp); what it refuses is refused here before a byte is written.
 """
@@ -76,6 +76,12 @@ def write_gate(
             writer.close()
         finally:
             _close_quietly(writer)
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[np.float32]]:
+    """The matrices and biases of a gate file that `Gate.load` has read, as `write_gate` takes them."""
+    tensors = [tensor for tensor in gguf.GGUFReader(path).tensors if tensor.name != "lcg.token_family"]
+    return {t.name: np.array(gguf.quants.dequantize(t.data, t.tensor_type), np.float32) for t in tensors}
 
 
 def _close_quietly(writer: gguf.GGUFWriter) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,7 @@ class HeldOut:
         text: int64 (n,), which text each position is of.
         rules: The decoding rules, but for the thresholds.
         max_missed: How often a right family may be removed, see `family_thresholds`; 1 leaves the thresholds at 0.5.
+        known: Thresholds of the gate that training goes on from, which families keep that the text hardly holds.
     """
 
     hidden: npt.NDArray[np.float32]
@@ -97,6 +98,7 @@ class HeldOut:
     text: npt.NDArray[np.int64]
     rules: DecodingRules
     max_missed: float = 1.0
+    known: Thresholds = field(default_factory=Thresholds)
 
     def measure(
         self, predict: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]], spared: Collection[str] = ()
@@ -122,8 +124,8 @@ class HeldOut:
         _, is_removed = judge(Thresholds(highest(families.families)))
         at = self.last == NO_FAMILY
         found = Judged(z, right, is_removed, self.text)
-        usual = family_thresholds(found.at(~at), families.families, self.max_missed)
-        first = first_thresholds(usual, found.at(at), families.families, self.max_missed)
+        usual = family_thresholds(found.at(~at), families.families, self.max_missed, self.known.usual)
+        first = first_thresholds(usual, found.at(at), families.families, self.max_missed, self.known.first)
         acts, contradicts = judge(Thresholds(usual, first))
         return Scores(
             positions=len(z),

@@ -53,8 +53,10 @@ class Learner:
         learning_rates: Of the layers, at the top of the schedule.
     """
 
-    def __init__(self, n_families: int, options: TrainOptions, sample: npt.NDArray[np.float32]) -> None:
-        """Set up an untrained gate.
+    def __init__(
+        self, n_families: int, options: TrainOptions, sample: npt.NDArray[np.float32], start: Weights | None = None
+    ) -> None:
+        """Set up a gate that is untrained, or goes on from another one.
 
         Without a learning rate in the options, each layer gets the one at which a step of AdamW, which moves every
         weight by about that much, moves its outputs by `_MAX_SHIFT`: hidden states differ in width and scale by
@@ -65,6 +67,7 @@ class Learner:
             n_families: Number of families.
             options: Settings.
             sample: float32 (n, n_embd), states of the model; only their scale matters.
+            start: Matrices to begin with, as `weights` gives them; None for random ones.
         """
         self.step = 0
         self._options = options
@@ -75,9 +78,12 @@ class Learner:
         layers = [layer for layer in (self._gate.fc1, self._gate.fc2) if layer is not None]
         states = torch.from_numpy(sample)
         with torch.no_grad():
-            if options.learning_rate is None:
+            if start is not None:
+                self._load_weights(start)
+            elif options.learning_rate is None:
                 layers[0].weight /= states.square().mean().sqrt()
-            if self._gate.fc1 is not None:  # a unit that no state reaches would never learn: its negative is reached
+            if start is None and self._gate.fc1 is not None:
+                # a unit that no state reaches would never learn: its negative is reached
                 self._gate.fc1.weight[~(self._gate.fc1(states) > 0).any(0)] *= -1
             inputs = [states, self._gate.activations(states)][-len(layers) :]
         self.learning_rates = [
@@ -144,10 +150,13 @@ class Learner:
             tensors: What it returned.
             step: `step` at that time.
         """
-        with torch.no_grad():
-            for name, weight in self._gate.named_parameters():
-                weight.copy_(torch.from_numpy(tensors[f"lcg.{name}"]))
-                if step > 0:
-                    moments = {moment: torch.from_numpy(tensors[f"{moment}.{name}"]).clone() for moment in _MOMENTS}
-                    self._optimizer.state[weight] = {"step": torch.tensor(float(step)), **moments}
+        self._load_weights(tensors)
+        for name, weight in self._gate.named_parameters() if step > 0 else ():
+            moments = {moment: torch.from_numpy(tensors[f"{moment}.{name}"]).clone() for moment in _MOMENTS}
+            self._optimizer.state[weight] = {"step": torch.tensor(float(step)), **moments}
         self.step = step
+
+    @torch.no_grad()
+    def _load_weights(self, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
+        for name, weight in self._gate.named_parameters():
+            weight.copy_(torch.from_numpy(tensors[f"lcg.{name}"]))

@@ -15,6 +15,7 @@ begins in another script is hard to foresee, and says nothing of the middle of o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +66,7 @@ class Judged:
 
 
 def family_thresholds(
-    found: Judged, families: FamilySet, max_missed: float, unsure: float = UNSURE
+    found: Judged, families: FamilySet, max_missed: float, unsure: Sequence[float] = ()
 ) -> tuple[float, ...]:
     """Choose the threshold of each family.
 
@@ -73,7 +74,7 @@ def family_thresholds(
         found: What to choose them by.
         families: The families; those that are not maskable, and all with a `max_missed` of 1, get `HIGHEST`.
         max_missed: Share of the positions of the texts that hold a family at which it may be removed, 0 to 1.
-        unsure: The threshold of a family with fewer than `LEAST_RIGHT` right positions.
+        unsure: The threshold of each family that has fewer than `LEAST_RIGHT` right positions; empty: `UNSURE`.
 
     Returns:
         One for each family, exact in 32 bits.
@@ -81,13 +82,14 @@ def family_thresholds(
     with np.errstate(over="ignore"):
         probability = 1 / (1 + np.exp(-found.z.astype(np.float64)))
     thresholds = []
+    unsure = unsure or (UNSURE,) * len(families)
     for f, (may_go, most) in enumerate(zip(families.maskable, highest(families))):
         is_right = found.right == f
         n_right = np.count_nonzero(is_right)
         if not may_go or max_missed >= 1:
             threshold = HIGHEST
         elif n_right < LEAST_RIGHT:
-            threshold = unsure
+            threshold = unsure[f]
         else:
             is_learned = np.count_nonzero(probability[is_right, f] < LOWEST) <= MOST_UNLIKELY * n_right
             at_risk = np.sort(probability[is_right & found.is_removed if is_learned else is_right, f])
@@ -98,13 +100,14 @@ def family_thresholds(
 
 
 def first_thresholds(
-    usual: tuple[float, ...], found: Judged, families: FamilySet, max_missed: float
+    usual: tuple[float, ...], found: Judged, families: FamilySet, max_missed: float, unsure: Sequence[float] = ()
 ) -> tuple[float, ...]:
     """Choose the thresholds before a reply's first language token, from such positions; see `family_thresholds`.
 
-    A family that the gate has not learned keeps its `usual` one.
+    Families that are `unsure` get `UNSURE_AT_FIRST` where nothing is given. One that the gate has not learned keeps its
+    `usual` one.
     """
-    fitted = family_thresholds(found, families, max_missed, UNSURE_AT_FIRST)
+    fitted = family_thresholds(found, families, max_missed, unsure or (UNSURE_AT_FIRST,) * len(families))
     return tuple(own if own < _narrow(LOWEST) else max(own, first) for own, first in zip(usual, fitted))
 
 

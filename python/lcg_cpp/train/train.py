@@ -82,6 +82,7 @@ def train(
     outtype: str = "f16",
     name: str = "",
     license: str = "",
+    start: PathLike | None = None,
     resume: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[Run], None] = lambda run: None,
@@ -102,6 +103,9 @@ def train(
         outtype: Type of a gate file's matrices, see `write_gate`; safetensors files keep all bits.
         name: Name of the gate.
         license: SPDX expression of its licence.
+        start: A gate file to go on from, instead of random weights: of this model, or of another one of the same shape
+            such as the one that it was fine-tuned from. The settings must give a gate of the same width and families.
+            What it knows of families that the new texts hardly hold stays.
         resume: Go on from the saved run beside `output`; the gate becomes the one of a run that was never stopped.
         should_stop: Asked after every evaluation; the gate learned so far is then written, and the run saved.
         on_progress: Called after each group of texts.
@@ -135,7 +139,7 @@ def train(
     )
     with lessons_of as lessons:
         datasets = list(lessons.datasets)
-        trainer = Trainer(lessons, options, engine.n_threads)
+        trainer = Trainer(lessons, options, engine.n_threads, start)
         keeper = RunKeeper(saved_run_path(output), trainer, run_setting(trainer, datasets))
         if resume:
             keeper.load()
@@ -203,6 +207,8 @@ def _write(output: PathLike, spec: GateSpec, weights: Weights, engine: Engine | 
 def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", license: str = "") -> GateSpec:
     """What the gate file says of a gate and how it was made."""
     thresholds = fitted_thresholds(trainer)
+    before = () if trainer.start is None else trainer.start.datasets
+    sources = [Source(public_name(dataset)) for dataset in datasets]
     return dataclasses.replace(
         trainer.spec,
         families=trainer.spec.families.unmaskable(trainer.spared),
@@ -210,7 +216,7 @@ def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", lic
         first_thresholds=thresholds.first,
         name=name or trainer.spec.name,
         license=license,
-        datasets=tuple(Source(public_name(dataset)) for dataset in datasets),
+        datasets=(*before, *(source for source in sources if source not in before)),
         train=provenance(trainer, datasets),
     )
 
@@ -228,6 +234,7 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
     run, options = trainer.run, trainer.options
     scores = run.measurements[-1].scores
     values: dict[str, TrainValue] = {
+        **({} if trainer.start is None else trainer.start.provenance),
         "base_file_type": trainer.base.file_type,
         "data": "; ".join(map(_described, datasets)),
         "texts": run.texts,
@@ -279,6 +286,7 @@ def run_setting(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Any]
     """What must be the same when a run goes on: anything else would give another gate."""
     return {
         **dataclasses.asdict(trainer.options),
+        "start": None if trainer.start is None else trainer.start.sha256,
         "model": trainer.base.name,
         "file type": trainer.base.file_type,
         "tokenizer hash": trainer.spec.tokenizer_hash,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from ..data.balance import script_of_tokens
 from ..engine.output_norms import label_norms
 from ..errors import GateError
+from ..files import PathLike
 from ..gate.decisions import DecodingRules
 from ..gate.spec import spec_for
 from .batches import Batch, Evaluator
@@ -37,6 +39,7 @@ class Trainer:
         learner: The gate.
         spec: What the gate file will say of the model.
         expected: How much there is to do.
+        start: The gate that it goes on from; None begins with random weights.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Trainer:
         lessons: Lessons,
         options: TrainOptions,
         n_threads: int = 0,
+        start: PathLike | None = None,
     ) -> None:
         """Evaluate the held-out texts and set up the gate.
 
@@ -51,16 +55,20 @@ class Trainer:
             lessons: What to learn from.
             options: Settings.
             n_threads: CPU threads of the label kernel; 0 takes all.
+            start: The gate file to go on from.
 
         Raises:
-            GateError: The held-out texts hold nothing to measure on.
+            GateError: The held-out texts hold nothing to measure on, or `start` is no gate of the same shape.
+            OSError: `start` cannot be read.
         """
         from .learner import Learner  # noqa: PLC0415 (torch)
+        from .start import Start  # noqa: PLC0415
 
         self.run = Run()
         self.options = options
         self.base = lessons.base
         self.spec = spec_for(self.base, n_hidden=options.hidden_width(self.base.n_embd), rules=options.rules)
+        self.start: Start | None = None if start is None else Start.read(start, self.spec)
         self._texts = Texts(lessons.datasets, options)
         norms, n_families = label_norms(lessons.norms, options.norm), len(self.spec.families)
         labeller = Labeller(norms, lessons.softcap, self.spec.token_family, n_families, options, n_threads)
@@ -69,6 +77,8 @@ class Trainer:
         self._evaluator = Evaluator(source, self._texts, rules, options)
         begun = time.monotonic()
         self.held_out = self._evaluator.held_out()
+        if self.start is not None:
+            self.held_out = dataclasses.replace(self.held_out, known=self.start.thresholds)
         self.run.seconds = time.monotonic() - begun
         self.expected = self._evaluator.expected(self.run.seconds)
         planned, is_limited = self.expected.planned, self.expected.is_limited
@@ -76,7 +86,8 @@ class Trainer:
         self.run.passes = options.passes_for(self._evaluator.states_of(planned))
         self.run.group_size = self._evaluator.group_size(planned) if is_in_a_hurry else options.group
         self.run.budget = math.ceil(planned) if is_limited else 0
-        self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden)
+        weights = None if self.start is None else self.start.weights
+        self.learner: Learner = Learner(len(self.spec.families), options, self.held_out.hidden, weights)
 
     @property
     def skipped(self) -> Mapping[str, int]:
@@ -171,7 +182,8 @@ class Trainer:
         """The families that too few labels held so far: the gate must not mask them, it would ban them everywhere."""
         families = self.spec.families
         seen = zip(families.names, families.maskable, self.run.positives)
-        return tuple(name for name, maskable, n in seen if maskable and n < _LEAST_POSITIVES)
+        few = (name for name, maskable, n in seen if maskable and n < _LEAST_POSITIVES)
+        return tuple(name for name in few if self.start is None or not self.start.is_known(name))
 
     def finish(self) -> None:
         """Measure the gate as it is now, if it was not."""
