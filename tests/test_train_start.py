@@ -115,6 +115,10 @@ def test_families_that_the_new_texts_do_not_hold_stay_as_they_were(
     assert said["adapter.lcg.train.data"] == "latin.jsonl (24 texts)"
     assert [said[f"general.dataset.{i}.name"] for i in range(2)] == ["chats.jsonl", "latin.jsonl"]
     assert "adapter.lcg.train.start" not in gates[0].metadata
+    learn(tmp_path / "third.gguf", start=second)
+    third = Gate.load(tmp_path / "third.gguf").metadata
+    assert third["adapter.lcg.train.start_data"] == "chats.jsonl (24 texts); latin.jsonl (24 texts)"
+    assert third["general.dataset.count"] == 2
 
 
 def test_a_unit_that_no_new_state_reaches_stays() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,14 +69,18 @@ class Start:
         weights = read_weights(path)
         if biases := [name for name in weights if name.endswith(".bias")]:
             raise GateError(f"{gate.path}: has {biases[0]}, expected a gate of `lcg-cpp train`, which have no biases")
-        said = gate.metadata
-        prefix, n = "general.dataset", said.get("general.dataset.count", 0)
-        known = [Source(str(said.get(f"{prefix}.{i}.name", ""))) for i in range(n if isinstance(n, int) else 0)]
+        said = {key: str(value) for key, value in gate.metadata.items()}
+        fields = [field.name for field in dataclasses.fields(Source)]
+        datasets = [
+            Source(*(said.get(f"general.dataset.{i}.{field}", "") for field in fields))
+            for i in range(int(said.get("general.dataset.count", 0)))
+        ]
         provenance: dict[str, TrainValue] = {"start": f"{said.get('general.name', '')} ({Path(gate.path).name})"}
-        if data := said.get("adapter.lcg.train.data"):
-            provenance["start_data"] = str(data)
+        learned = [said.get(f"adapter.lcg.train.{key}", "") for key in ("start_data", "data")]
+        if any(learned):
+            provenance["start_data"] = "; ".join(filter(None, learned))
         sha256 = hashlib.sha256(Path(gate.path).read_bytes()).hexdigest()
-        return cls(gate.families, gate.thresholds, weights, known, provenance, sha256)
+        return cls(gate.families, gate.thresholds, weights, datasets, provenance, sha256)
 
     def is_known(self, family: str) -> bool:
         """Whether it has learned a family well enough to mask it."""
