@@ -43,7 +43,7 @@ from real_models.declaration import declaration_sections
 from real_models.manuals import manual_sections
 from real_models.mix import clean_rows, respelled_rows, traditional_rows
 from real_models.outcome import Outcome
-from real_models.plan import FITS, NOT_LATIN, RUNS, Plan
+from real_models.plan import FITS, MAIN, NOT_LATIN, RUNS, Plan
 from real_models.prompts import LANGUAGES, code_prompts, translation_prompts
 from real_models.published import pass_rates
 from real_models.sections import Section
@@ -377,6 +377,13 @@ def test_a_gate_learns_from_the_states_of_its_texts_with_their_weights(tmp_path:
     assert [Path(command[command.index("-d") + 1]).stem for command in own.state_commands()] == [
         *("test", "udhr", "starts", "clean", "hant")
     ]
+
+
+def test_the_main_gate_may_go_on_from_another(tmp_path: Path) -> None:
+    own = plan(tmp_path, start=tmp_path / "old.gguf")
+    commands = [build_parser("train").parse_args(command[3:]) for command in own.gate_commands()]
+    assert {Path(args.output).stem for args in commands if args.start == str(tmp_path / "old.gguf")} == {MAIN}
+    assert len([args for args in commands if args.start is None]) == len(FITS) - 1
 
 
 def test_from_a_base_model_a_gate_learns_on_prose(tmp_path: Path) -> None:

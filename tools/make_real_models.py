@@ -201,6 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=_names, default=STEPS, metavar="LIST", help=f"some of {','.join(STEPS)} (default: all)")
     add("--only", type=lambda text: frozenset(text.split(",")), default=frozenset(), metavar="LIST",
         help="gates and runs by name, see real_models/plan.py (default: all)")  # fmt: skip
+    add("--from", dest="start", type=Path, metavar="GATE", help="the gate that the main gate goes on from, if any")
     add("--lcb", type=Path, metavar="DIR", help="a clone of the Language Confusion Benchmark's repository")
     add("--seeds", type=int, default=3, help="replies to each prompt in the main runs (default: 3)")
     add("--jobs", type=int, default=1, help="processes at a time (default: 1)")
@@ -228,7 +229,7 @@ def _plan(args: argparse.Namespace, name: str) -> Plan:
     path = args.work / f"{name}.gguf" if name in MODELS and "get" not in args.steps else get_model(name, args.work)
     plan = Plan(
         path, args.work / path.stem, args.lcb, tuple(args.engine), args.texts, tuple(args.replies), tuple(args.runs),
-        args.seeds, args.only, _is_chat(path),
+        args.seeds, args.only, args.start, _is_chat(path),
     )  # fmt: skip
     plan.folder.mkdir(parents=True, exist_ok=True)
     return plan

@@ -107,6 +107,7 @@ class Plan:
         runs: Options of `lcg-cpp eval`, such as a limit of prompts.
         seeds: Seeds of the runs that have several.
         only: Names of fits and runs; all if it is empty.
+        start: The gate file that the main gate goes on from; None begins anew.
         is_chat: Whether the model answers questions. From a model that does not, a gate learns on prose alone.
     """
 
@@ -119,6 +120,7 @@ class Plan:
     runs: tuple[str, ...] = ()
     seeds: int = 3
     only: frozenset[str] = field(default_factory=frozenset)
+    start: Path | None = None
     is_chat: bool = True
 
     def text_file(self, kind: str) -> Path:
@@ -209,8 +211,9 @@ class Plan:
 
     def gate_commands(self) -> list[Command]:
         """Fit the gates that are not there."""
+        start = {MAIN: ("--from", str(self.start))} if self.start else {}
         return [
-            self._lcg("train", *self._states_of(fit), "-o", str(self.gate(name)), *fit.options)
+            self._lcg("train", *self._states_of(fit), "-o", str(self.gate(name)), *fit.options, *start.get(name, ()))
             for name, fit in self._fits().items()
             if not self.gate(name).exists()
         ]
