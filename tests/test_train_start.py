@@ -1,9 +1,9 @@
-"""Training that goes on from a gate instead of random weights: `train(start=…)`, `lcg-cpp train --from`."""
+"""Training that goes on from a gate (`train(start=…)`, `--from`), and with texts that are not measured on."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from lcg_cpp.cli import main  # noqa: E402
 from lcg_cpp.engine.load import Engine  # noqa: E402
 from lcg_cpp.gate.gate_file import OUTTYPES, read_weights  # noqa: E402
 from lcg_cpp.train import report as train_report  # noqa: E402
+from lcg_cpp.train.collect import collect  # noqa: E402
 from lcg_cpp.train.learner import Learner  # noqa: E402
 from lcg_cpp.train.options import TrainOptions  # noqa: E402
+from lcg_cpp.train.run import Texts  # noqa: E402
 from lcg_cpp.train.train import Trained, train  # noqa: E402
 from training_data import chat_rows, write_rows  # noqa: E402
 
@@ -194,3 +196,52 @@ def test_the_command_takes_width_and_families_from_the_gate(
         output = () if "--keep-states" in more else ("-o", str(tmp_path / "c.gguf"))
         assert message in refusal(capsys, *command, *more, *output)
     assert not (tmp_path / "c.gguf").exists()
+
+
+# ---- texts of which nothing is held out ----
+
+
+def test_texts_that_are_not_measured_on_are_never_held_out(
+    tmp_path: Path, learn: Learn, data: str, latin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, ...]] = []
+    choose = Texts.hold_out
+
+    def hold_out(self: Texts, kind_of: Callable[[int], Hashable]) -> None:
+        choose(self, kind_of)
+        asked.append(tuple(self.held_out.tolist()))
+
+    monkeypatch.setattr(Texts, "hold_out", hold_out)
+    both = learn(tmp_path / "a.gguf", unmeasured=[f"{latin}:2"])
+    (held_out,) = asked
+    assert len(held_out) > 3
+    assert max(held_out) < 24  # rows of the first file
+    assert both.run.texts == 24 - len(held_out) + 2 * 24
+    said = Gate.load(tmp_path / "a.gguf").metadata["adapter.lcg.train.data"]
+    assert said == "chats.jsonl (24 texts); latin.jsonl (24 texts, weight 2, not measured on)"
+
+
+def test_states_that_are_not_measured_on_give_the_gate_of_their_texts(
+    tmp_path: Path, tiny_model_path: Path, learn: Learn, data: str, latin: str
+) -> None:
+    folders = {name: tmp_path / f"states-{name}" for name in ("data", "latin")}
+    for folder, texts in zip(folders.values(), (data, latin)):
+        collect(tiny_model_path, [texts], folder, OPTIONS, engine=Engine(n_batch=64, n_threads=1))
+    learn(tmp_path / "texts.gguf", unmeasured=[latin])
+    kept = {"states": [str(folders["data"])], "unmeasured": [str(folders["latin"])]}
+    train(tiny_model_path, [], tmp_path / "states.gguf", OPTIONS, outtype="f32", **kept)
+    one, other = (read_weights(tmp_path / f"{name}.gguf") for name in ("texts", "states"))
+    for name, weight in one.items():
+        np.testing.assert_allclose(other[name], weight, atol=1e-3)
+    assert Gate.load(tmp_path / "texts.gguf").thresholds.usual == pytest.approx(
+        Gate.load(tmp_path / "states.gguf").thresholds.usual, abs=1e-3
+    )
+
+
+def test_a_run_goes_on_only_with_the_same_texts_measured(tmp_path: Path, learn: Learn, latin: str) -> None:
+    groups: list[object] = []
+    stop = {"on_progress": groups.append, "should_stop": lambda: len(groups) > 1}
+    assert not learn(tmp_path / "b.gguf", unmeasured=[latin], **stop).finished
+    with pytest.raises(GateError, match=r"was written by a run with `(data|unmeasured)`"):
+        learn(tmp_path / "b.gguf", resume=True)
+    assert learn(tmp_path / "b.gguf", unmeasured=[latin], resume=True).finished

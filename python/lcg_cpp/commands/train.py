@@ -112,6 +112,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="learn from such a folder instead of --data, which takes seconds; may be repeated, and have a :WEIGHT",
     )
     parser.add_argument(
+        "--unmeasured",
+        action="append",
+        default=[],
+        metavar="TEXTS",
+        type=options.path,
+        help="more of --data, or of --states, that no threshold makes room for: none of it is held out to measure on",
+    )
+    parser.add_argument(
         "--from",
         dest="start",
         metavar="GATE",
@@ -182,8 +190,9 @@ def _check_source(args: argparse.Namespace) -> None:
         raise UsageError(f"--states: has all that is learned from, expected no {other}")
     if not args.states and not args.data:
         raise UsageError("-d/--data: is missing, expected texts to learn from, or --states with what was kept of some")
-    if args.keep_states and (args.output or args.resume or args.start):
-        what = "-o/--output" if args.output else "--resume" if args.resume else "--from"
+    given = {"-o/--output": args.output, "--resume": args.resume, "--from": args.start, "--unmeasured": args.unmeasured}
+    if args.keep_states and any(given.values()):
+        what = next(option for option, value in given.items() if value)
         raise UsageError(f"--keep-states: writes no gate and always goes on with its folder, expected no {what}")
 
 
@@ -235,6 +244,7 @@ def run(args: argparse.Namespace) -> int:
             output,
             settings,
             states=args.states,
+            unmeasured=args.unmeasured,
             engine=engine,
             outtype=args.outtype or "f16",
             name=args.name,

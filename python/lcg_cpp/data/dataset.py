@@ -25,9 +25,11 @@ class Dataset:
         n_bad: Unusable rows, which are left out.
         bad: What is wrong with the first few: "FILE:LINE: reason".
         weight: How often each row comes in a round through the data.
+        is_measured: Whether some of its rows may be held out to measure on.
     """
 
     weight = 1.0
+    is_measured = True
 
     def __init__(self, name: str, files: Sequence[RowFile]) -> None:
         self.name = name

@@ -44,9 +44,13 @@ def kept_lessons(
     options: TrainOptions,
     should_stop: Callable[[], bool],
     on_notice: Callable[[str], None],
+    unmeasured: Sequence[str] = (),
 ) -> Iterator[Lessons]:
-    """Lessons from folders of states that were kept, each perhaps with a weight; of the model only the vocabulary."""
-    named = [weighted(source) for source in states]
+    """Lessons from folders of states that were kept, each perhaps with a weight; of the model only the vocabulary.
+
+    Of the texts of those that are `unmeasured` none is held out.
+    """
+    named = [weighted(source) for source in (*states, *unmeasured)]
     folders = [StatesFolder.open(Path(name)) for name, _ in named]
     base = read_base_model(model)
     check_label_options(options)
@@ -63,9 +67,13 @@ def kept_lessons(
                 f"{folder.path}: {len(missing)} of {len(facts.shards)} files are missing; the gate learns from the rest"
             )
     first = folders[0]
+    datasets = [folder.datasets(weight) for folder, (_, weight) in zip(folders, named)]
+    for own in datasets[len(states) :]:
+        for dataset in own:
+            dataset.is_measured = False
     yield Lessons(
         dataclasses.replace(base, n_embd=first.facts.n_embd, name=first.facts.model, file_type=first.facts.file_type),
-        [dataset for folder, (_, weight) in zip(folders, named) for dataset in folder.datasets(weight)],
+        [dataset for own in datasets for dataset in own],
         first.norms,
         first.facts.softcap,
         lambda texts, labeller, rules: JoinedSource(

@@ -85,8 +85,10 @@ class Texts:
         self._seed = options.seed
         n = int(self._ends[-1])
         self._order = np.random.default_rng([self._seed, 0]).permutation(n)
-        self._all_weights = np.repeat([dataset.weight for dataset in datasets], [len(dataset) for dataset in datasets])
-        self._hold_out(self._order[: options.n_held_out(n)])
+        lengths = [len(dataset) for dataset in datasets]
+        self._all_weights = np.repeat([dataset.weight for dataset in datasets], lengths)
+        self._is_measured = np.repeat([dataset.is_measured for dataset in datasets], lengths)
+        self._hold_out(self._order[self._is_measured[self._order]][: options.n_held_out(n)])
 
     def hold_out(self, kind_of: Callable[[int], Hashable]) -> None:
         """Draw the texts to measure on anew: in turns of their kinds, and never most texts of a kind.
@@ -112,6 +114,10 @@ class Texts:
         self.held_out = rows
         self._training = np.flatnonzero(~np.isin(np.arange(len(self._order)), rows))
         self._weights = self._all_weights[self._training]
+
+    def is_measured(self, row: int) -> bool:
+        """Whether a row may be held out."""
+        return bool(self._is_measured[row])
 
     def weight(self, row: int) -> float:
         """How often a row comes in a round."""

@@ -78,6 +78,7 @@ def train(
     options: TrainOptions | None = None,
     *,
     states: Sequence[str] = (),
+    unmeasured: Sequence[str] = (),
     engine: Engine | HfEngine | None = None,
     outtype: str = "f16",
     name: str = "",
@@ -99,6 +100,8 @@ def train(
         options: Settings that change the gate.
         states: Folders that `collect` filled, each perhaps with a weight as `data`: the gate is fitted to these
             states, and of the model, the GGUF file, only the vocabulary is read.
+        unmeasured: More of `data`, or of `states`, of which nothing is held out: requests so rare that no threshold
+            should make room for them.
         engine: What evaluates the model, and its settings; None is llama.cpp.
         outtype: Type of a gate file's matrices, see `write_gate`; safetensors files keep all bits.
         name: Name of the gate.
@@ -130,12 +133,12 @@ def train(
         set_threads(engine.n_threads)
     if data and states:
         raise GateError("`data` and `states` are both given, expected one of them")
-    _check_output(Path(output), model, data, resume)
-    datasets = open_datasets(data, on_notice) if not states else []
+    _check_output(Path(output), model, [*data, *unmeasured] if data else [], resume)
+    datasets = open_datasets(data, on_notice, unmeasured) if not states else []
     lessons_of = (
         live_lessons(model, datasets, options, engine, should_stop)
         if not states
-        else kept_lessons(model, states, options, should_stop, on_notice)
+        else kept_lessons(model, states, options, should_stop, on_notice, unmeasured)
     )
     with lessons_of as lessons:
         datasets = list(lessons.datasets)
@@ -180,15 +183,17 @@ def estimate(expected: Expected, options: TrainOptions) -> str:
     return f"evaluating about {planned}{of_all} tokens takes about {time} at {expected.rate:,.0f} tokens/s{share}"
 
 
-def open_datasets(data: Sequence[str], on_notice: Callable[[str], None]) -> list[Dataset]:
-    """Open datasets, and tell which of their rows cannot be used, and why."""
+def open_datasets(
+    data: Sequence[str], on_notice: Callable[[str], None], unmeasured: Sequence[str] = ()
+) -> list[Dataset]:
+    """Open datasets, and tell which of their rows cannot be used, and why; of those `unmeasured` none is held out."""
     if not data:
         raise GateError("`data` is empty, expected the names of datasets")
     datasets = []
-    for source in data:
+    for number, source in enumerate((*data, *unmeasured)):
         name, weight = weighted(source)
         datasets.append(open_dataset(name))
-        datasets[-1].weight = weight
+        datasets[-1].weight, datasets[-1].is_measured = weight, number < len(data)
     for dataset in datasets:
         for reason in dataset.bad:
             on_notice(f"{reason}; the row is left out")
@@ -270,7 +275,8 @@ def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Train
 
 def _described(dataset: Dataset) -> str:
     weight = "" if dataset.weight == 1 else f", weight {dataset.weight:g}"
-    return f"{public_name(dataset)} ({len(dataset)} texts{weight})"
+    unmeasured = "" if dataset.is_measured else ", not measured on"
+    return f"{public_name(dataset)} ({len(dataset)} texts{weight}{unmeasured})"
 
 
 def public_name(dataset: Dataset) -> str:
@@ -291,6 +297,7 @@ def run_setting(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, Any]
         "file type": trainer.base.file_type,
         "tokenizer hash": trainer.spec.tokenizer_hash,
         "data": [[dataset.name, len(dataset), dataset.weight] for dataset in datasets],
+        "unmeasured": [dataset.name for dataset in datasets if not dataset.is_measured] or None,
     }
 
 
