@@ -334,7 +334,7 @@ def plan(folder: Path, **values: Any) -> Plan:
 def test_every_command_is_one_that_lcg_cpp_reads(tmp_path: Path) -> None:
     own = plan(tmp_path, lcb=tmp_path, engine=("-ngl", "all", "-t", "2"), runs=("--limit", "20"))
     commands = [*own.reply_commands(3), *own.state_commands(), *own.gate_commands(), *own.run_commands()]
-    assert len(commands) == 6 + 6 + len(COPIES) + len(FITS) + len(RUNS)
+    assert len(commands) == 6 + 7 + len(COPIES) + len(FITS) + len(RUNS)
     for command in commands:
         assert command[1:3] == ("-m", "lcg_cpp")
         args = build_parser(command[3]).parse_args(command[3:])
@@ -370,12 +370,16 @@ def test_parts_of_the_replies_have_prompts_of_their_own(tmp_path: Path) -> None:
 def test_a_gate_learns_from_the_states_of_its_texts_with_their_weights(tmp_path: Path) -> None:
     own = plan(tmp_path, only=frozenset(("udhr", "no-manuals")))
     given = [
-        [word.rpartition("states-")[2] for option, word in zip(command, command[1:]) if option == "--states"]
+        [
+            word.rpartition("states-")[2] + ("!" if option == "--unmeasured" else "")
+            for option, word in zip(command, command[1:])
+            if option in ("--states", "--unmeasured")
+        ]
         for command in own.gate_commands()
     ]
-    assert given == [["udhr"], ["udhr", "starts:2", "replies:2", "hant:2"]]
+    assert given == [["udhr"], ["udhr", "starts:2", "replies:2", "hant:2", "respell!"]]
     assert [Path(command[command.index("-d") + 1]).stem for command in own.state_commands()] == [
-        *("test", "udhr", "starts", "clean", "hant")
+        *("test", "udhr", "starts", "clean", "hant", "respell")
     ]
 
 
@@ -449,7 +453,7 @@ def test_a_dry_run_only_prints_the_commands(
     arguments += ["--steps", "texts,copies,replies,states,gates,bans,runs,speed", "--engine", "-ngl all"]
     monkeypatch.setattr(sys, "argv", ["make_real_models.py", *map(str, arguments)])
     make_real_models.main()
-    wanted = 4 + 6 + len(COPIES) + len(RUNS) - 1 + 1  # gates need no model; no lcb is given
+    wanted = 4 + 7 + len(COPIES) + len(RUNS) - 1 + 1  # gates need no model; no lcb is given
     assert capsys.readouterr().out.count("-ngl all") == wanted
     assert not [path for path in (tmp_path / "w").rglob("*") if path.is_file()]
 

@@ -127,7 +127,8 @@ class _Work:
             return
         said = [row for path in self.plan.said for row in _read_rows(path)]
         kept = _kept(self.plan.clean, said)
-        _write_rows(self.plan.clean, kept + respelled_rows(kept))
+        _write_rows(self.plan.clean, kept)
+        _write_rows(self.plan.text_file("respell"), respelled_rows(kept))
         _write_rows(self.plan.text_file("hant"), _kept(self.plan.text_file("hant"), traditional_rows(said)))
 
     def states(self) -> None:

@@ -17,6 +17,7 @@ Command = tuple[str, ...]
 
 PROSE = ("udhr", "manuals")
 KINDS = (*PROSE, "starts")  # of clean texts
+UNMEASURED = "respell"  # requests so rare that no threshold should make room for them
 
 # Languages of `lcg-cpp data synth` that the models know well enough to answer in.
 LANGUAGES = (
@@ -31,7 +32,7 @@ class Fit:
     """A gate that is fitted to kept states."""
 
     options: tuple[str, ...] = ()
-    data: tuple[str, ...] = ("udhr", "manuals", "starts:2", "replies:2", "hant:2")  # what it learns from, with weights
+    data: tuple[str, ...] = ("udhr", "manuals", "starts:2", "replies:2", "hant:2", "respell")  # with weights
 
 
 _SCRIPTS = ("--rules", "scripts", "--hidden", "256")
@@ -40,9 +41,9 @@ FITS = {
     MAIN: Fit(_SCRIPTS),
     "udhr": Fit(_SCRIPTS, data=("udhr",)),
     "replies": Fit(_SCRIPTS, data=("replies",)),
-    "no-manuals": Fit(_SCRIPTS, data=("udhr", "starts:2", "replies:2", "hant:2")),
-    "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:2")),  # `hant` are replies too
-    "no-starts": Fit(_SCRIPTS, data=("udhr", "manuals", "replies:2", "hant:2")),
+    "no-manuals": Fit(_SCRIPTS, data=("udhr", "starts:2", "replies:2", "hant:2", "respell")),
+    "no-replies": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:2")),  # `hant` and `respell` are replies too
+    "no-starts": Fit(_SCRIPTS, data=("udhr", "manuals", "replies:2", "hant:2", "respell")),
     "no-hant": Fit(_SCRIPTS, data=("udhr", "manuals", "starts:2", "replies:2")),
     "likely": Fit((*_SCRIPTS, "--label-scripts", "likely")),
     "no-window": Fit((*_SCRIPTS, "--window", "0")),
@@ -124,7 +125,7 @@ class Plan:
     is_chat: bool = True
 
     def text_file(self, kind: str) -> Path:
-        """Texts of one of `KINDS`, balanced, or `hant`: the model's own replies in traditional characters."""
+        """Texts of one of `KINDS`, balanced, or of the model's Chinese replies: `hant`, `respell`; see `mix`."""
         return self.folder / f"{kind}.jsonl"
 
     @property
@@ -200,7 +201,7 @@ class Plan:
     def state_commands(self) -> list[Command]:
         """Evaluate the model on the texts, and its copies on those that no gate learns from, once."""
         data = {"test": self.test, **{kind: self.text_file(kind) for kind in KINDS}}
-        data.update(replies=self.clean, hant=self.text_file("hant"))
+        data.update({"replies": self.clean, **{kind: self.text_file(kind) for kind in ("hant", "respell")}})
         needed = {"test", *(name.partition(":")[0] for fit in self._fits().values() for name in fit.data)}
         models = {name: (self.model, file) for name, file in data.items() if name in needed}
         models.update({f"test-{name}": (self.copy(name), self.test) for name in self.copies})
@@ -243,7 +244,12 @@ class Plan:
 
     def _states_of(self, fit: Fit) -> list[str]:
         parts = (source.partition(":") for source in fit.data)
-        return [word for name, *weight in parts for word in ("--states", str(self.states(name)) + "".join(weight))]
+        option = {UNMEASURED: "--unmeasured"}
+        return [
+            word
+            for name, *weight in parts
+            for word in (option.get(name, "--states"), str(self.states(name)) + "".join(weight))
+        ]
 
     @property
     def _possible_fits(self) -> dict[str, Fit]:
