@@ -462,6 +462,7 @@ def test_a_dry_run_only_prints_the_commands(
 
 
 def test_bans_are_those_of_the_rules_at_every_token_of_a_reply(tmp_path: Path, tiny_model_path: Path) -> None:
+    pytest.importorskip("torch")  # which `collect` asks for
     rows = [{**row, "language": "ab"[i % 2]} for i, row in enumerate(chat_rows(6))]
     data = write_rows(tmp_path / "rows.jsonl", rows)
     collect(tiny_model_path, [data], tmp_path / "states", TrainOptions(n_ctx=256), engine=Engine(n_threads=1))
