@@ -435,6 +435,8 @@ def test_texts_that_end_before_the_time_is_up_end_the_run(tmp_path: Path, learn:
 class Rows:
     """So many rows of a dataset with a weight."""
 
+    is_measured = True
+
     def __init__(self, n: int, weight: float = 1.0) -> None:
         self._n, self.weight = n, weight
 
