@@ -76,9 +76,7 @@ def test_a_run_begins_as_good_as_the_gate_that_it_goes_on_from(tmp_path: Path, l
 
 
 @pytest.mark.parametrize("outtype", OUTTYPES)
-def test_weights_are_read_as_they_were_written(
-    make_gate_file: Callable[..., Path], outtype: str, tmp_path: Path
-) -> None:
+def test_weights_are_read_as_they_were_written(make_gate_file: Callable[..., Path], outtype: str) -> None:
     rng = np.random.default_rng(3)
     written = {
         "lcg.fc1.weight": rng.standard_normal((32, tiny_model.N_EMBD)).astype(np.float32),
@@ -97,7 +95,7 @@ def test_weights_are_read_as_they_were_written(
 
 
 def test_families_that_the_new_texts_do_not_hold_stay_as_they_were(
-    tmp_path: Path, learn: Learn, data: str, latin: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, learn: Learn, latin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lcg_cpp.train.trainer._LEAST_POSITIVES", 16)
     first, alone, second = (tmp_path / name for name in ("first.gguf", "alone.gguf", "second.gguf"))
@@ -202,7 +200,7 @@ def test_the_command_takes_width_and_families_from_the_gate(
 
 
 def test_texts_that_are_not_measured_on_are_never_held_out(
-    tmp_path: Path, learn: Learn, data: str, latin: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, learn: Learn, latin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, ...]] = []
     choose = Texts.hold_out

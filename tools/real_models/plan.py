@@ -244,11 +244,10 @@ class Plan:
 
     def _states_of(self, fit: Fit) -> list[str]:
         parts = (source.partition(":") for source in fit.data)
-        option = {UNMEASURED: "--unmeasured"}
         return [
             word
             for name, *weight in parts
-            for word in (option.get(name, "--states"), str(self.states(name)) + "".join(weight))
+            for word in ("--unmeasured" if name == UNMEASURED else "--states", str(self.states(name)) + "".join(weight))
         ]
 
     @property

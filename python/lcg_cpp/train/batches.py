@@ -101,7 +101,7 @@ class Evaluator:
 
     def _script(self, row: int) -> frozenset[int] | None:
         """The families that a text is mostly written in; None if there is nothing to measure on."""
-        encoded = self._source.encode(row) if self._texts.is_measured(row) else None
+        encoded = self._source.encode(row)
         if encoded is None:
             return None
         families = self._rules.families.token_family[np.array(encoded.tokens)[np.array(encoded.is_reply)]]

@@ -87,8 +87,9 @@ class Texts:
         self._order = np.random.default_rng([self._seed, 0]).permutation(n)
         lengths = [len(dataset) for dataset in datasets]
         self._all_weights = np.repeat([dataset.weight for dataset in datasets], lengths)
-        self._is_measured = np.repeat([dataset.is_measured for dataset in datasets], lengths)
-        self._hold_out(self._order[self._is_measured[self._order]][: options.n_held_out(n)])
+        is_measured = np.repeat([dataset.is_measured for dataset in datasets], lengths)
+        self._measurable = self._order[is_measured[self._order]]
+        self._hold_out(self._measurable[: options.n_held_out(n)])
 
     def hold_out(self, kind_of: Callable[[int], Hashable]) -> None:
         """Draw the texts to measure on anew: in turns of their kinds, and never most texts of a kind.
@@ -101,7 +102,7 @@ class Texts:
         """
         wanted = len(self.held_out)
         kinds: dict[Hashable, list[int]] = defaultdict(list)
-        for row in self._order[: wanted * _DRAWN].tolist():
+        for row in self._measurable[: wanted * _DRAWN].tolist():
             if (kind := kind_of(row)) is not None:
                 kinds[kind].append(row)
         share = max(_MOST_OF_KIND, wanted / len(self._order))
@@ -114,10 +115,6 @@ class Texts:
         self.held_out = rows
         self._training = np.flatnonzero(~np.isin(np.arange(len(self._order)), rows))
         self._weights = self._all_weights[self._training]
-
-    def is_measured(self, row: int) -> bool:
-        """Whether a row may be held out."""
-        return bool(self._is_measured[row])
 
     def weight(self, row: int) -> float:
         """How often a row comes in a round."""

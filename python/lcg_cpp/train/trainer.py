@@ -21,6 +21,7 @@ from .batches import Batch, Evaluator
 from .options import TrainOptions
 from .run import Measurement, Run, Texts
 from .source import Labeller, Lessons
+from .start import Start
 
 if TYPE_CHECKING:
     from .learner import Learner
@@ -62,13 +63,12 @@ class Trainer:
             OSError: `start` cannot be read.
         """
         from .learner import Learner  # noqa: PLC0415 (torch)
-        from .start import Start  # noqa: PLC0415
 
         self.run = Run()
         self.options = options
         self.base = lessons.base
         self.spec = spec_for(self.base, n_hidden=options.hidden_width(self.base.n_embd), rules=options.rules)
-        self.start: Start | None = None if start is None else Start.read(start, self.spec)
+        self.start = None if start is None else Start.read(start, self.spec)
         self._texts = Texts(lessons.datasets, options)
         norms, n_families = label_norms(lessons.norms, options.norm), len(self.spec.families)
         labeller = Labeller(norms, lessons.softcap, self.spec.token_family, n_families, options, n_threads)
