@@ -299,6 +299,10 @@ void bind_gate(py::module_ & m) {
             [](const gate & g) {
                 return py::array_t<uint8_t>(static_cast<py::ssize_t>(g.token_family.size()), g.token_family.data());
             })
+        .def_property_readonly("masked_as",
+            [](const gate & g) {
+                return py::array_t<uint8_t>(static_cast<py::ssize_t>(g.masked_as.size()), g.masked_as.data());
+            })
         .def("predict", &predict, py::arg("hidden"))
         .def("training_free", &training_free, py::arg("families"), py::arg("norms"), py::arg("top_k"), py::arg("top_p"),
             py::arg("softcap"), py::arg("siblings"))

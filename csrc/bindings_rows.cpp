@@ -97,7 +97,8 @@ void put(const family_set & families, bool * row, size_t n_families) {
 }
 
 py::tuple judge(const gate_rules & rules, float strength, const array_t<bool> & maskable, const array_t<float> & z,
-    const array_t<int64_t> & last, const array_t<bool> & survivors, const array_t<bool> & confident) {
+    const array_t<int64_t> & last, const array_t<bool> & survivors, const array_t<bool> & confident,
+    const array_t<bool> & confident_masked) {
     const auto n = static_cast<size_t>(last.size()), n_families = static_cast<size_t>(maskable.size());
     check_shape(maskable, n_families, "maskable");
     check_thresholds(rules, n_families);
@@ -105,6 +106,7 @@ py::tuple judge(const gate_rules & rules, float strength, const array_t<bool> & 
     check_table(z, n, n_families, "z");
     check_table(survivors, n, n_families, "survivors");
     check_table(confident, n, n_families, "confident");
+    check_table(confident_masked, n, n_families, "confident_masked");
     if (n_families < 1 || n_families > max_families) {
         throw gate_error(joined("`maskable` has ", n_families, " families, expected 1 to ", max_families));
     }
@@ -117,10 +119,13 @@ py::tuple judge(const gate_rules & rules, float strength, const array_t<bool> & 
         if (newest < no_family || newest >= static_cast<int64_t>(n_families)) {
             throw gate_error(joined("`last` is ", newest, " at position ", i, ", expected -1 to ", n_families - 1));
         }
-        const int        last  = static_cast<int>(newest);
-        const family_set p     = predicted_families(z.data() + begin, rules.thresholds.after(last));
-        const ruling     found = rule(rules, strength, may_go, p, last, set_of(survivors.data() + begin, n_families),
-            [&] { return set_of(confident.data() + begin, n_families); });
+        const int        last = static_cast<int>(newest);
+        const family_set p    = predicted_families(z.data() + begin, rules.thresholds.after(last));
+        const auto       h    = [&] {
+            return confident_families{
+                set_of(confident.data() + begin, n_families), set_of(confident_masked.data() + begin, n_families)};
+        };
+        const ruling found = rule(rules, strength, may_go, p, last, set_of(survivors.data() + begin, n_families), h);
         verdicts.mutable_data()[i] = static_cast<uint8_t>(found.outcome);
         put(found.predicted, predicted.mutable_data() + begin, n_families);
         put(found.allowed, allowed.mutable_data() + begin, n_families);
@@ -157,5 +162,5 @@ void bind_rows(py::module_ & m) {
     m.def("read_likely", &likely_of, py::arg("logits").noconvert(), py::arg("norms").noconvert(), py::arg("order"),
         py::arg("n_best"), py::arg("softcap"), py::arg("n_threads"));
     m.def("judge", &judge, py::arg("rules"), py::arg("strength"), py::arg("maskable"), py::arg("z"), py::arg("last"),
-        py::arg("survivors"), py::arg("confident"));
+        py::arg("survivors"), py::arg("confident"), py::arg("confident_masked"));
 }

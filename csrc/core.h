@@ -39,6 +39,12 @@ struct confidence_set {
     float    top_p;
 };
 
+// A token that goes with a ban on another family than its own.
+struct masked_token {
+    uint32_t token;
+    uint8_t  family;
+};
+
 struct gate_config {
     std::string                 architecture; // of the base model
     std::string                 rules;
@@ -53,6 +59,7 @@ struct gate_config {
     family_thresholds           thresholds;
     std::vector<confidence_set> confidence;
     std::vector<uint32_t>       exempt_tokens;
+    std::vector<masked_token>   masked_as;
 };
 
 struct host_tensor {
@@ -79,6 +86,11 @@ struct gate_file {
     std::vector<std::pair<std::string, meta_value>> metadata; // in file order
 };
 
+class key_table; // gguf_reader.h
+
+// The keys of a gate file; throws gate_error for one that is missing or cannot be (gate_config.cpp).
+gate_config read_config(const key_table & keys);
+
 // Validates every byte that is used; throws gate_error that starts with `source`.
 gate_file parse_gate_file(const uint8_t * data, size_t size, const std::string & source);
 
@@ -93,6 +105,7 @@ struct gate {
     gate_config                           config;
     family_set                            maskable;
     std::vector<uint8_t>                  token_family; // [n_vocab], as used while decoding: exemptions applied
+    std::vector<uint8_t>                  masked_as;    // [n_vocab], the family whose ban removes it; mostly its own
     std::string                           device;       // ggml's name of the device that holds the weights
     std::shared_ptr<const device_weights> weights;
     std::shared_ptr<const label_rule>     labels; // training-free: P is the label of the step's own logits
@@ -131,6 +144,11 @@ struct gate_rules {
     float             confidence_temperature = 0.0f;  // H is taken at the request's temperature, at none below this
 };
 
+// Two sets of families of the tokens in H: their own, and those whose ban removes them.
+struct confident_families {
+    family_set own, masked_as;
+};
+
 enum class verdict { intervene, no_history, nothing_banned, not_confident, would_empty };
 
 struct ruling {
@@ -141,16 +159,17 @@ struct ruling {
 // The m largest of n logits, largest first, equal ones by index; false if one of them is NaN or +inf.
 bool select_top(const float * logits, size_t n, size_t m, std::vector<uint32_t> & best);
 
-bool       may_act(const gate_rules & rules, int last);
-family_set allowed_families(const gate_rules & rules, family_set predicted, int last);
-family_set families_of(const token_data * tokens, size_t n, const uint8_t * token_family);
+bool               may_act(const gate_rules & rules, int last);
+family_set         allowed_families(const gate_rules & rules, family_set predicted, int last);
+family_set         families_of(const token_data * tokens, size_t n, const uint8_t * token_family);
+confident_families families_in_h(const gate & gate, const token_data * tokens, size_t n);
 // P of z [n_families].
 family_set predicted_families(const float * z, const std::vector<float> & thresholds);
 
-// The rules (paper, section 3.3). survivors: the families in S; confident: those in H, asked for only where they
-// matter.
+// The rules (paper, section 3.3). survivors: the families whose ban removes the tokens in S; confident is asked for
+// only where it matters.
 ruling rule(const gate_rules & rules, float strength, const family_set & maskable, const family_set & predicted,
-    int last, const family_set & survivors, const std::function<family_set()> & confident);
+    int last, const family_set & survivors, const std::function<confident_families()> & confident);
 
 // Sum of exp((logit - max)/T) over all candidates.
 double softmax_sum(const float * logits, size_t n, float max_logit, float temperature);
@@ -165,7 +184,7 @@ size_t survivor_count(const token_data * best, size_t n_best, size_t top_k, floa
 
 // (S ∪ H) less the banned families (or with `strength` subtracted from their logits), sorted.
 void apply_ban(const token_data_array & survivors, const token_data * confident, size_t n_confident,
-    const family_set & banned, const uint8_t * token_family, float strength, std::vector<token_data> & out);
+    const family_set & banned, const uint8_t * masked_as, float strength, std::vector<token_data> & out);
 
 struct decision : ruling {
     std::vector<token_data> candidates;

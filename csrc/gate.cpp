@@ -180,6 +180,10 @@ std::shared_ptr<const gate> load_on(const gate_file & file, ggml_backend_device 
     for (const uint32_t token : file.config.exempt_tokens) {
         result->token_family[token] = static_cast<uint8_t>(file.config.neutral);
     }
+    result->masked_as = result->token_family;
+    for (const auto & [token, family] : file.config.masked_as) {
+        result->masked_as[token] = family;
+    }
     result->device  = host.ggml_backend_dev_name(device);
     result->weights = upload(file.weights, device);
     return result;

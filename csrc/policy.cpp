@@ -149,6 +149,10 @@ family_set families_of(const token_data * tokens, size_t n, const uint8_t * toke
     return families;
 }
 
+confident_families families_in_h(const gate & gate, const token_data * tokens, size_t n) {
+    return {families_of(tokens, n, gate.token_family.data()), families_of(tokens, n, gate.masked_as.data())};
+}
+
 family_set predicted_families(const float * z, const std::vector<float> & thresholds) {
     family_set families;
     size_t     best = 0;
@@ -221,7 +225,7 @@ size_t survivor_count(const token_data * best, size_t n_best, size_t top_k, floa
 }
 
 ruling rule(const gate_rules & rules, float strength, const family_set & maskable, const family_set & predicted,
-    int last, const family_set & survivors, const std::function<family_set()> & confident) {
+    int last, const family_set & survivors, const std::function<confident_families()> & confident) {
     ruling result;
     result.predicted = predicted;
     result.allowed   = allowed_families(rules, predicted, last);
@@ -231,10 +235,10 @@ ruling rule(const gate_rules & rules, float strength, const family_set & maskabl
     } else if ((survivors & result.banned).none()) {
         result.outcome = verdict::nothing_banned;
     } else {
-        const family_set h = confident();
-        if (rules.confidence && (h & predicted).none()) {
+        const confident_families h = confident();
+        if (rules.confidence && (h.own & predicted).none()) {
             result.outcome = verdict::not_confident;
-        } else if (strength == INFINITY && ((survivors | h) & ~result.banned).none()) {
+        } else if (strength == INFINITY && ((survivors | h.masked_as) & ~result.banned).none()) {
             result.outcome = verdict::would_empty;
         } else {
             result.outcome = verdict::intervene;
@@ -244,13 +248,13 @@ ruling rule(const gate_rules & rules, float strength, const family_set & maskabl
 }
 
 void apply_ban(const token_data_array & survivors, const token_data * confident, size_t n_confident,
-    const family_set & banned, const uint8_t * token_family, float strength, std::vector<token_data> & out) {
+    const family_set & banned, const uint8_t * masked_as, float strength, std::vector<token_data> & out) {
     out.clear();
     const auto keep = [&](token_data token) {
         if (!counts(token)) {
             return;
         }
-        if (banned[token_family[token.id]]) {
+        if (banned[masked_as[token.id]]) {
             if (strength == INFINITY) {
                 return;
             }
@@ -274,7 +278,7 @@ void apply_ban(const token_data_array & survivors, const token_data * confident,
 
 decision decide(const gate & gate, const gate_rules & rules, float strength, const std::vector<token_data> & candidates,
     const std::vector<token_data> & survivors, const float * z, int last, float temperature) {
-    const uint8_t *         family    = gate.token_family.data();
+    const uint8_t *         masked_as = gate.masked_as.data();
     std::vector<token_data> best      = candidates;
     size_t                  n         = 0; // of the best are in H
     const auto              confident = [&] {
@@ -286,10 +290,10 @@ decision decide(const gate & gate, const gate_rules & rules, float strength, con
         const float  at  = std::max(temperature, rules.confidence_temperature);
         const double sum = softmax_sum(logits.data(), logits.size(), logits[0], at);
         n                = confident_count(best.data(), best.size(), gate.config.confidence, at, sum);
-        return families_of(best.data(), n, family);
+        return families_in_h(gate, best.data(), n);
     };
     const family_set predicted = predicted_families(z, rules.thresholds.after(last));
-    const family_set present   = families_of(survivors.data(), survivors.size(), family);
+    const family_set present   = families_of(survivors.data(), survivors.size(), masked_as);
     decision         result;
     static_cast<ruling &>(result) = rule(rules, strength, gate.maskable, predicted, last, present, confident);
     result.candidates             = survivors;
@@ -297,7 +301,7 @@ decision decide(const gate & gate, const gate_rules & rules, float strength, con
     if (result.outcome == verdict::intervene) {
         const token_data_array  s = {result.candidates.data(), result.candidates.size(), -1, true};
         std::vector<token_data> left;
-        apply_ban(s, best.data(), n, result.banned, family, strength, left);
+        apply_ban(s, best.data(), n, result.banned, masked_as, strength, left);
         result.candidates = std::move(left);
     }
     return result;

@@ -189,7 +189,7 @@ void stage_pair::state::on_gate(token_data_array * tokens) {
         return;
     }
     const token_data_array s          = survivors(tokens);
-    const family_set       present    = families_of(s.data, s.size, model->token_family.data());
+    const family_set       present    = families_of(s.data, s.size, model->masked_as.data());
     const family_set       certain    = allowed_families(now().rules, {}, last);
     const bool             can_matter = (present & model->maskable & ~certain).any();
     if (!can_matter && !options.eager) {
@@ -207,7 +207,6 @@ void stage_pair::state::on_gate(token_data_array * tokens) {
 }
 
 void stage_pair::state::judge(token_data_array * tokens, const token_data_array & s, const family_set & present) {
-    const uint8_t *  family      = model->token_family.data();
     const float      temperature = std::max(facts.temperature, now().rules.confidence_temperature);
     const family_set predicted   = predicted_families(z.data(), now().rules.thresholds.after(last));
     double           sum         = 0; // of the softmax at that temperature
@@ -215,7 +214,7 @@ void stage_pair::state::judge(token_data_array * tokens, const token_data_array 
     const auto       confident   = [&] {
         sum = softmax_sum(row, n_row, best[0].logit, temperature);
         n   = confident_count(best.data(), best.size(), model->config.confidence, temperature, sum);
-        return families_of(best.data(), n, family);
+        return families_in_h(*model, best.data(), n);
     };
     // by reference: a copy of the lambda would be allocated
     const ruling found =
@@ -227,7 +226,7 @@ void stage_pair::state::judge(token_data_array * tokens, const token_data_array 
     if (found.outcome != verdict::intervene) {
         return;
     }
-    apply_ban(s, best.data(), n, found.banned, family, now().strength, kept);
+    apply_ban(s, best.data(), n, found.banned, model->masked_as.data(), now().strength, kept);
     const bool same = temperature == facts.temperature;
     record(s, predicted, found.banned, same ? sum : softmax_sum(row, n_row, best[0].logit, facts.temperature));
     if (now().mode == gate_mode::mask) {
@@ -275,7 +274,7 @@ void stage_pair::state::record(
     gate_event * event = new_event(predicted, banned);
     for (size_t i = 0; i < s.size; i++) {
         token_data token = s.data[i];
-        if (!banned[model->token_family[token.id]] || token.logit == -INFINITY) {
+        if (!banned[model->masked_as[token.id]] || token.logit == -INFINITY) {
             continue;
         }
         const double p = probability(token);

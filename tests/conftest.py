@@ -141,6 +141,7 @@ def make_gate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Gate]:
             first_thresholds=rules.first_thresholds,
             confidence=rules.confidence,
             exempt_tokens=exempt_tokens,
+            masked_as=rules.masked_as,
         )
         path = folder / f"gate-{next(numbers)}.gguf"
         write_gate(path, spec, {"lcg.fc2.weight": np.eye(n_families, dtype=np.float32)}, "f32")

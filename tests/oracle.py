@@ -30,6 +30,7 @@ class Rules:
         threshold: A family is predicted when the sigmoid of its z reaches this.
         own_thresholds: One for each family instead; empty: the same for all.
         first_thresholds: Those where no language token was generated yet; empty: as later.
+        masked_as: Token -> the family whose ban removes it, where that is not its own.
         confidence: The (k, p) pairs whose topkp sets form H.
     """
 
@@ -40,6 +41,17 @@ class Rules:
     confidence: tuple[tuple[int, float], ...] = ((5, 0.999), (20, 0.95))
     own_thresholds: tuple[float, ...] = ()
     first_thresholds: tuple[float, ...] = ()
+    masked_as: dict[int, int] = field(default_factory=dict)
+
+    def goes_with(self, token: int) -> int:
+        """The family whose ban removes a token."""
+        return self.masked_as.get(token, int(self.family[token]))
+
+
+def draw_masked_as(rng: np.random.Generator, n_vocab: int, n_families: int) -> dict[int, int]:
+    """A few tokens that go with another family than their own."""
+    tokens = rng.choice(n_vocab, n_vocab // 8, replace=False)
+    return {int(token): int(rng.integers(n_families)) for token in tokens}
 
 
 @dataclass(frozen=True)
@@ -196,15 +208,15 @@ def decide(
 
     if last is None and switches.persistence and not switches.first_token:
         return outcome("no_history", stock)
-    if not any(family[i] in banned for i in s_set):
+    if not any(rules.goes_with(i) in banned for i in s_set):
         return outcome("nothing_banned", stock)
     if switches.confidence and not any(family[i] in predicted for i in h_set):
         return outcome("not_confident", stock)
     union = s_set | h_set
     if math.isinf(switches.strength):
-        after = {i: logit_of[i] for i in union if family[i] not in banned}
+        after = {i: logit_of[i] for i in union if rules.goes_with(i) not in banned}
     else:
-        after = {i: logit_of[i] - (switches.strength if family[i] in banned else 0.0) for i in union}
+        after = {i: logit_of[i] - (switches.strength if rules.goes_with(i) in banned else 0.0) for i in union}
     if not after:
         return outcome("would_empty", stock)
     return outcome("intervene", after)

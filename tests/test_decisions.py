@@ -39,7 +39,8 @@ def table_of(rules: Rules) -> FamilyTable:
     """The families as the package has them."""
     names = tuple(f"family {f}" for f in range(len(rules.maskable)))
     families = FamilySet(names, rules.maskable, rules.neutral, "default")
-    return FamilyTable(rules.family.astype(np.intp), families)
+    masked_as = np.array([rules.goes_with(token) for token in range(len(rules.family))], np.intp)
+    return FamilyTable(rules.family.astype(np.intp), families, masked_as)
 
 
 def rules_of(rules: Rules, options: GateOptions) -> DecodingRules:
@@ -161,7 +162,7 @@ def test_each_family_has_its_own_threshold() -> None:
         (PAPER_OPTIONS, [True, False, True, False]),
         (GateOptions(threshold=0.7), [False, True, True, False]),
     ):
-        found = rules_of(rules, options).judge_families(z, np.array([LOWRES]), none, none)
+        found = rules_of(rules, options).judge_families(z, np.array([LOWRES]), none, none, none)
         assert found.predicted.tolist() == [predicted]
 
 
@@ -175,7 +176,7 @@ def test_the_first_language_token_has_thresholds_of_its_own() -> None:
         (GateOptions(threshold=0.25), [[True] * 4] * 2),
         (GateOptions(threshold=0.5), [[False, False, True, False]] * 2),
     ):
-        found = rules_of(rules, options).judge_families(z, np.array([NO_FAMILY, LOWRES]), none, none)
+        found = rules_of(rules, options).judge_families(z, np.array([NO_FAMILY, LOWRES]), none, none, none)
         assert found.predicted.tolist() == wanted
 
 
@@ -261,7 +262,8 @@ def random_case(rng: np.random.Generator, n: int) -> Case:
     own, first = (
         tuple(rng.choice([0.5, 0.25, 0.75, 0.01], n_families).tolist()) if rng.random() < 0.5 else () for _ in range(2)
     )
-    rules = Rules(family, maskable, neutral, float(rng.choice([0.5, 0.25, 0.75])), confidence, own, first)
+    masked_as = oracle.draw_masked_as(rng, n_vocab, n_families) if rng.random() < 0.4 else {}
+    rules = Rules(family, maskable, neutral, float(rng.choice([0.5, 0.25, 0.75])), confidence, own, first, masked_as)
     logits = rng.normal(0, rng.choice([0.1, 1.0, 3.0, 8.0]), (n, n_vocab)) + rng.choice([0.0, -40.0, 25.0])
     if rng.random() < 0.3:
         logits = np.round(logits)  # equal ones
@@ -391,11 +393,13 @@ def test_mode_and_strength_of_the_options_do_not_matter() -> None:
         ({"last": np.array([-2, 0])}, "last"),
         ({"survivors": np.zeros((2, 5), np.bool_)}, "survivors"),
         ({"confident": np.zeros(8, np.bool_)}, "confident"),
+        ({"confident_masked": np.zeros((1, 4), np.bool_)}, "confident_masked"),
     ],
 )
 def test_wrong_shapes_and_families_are_refused_by_name(changes: dict[str, Any], subject: str) -> None:
     some = np.ones((2, 4), np.bool_)
-    arguments = {"z": np.zeros((2, 4), np.float32), "last": np.array([3, 3]), "survivors": some, "confident": some}
+    arguments = {"z": np.zeros((2, 4), np.float32), "last": np.array([3, 3])}
+    arguments |= dict.fromkeys(("survivors", "confident", "confident_masked"), some)
     with pytest.raises(GateError, match=f"^`{subject}` "):
         rules_of(BY_TENS, GateOptions()).judge_families(**{**arguments, **changes})
 
@@ -408,7 +412,7 @@ def test_thresholds_that_do_not_fit_the_families_are_refused() -> None:
     ):
         rules = dataclasses.replace(rules_of(BY_TENS, GateOptions()), thresholds=thresholds)
         with pytest.raises(GateError, match=rf"^`{name}` has 3 elements, expected 4, one for each family$"):
-            rules.judge_families(np.zeros((1, 4), np.float32), np.array([3]), some, some)
+            rules.judge_families(np.zeros((1, 4), np.float32), np.array([3]), some, some, some)
 
 
 @pytest.mark.parametrize(

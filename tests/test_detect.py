@@ -389,19 +389,26 @@ def test_replies_that_cannot_be_used_are_counted(teacher: Teacher, gate: Gate) -
 
 
 def answers_of(
-    z: npt.ArrayLike, family: int, last: int, survivors: set[int], confident: set[int], group: str = BETWEEN
+    z: npt.ArrayLike,
+    family: int,
+    last: int,
+    survivors: set[int],
+    confident: set[int],
+    confident_masked: set[int] | None = None,
 ) -> Answers:
     """One answer."""
     n = len(np.atleast_1d(cast(Any, z)))
-    held = [[f in families for f in range(n)] for families in (survivors, confident)]
+    sets = (survivors, confident, confident if confident_masked is None else confident_masked)
+    held = [[f in families for f in range(n)] for families in sets]
     return Answers(
         text=np.zeros(1, np.intp),
-        group=np.array([GROUPS.index(group)]),
+        group=np.array([GROUPS.index(BETWEEN)]),
         family=np.array([family]),
         last=np.array([last]),
         z=np.array([z], np.float32),
         survivors=np.array(held[:1]),
-        confident=np.array(held[1:]),
+        confident=np.array(held[1:2]),
+        confident_masked=np.array(held[2:]),
     )
 
 
@@ -448,6 +455,7 @@ def random_answers(rng: np.random.Generator, make_gate: MakeGate) -> Iterator[tu
     sets = [((5, 0.999), (20, 0.95)), ((1, 0.9),), ((3, 0.5), (2, 0.99), (7, 0.8))][rng.integers(3)]
     own, first = (tuple(rng.choice([0.5, 0.8, 0.2], 4)) for _ in range(2))
     rules = Rules(family, MASKABLE, SYMBOLS, confidence=sets, own_thresholds=own, first_thresholds=first)
+    rules.masked_as.update(oracle.draw_masked_as(rng, n_vocab, 4) if rng.random() < 0.4 else {})
     gate = make_gate(rules)
     sampling = Sampling(
         float(rng.choice([0.3, 1.0, 2.0])), int(rng.choice([1, 5, 20])), float(rng.choice([0.5, 0.9, 1]))
@@ -464,7 +472,7 @@ def random_answers(rng: np.random.Generator, make_gate: MakeGate) -> Iterator[tu
         logits = rng.normal(0, rng.choice([0.5, 2.0, 6.0]), n_vocab).astype(np.float32)
         z = rng.normal(-0.5, 2, 4).astype(np.float32)
         last = int(rng.choice([NO_FAMILY, CJ, LATIN, LOWRES]))
-        token = int(rng.choice(np.flatnonzero(family < SYMBOLS)))
+        token = int(rng.choice(np.setdiff1d(np.flatnonzero(family < SYMBOLS), list(rules.masked_as))))
         ids = np.arange(n_vocab)
         left, margin = oracle.truncate(
             {i: float(x) for i, x in enumerate(logits)}, Chain(sampling.top_k, 1.0, sampling.top_p, 0.0, 1.0)
@@ -477,9 +485,11 @@ def random_answers(rng: np.random.Generator, make_gate: MakeGate) -> Iterator[tu
         decided = gate.decide(ids, logits, survivors, z, options=options, **given)
         of_gate = DecodingRules.of(gate, options)
         steps = of_gate.steps(logits[None], sampling)
-        held = [set(family[steps.ids[some]].tolist()) for some in (steps.survivors(), steps.confident())]
+        goes_with = np.array([rules.goes_with(i) for i in ids.tolist()])
+        tables = ((goes_with, steps.survivors()), (family, steps.confident()), (goes_with, steps.confident()))
+        held = [set(table[steps.ids[some]].tolist()) for table, some in tables]
         answers = answers_of(z, int(family[token]), last, *held)
-        assert answers.in_reach.tolist() == [any(family[i] == family[token] for i in left)]
+        assert answers.in_reach.tolist() == [any(goes_with[i] == family[token] for i in left)]
         yield int(answers.verdicts(of_gate)[0]), wanted, decided, int(family[token])
 
 
@@ -621,6 +631,7 @@ def synthetic(answers: list[tuple[int, str, int, bool, bool]], own_tokens: list[
             SimpleNamespace(
                 path="gate.gguf",
                 token_families=np.arange(4),
+                masked_as=np.arange(4),
                 families=family_set(),
                 thresholds=Thresholds((0.5,) * 4),
                 confidence=CONFIDENCE,
@@ -635,6 +646,7 @@ def synthetic(answers: list[tuple[int, str, int, bool, bool]], own_tokens: list[
             z=z,
             survivors=survivors,
             confident=np.tile([False, False, False, True], (n, 1)),
+            confident_masked=np.tile([False, False, False, True], (n, 1)),
         ),
         n_given=5,
         n_wanted=3,

@@ -87,6 +87,7 @@ def gate(hangul: float, english: float) -> SimpleNamespace:
     """A gate that says the same everywhere."""
     return SimpleNamespace(
         token_families=np.array([HANGUL, ENGLISH, NEUTRAL], np.uint8),
+        masked_as=np.array([HANGUL, ENGLISH, NEUTRAL], np.uint8),
         families=FamilySet(("hangul", "latin", "symbols"), (True, True, False), NEUTRAL, "scripts"),
         thresholds=Thresholds((0.5,) * 3),
         confidence=((5, 0.999), (20, 0.95)),

@@ -363,6 +363,11 @@ def test_other_keys_of_every_type_are_allowed_and_kept() -> None:
     assert {key: type(value) for key, value in found.items()} == {key: type(value) for key, value in expected.items()}
 
 
+def mask_as(file: gb.GgufFile, tokens: list[int], families: list[int]) -> None:
+    file.set("adapter.lcg.masked_as.tokens", gb.array(gb.U32, tokens))
+    file.set("adapter.lcg.masked_as.families", gb.array(gb.U32, families))
+
+
 BAD_VALUES: dict[str, tuple[Damage, str]] = {
     "base model": (
         lambda f: f.set("general.type", gb.scalar(gb.STRING, "model")),
@@ -491,6 +496,30 @@ BAD_VALUES: dict[str, tuple[Damage, str]] = {
     "exempt token": (
         lambda f: f.set("adapter.lcg.exempt_tokens", gb.array(gb.U32, [0, 5])),
         "key `adapter.lcg.exempt_tokens` holds token 5, the vocabulary has 5",
+    ),
+    "masked token": (
+        lambda f: mask_as(f, [0, 5], [1, 1]),
+        "key `adapter.lcg.masked_as.tokens` holds token 5 at index 1, expected ascending ones below 5",
+    ),
+    "masked token twice": (
+        lambda f: mask_as(f, [3, 3], [1, 1]),
+        "key `adapter.lcg.masked_as.tokens` holds token 3 at index 1, expected ascending ones below 5",
+    ),
+    "masked as no family": (
+        lambda f: mask_as(f, [3], [3]),
+        "key `adapter.lcg.masked_as.families` holds 3, expected 0 to 2",
+    ),
+    "masked as too few families": (
+        lambda f: mask_as(f, [1, 3], [0]),
+        "keys `adapter.lcg.masked_as.tokens` and `.families` have 2 and 1 elements, expected the same number",
+    ),
+    "masked tokens without families": (
+        lambda f: f.set("adapter.lcg.masked_as.tokens", gb.array(gb.U32, [3])),
+        "key `adapter.lcg.masked_as.families` is missing",
+    ),
+    "masked families without tokens": (
+        lambda f: f.set("adapter.lcg.masked_as.families", gb.array(gb.U32, [1])),
+        "key `adapter.lcg.masked_as.tokens` is missing",
     ),
     "nested array": (
         lambda f: f.set("x", struct.pack("<IIQ", gb.ARRAY, gb.ARRAY, 1) + gb.array(gb.U8, [1])[4:]),
@@ -907,6 +936,7 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
         first_thresholds=(0.625, 0.25, 0.875, 0.5),
         confidence=((3, 0.5), (7, 0.25), (1, 1.0)),
         exempt_tokens=(3, 0),
+        masked_as={4: 1, 1: 0},
         families=family_set("paper"),
         name="LCG for Q",
         version="v2",
@@ -952,6 +982,8 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
         "adapter.lcg.confidence.top_k": [3, 7, 1],
         "adapter.lcg.confidence.top_p": [0.5, 0.25, 1.0],
         "adapter.lcg.exempt_tokens": [3, 0],
+        "adapter.lcg.masked_as.tokens": [1, 4],
+        "adapter.lcg.masked_as.families": [0, 1],
         "adapter.lcg.rules": "paper",
         "adapter.lcg.tokenizer_hash": "0f" * 32,
         "adapter.lcg.train.tokens": 2**40,
@@ -969,6 +1001,7 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
     assert file.tensors == tensors
     gate = Gate.load(path)
     assert gate.token_families.tolist() == [2, 1, 2, 2, 3]
+    assert gate.masked_as.tolist() == [2, 0, 2, 2, 1]
     assert gate.thresholds == Thresholds((0.5, 0.125, 0.75, 0.0625), (0.625, 0.25, 0.875, 0.5))
     assert gate.families.rules == "paper"
     assert gate.confidence == ((3, 0.5), (7, 0.25), (1, 1.0))

@@ -54,6 +54,7 @@ def read(path: Path) -> tuple[dict[str, tuple[list[gguf.GGUFValueType], Any]], d
 def test_every_key_has_the_type_and_value_of_the_format(tmp_path: Path) -> None:
     spec = make_spec(
         exempt_tokens=(1, 4),
+        masked_as={5: 1, 3: 0},
         name="LCG for Qwen3",
         version="v1.0",
         license="mit",
@@ -94,6 +95,8 @@ def test_every_key_has_the_type_and_value_of_the_format(tmp_path: Path) -> None:
             [float(np.float32(0.999)), float(np.float32(0.95))],
         ),
         "adapter.lcg.exempt_tokens": ([KINDS.ARRAY, KINDS.UINT32], [1, 4]),
+        "adapter.lcg.masked_as.tokens": ([KINDS.ARRAY, KINDS.UINT32], [3, 5]),
+        "adapter.lcg.masked_as.families": ([KINDS.ARRAY, KINDS.UINT32], [0, 1]),
         "adapter.lcg.rules": ([KINDS.STRING], "default"),
         "adapter.lcg.tokenizer_hash": ([KINDS.STRING], "ab" * 32),
         "adapter.lcg.train.tokens": ([KINDS.UINT64], 5_000_000_000),
@@ -111,7 +114,7 @@ def test_provenance_and_exemptions_that_are_not_given_are_left_out(tmp_path: Pat
         "general.type",
         "general.file_type",
     ]
-    assert "adapter.lcg.exempt_tokens" not in keys
+    assert not {"adapter.lcg.exempt_tokens", "adapter.lcg.masked_as.tokens"} & set(keys)
 
 
 def test_header_is_gguf_3_little_endian_with_data_aligned_to_32(tmp_path: Path) -> None:
@@ -285,6 +288,8 @@ def test_a_linear_gate_has_no_first_layer(tmp_path: Path) -> None:
         ({"confidence": ((0, 0.5),)}, "`confidence` top_k is 0, expected 1 to 1024"),
         ({"confidence": ((5, 1.5),)}, "`confidence` top_p is 1.5"),
         ({"exempt_tokens": (7,)}, "`exempt_tokens` id is 7, expected 0 to 6"),
+        ({"masked_as": {7: 1}}, "`masked_as` id is 7, expected 0 to 6"),
+        ({"masked_as": {3: 4}}, "family in `masked_as` is 4, expected 0 to 3"),
         ({"train": {"loss": None}}, "`train` loss is None"),
         ({"train": {"steps": -1}}, "`train` steps is -1"),
     ],

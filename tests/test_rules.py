@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -461,7 +462,8 @@ def random_rules(rng: np.random.Generator) -> Rules:
         tuple(rng.uniform(0.02, 0.98, n_families).astype(np.float32).tolist()) if rng.random() < 0.4 else ()
         for _ in range(2)
     )
-    return Rules(family, maskable, neutral, threshold, confidence, own, first)
+    masked_as = oracle.draw_masked_as(rng, n_vocab, n_families) if rng.random() < 0.4 else {}
+    return Rules(family, maskable, neutral, threshold, confidence, own, first, masked_as)
 
 
 def random_case(rng: np.random.Generator, rules: Rules) -> dict[str, Any]:
@@ -556,9 +558,9 @@ def check(gate: Gate, names: tuple[str, ...], rules: Rules, case: dict[str, Any]
     if survivors:
         assert left, case
     for token in survivors - left:
-        assert rules.maskable[rules.family[token]], case
-        assert rules.family[token] != rules.neutral, case
-        assert int(rules.family[token]) in outcome.banned, case
+        assert rules.maskable[rules.goes_with(token)], case
+        assert rules.goes_with(token) != rules.neutral, case
+        assert rules.goes_with(token) in outcome.banned, case
     if not decision.intervene:
         assert left == survivors, case
 
@@ -651,6 +653,21 @@ def test_order_of_the_arguments_does_not_matter(gate: Gate) -> None:
 def test_everything_forbidden_is_left_alone(gate: Gate) -> None:
     decision = decide(gate, {CJ_0: 0.0, LOWRES_0: 0.0}, [CJ_0], ONLY_LOWRES, last=LOWRES)
     assert not decision.intervene
+
+
+def test_a_token_that_goes_with_another_family_still_counts_for_its_own(make_gate: MakeGate) -> None:
+    gate = make_gate(replace(BY_TENS, masked_as={LOWRES_0: LATIN}))
+    assert gate.token_families[LOWRES_0] == LOWRES
+    assert gate.masked_as[[LOWRES_0, LOWRES_1, LATIN_0]].tolist() == [LATIN, LOWRES, LATIN]
+    # it is in H, and its own family is expected, so the gate acts; it goes with `latin`
+    decision = decide(gate, {LOWRES_0: 0.9, SYMBOL_0: 0.1}, [LOWRES_0], ONLY_LOWRES, last=LOWRES)
+    assert decision.candidates.tolist() == [SYMBOL_0]
+    assert decision.banned == ("cj", "latin")
+    # nothing else is left
+    decision = decide(gate, {LOWRES_0: 1.0}, [LOWRES_0], ONLY_LOWRES, last=LOWRES)
+    assert (decision.reason, decision.candidates.tolist()) == ("would_empty", [LOWRES_0])
+    # `latin` may come, so it may come
+    assert decide(gate, {LOWRES_0: 0.9, SYMBOL_0: 0.1}, [LOWRES_0], ONLY_LATIN, last=LOWRES).reason == "nothing_banned"
 
 
 def test_exempt_tokens_are_neutral_while_decoding(make_gate: MakeGate) -> None:

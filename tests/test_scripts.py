@@ -18,6 +18,7 @@ from lcg_cpp.gate.families import (
     family_report,
     family_set,
     letter_counts,
+    masked_as,
     text_families,
     token_families,
     vocab_families,
@@ -390,6 +391,30 @@ def test_families_depend_on_nothing_but_the_vocabulary() -> None:
     assert np.array_equal(
         token_families(make_vocab(tokens), "scripts"), token_families(make_vocab(ALL_HELD), "scripts")[::-1]
     )
+
+
+def test_the_beginning_of_a_simplified_character_goes_with_hans_behind_white_space() -> None:
+    begun = [b" \xe5", b"\n\t\xe9\xb8", b" \xe5\x9b"]
+    others = [
+        b"\xe5",  # there would be no other way to write it
+        b"\xe9\xb8",
+        b"-\xe5",
+        " 中".encode() + b"\xe5",
+        b" \xe6\x9b",  # no simplified character begins so
+        b" \xe3\x82",  # kana
+        " 鸡".encode(),  # complete
+        b" ",
+    ]
+    tokens = ALL_HELD + begun + others
+    vocab = make_vocab(tokens)
+    families, table = vocab_families(vocab, "scripts")
+    found = masked_as(vocab, families, table)
+    hans, han = map(families.names.index, ("hans", "han"))
+    assert found == {tokens.index(token): hans for token in begun}
+    assert {table[token] for token in found} == {han}
+    # where simplified Chinese has no family of its own, or one that is never removed
+    assert masked_as(vocab, families.unmaskable(["hans"]), table) == {}
+    assert masked_as(vocab, *vocab_families(vocab, "default")) == {}
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def test_sampling_allocates_nothing_per_token(tmp_path: Path) -> None:
         ROOT / "csrc" / name
         for name in (
             "gate.cpp",
+            "gate_config.cpp",
             "gate_file.cpp",
             "gguf_reader.cpp",
             "labels.cpp",

@@ -3,7 +3,7 @@
 //
 // Build and run (clang with its runtime libraries, in the root of the repository):
 //   clang++ -std=c++17 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Icsrc
-//       tools/fuzz/fuzz_gate_file.cpp csrc/gate_file.cpp csrc/gguf_reader.cpp -o fuzz_gate_file
+//       tools/fuzz/fuzz_gate_file.cpp csrc/gate_config.cpp csrc/gate_file.cpp csrc/gguf_reader.cpp -o fuzz_gate_file
 //   python tools/fuzz/seeds.py corpus
 //   ./fuzz_gate_file -max_len=16384 -rss_limit_mb=512 -malloc_limit_mb=64 -timeout=5 corpus
 #include "core.h"
@@ -43,6 +43,9 @@ void check(const lcg::gate_file & file) {
     }
     for (const uint32_t token : config.exempt_tokens) {
         require(token < config.n_vocab);
+    }
+    for (const lcg::masked_token & masked : config.masked_as) {
+        require(masked.token < config.n_vocab && masked.family < n_families);
     }
     const lcg::host_tensor * fc2 = find(file.weights, "lcg.fc2.weight");
     require(fc2 != nullptr && fc2->ne[1] == static_cast<int64_t>(n_families));

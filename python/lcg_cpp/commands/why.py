@@ -54,7 +54,7 @@ def _reason(gate: Gate, event: GateEvent) -> str:
     def listed(families: Iterator[str]) -> str:
         return ", ".join(f"{name} {percent(probability[name])}" for name in dict.fromkeys(families))
 
-    banned = (names[gate.token_families[token]] for token, _ in event.removed)
+    banned = (names[gate.masked_as[token]] for token, _ in event.removed)
     before = f"the text before is {event.last}" if event.last is not None else "no text before"
     return f"expected: {listed(iter(event.predicted))}; not: {listed(banned)}; {before}"
 

@@ -32,8 +32,9 @@ class Answers:
     family: npt.NDArray[np.intp]  # (n,), family of the token that is asked about
     last: npt.NDArray[np.int64]  # (n,), family of the newest language token before it, NO_FAMILY if there is none
     z: npt.NDArray[np.float32]  # (n, n_families), the gate's logits
-    survivors: Bools  # (n, n_families), the families of the tokens in S
+    survivors: Bools  # (n, n_families), the families whose ban removes the tokens in S
     confident: Bools  # (n, n_families), the families of the tokens in H
+    confident_masked: Bools  # (n, n_families), the families whose ban removes these
 
     @classmethod
     def join(cls, parts: Sequence[Answers]) -> Answers:
@@ -58,7 +59,7 @@ class Answers:
         rows = np.arange(len(self))
         survivors = self.survivors.copy()
         survivors[rows, self.family] = True
-        rulings = rules.judge_families(self.z, self.last, survivors, self.confident)
+        rulings = rules.judge_families(self.z, self.last, survivors, self.confident, self.confident_masked)
         keeps = (
             rulings.predicted[rows, self.family],
             ~rulings.banned[rows, self.family],

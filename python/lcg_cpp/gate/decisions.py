@@ -35,6 +35,7 @@ class FamilyTable:
 
     token_family: npt.NDArray[np.intp]  # (n_vocab,), as used while decoding: exemptions applied
     families: FamilySet
+    masked_as: npt.NDArray[np.intp] | None = None  # (n_vocab,), the family whose ban removes each token; None: its own
 
     @classmethod
     def of(cls, gate: Gate | GateSpec) -> FamilyTable:
@@ -42,9 +43,11 @@ class FamilyTable:
         if isinstance(gate, GateSpec):
             token_family = gate.token_family.astype(np.intp)
             token_family[list(gate.exempt_tokens)] = gate.families.neutral
+            masked_as = token_family.copy()
+            masked_as[list(gate.masked_as)] = list(gate.masked_as.values())
         else:
-            token_family = gate.token_families.astype(np.intp)
-        return cls(token_family, gate.families)
+            token_family, masked_as = gate.token_families.astype(np.intp), gate.masked_as.astype(np.intp)
+        return cls(token_family, gate.families, masked_as)
 
     @property
     def maskable(self) -> Bools:
@@ -63,9 +66,16 @@ class FamilyTable:
 
     def held(self, steps: Steps, tokens: Bools) -> Bools:
         """The families, bool (n, n_families), of some of the tokens of each step, bool (n, k)."""
+        return self._found(self.token_family, steps, tokens)
+
+    def masked(self, steps: Steps, tokens: Bools) -> Bools:
+        """The families whose ban removes some of the tokens of each step, likewise."""
+        return self._found(self.token_family if self.masked_as is None else self.masked_as, steps, tokens)
+
+    def _found(self, family: npt.NDArray[np.intp], steps: Steps, tokens: Bools) -> Bools:
         families = np.zeros((len(steps), len(self.families)), np.bool_)
         rows, columns = np.nonzero(tokens)
-        families[rows, self.token_family[steps.ids[rows, columns]]] = True
+        families[rows, family[steps.ids[rows, columns]]] = True
         return families
 
 
@@ -113,15 +123,26 @@ class DecodingRules:
         `z`, float32 (n, n_families), are the gate's logits; `last`, int64 (n,), the family of the newest language token
         of the reply, NO_FAMILY if there is none.
         """
-        survivors, confident = (self.families.held(steps, some) for some in (steps.survivors(), steps.confident()))
-        return self.judge_families(z, last, survivors, confident)
+        survivors, confident, table = steps.survivors(), steps.confident(), self.families
+        present = table.masked(steps, survivors)
+        return self.judge_families(z, last, present, table.held(steps, confident), table.masked(steps, confident))
 
     def judge_families(
-        self, z: npt.NDArray[np.float32], last: npt.NDArray[np.int64], survivors: Bools, confident: Bools
+        self,
+        z: npt.NDArray[np.float32],
+        last: npt.NDArray[np.int64],
+        survivors: Bools,
+        confident: Bools,
+        confident_masked: Bools,
     ) -> Rulings:
-        """The same where only the families of the tokens in S and H are known, both bool (n, n_families)."""
+        """The same where only families of tokens are known, all bool (n, n_families).
+
+        `survivors` and `confident_masked` are those whose ban removes the tokens in S and H, `confident` those that the
+        tokens in H belong to.
+        """
         rules = dataclasses.replace(self.options, mode="mask").core_rules(self.thresholds)
-        return Rulings(*_core.judge(rules, math.inf, self.families.maskable, z, last, survivors, confident))
+        may_go = self.families.maskable
+        return Rulings(*_core.judge(rules, math.inf, may_go, z, last, survivors, confident, confident_masked))
 
 
 def last_families(

@@ -107,6 +107,31 @@ def exempt_tokens(vocab: Vocab) -> tuple[int, ...]:
     return tuple(i for i, token in enumerate(vocab.tokens) if token in _EXEMPT and normal[i])
 
 
+def masked_as(vocab: Vocab, families: FamilySet, token_family: npt.NDArray[np.uint8]) -> dict[int, int]:
+    """Tokens that go with a ban on another family than their own: token -> index of that family.
+
+    These are white space and the beginning of a Han character, which may become one that only simplified Chinese has:
+    `han`, for what they become is open, but removed with `hans`. Nothing is lost then: the white space can come alone,
+    and behind it the character whole. Without the white space there would be no other way to write it.
+
+    Args:
+        vocab: The vocabulary.
+        families: Its families. Only those of the rule set `scripts` have such tokens.
+        token_family: uint8 (n_vocab,), the family of each token.
+    """
+    if not {"han", "hans"} <= set(families.names):
+        return {}
+    han, hans = map(families.names.index, ("han", "hans"))
+    if not families.maskable[hans]:
+        return {}
+    rule_set = _rule_set(families.rules)
+    return {
+        int(token): hans
+        for token in np.flatnonzero(token_family == han)
+        if "hans" in rule_set.begun_behind_blanks(vocab.tokens[token])
+    }
+
+
 @dataclass(frozen=True)
 class FamilyReport:
     """What `token_families` makes of a vocabulary."""

@@ -63,6 +63,8 @@ class Gate:
         self.families = FamilySet(tuple(core.families), tuple(core.maskable), core.neutral, core.rules)
         self._token_families = self._core.token_families
         self._token_families.flags.writeable = False
+        self._masked_as = self._core.masked_as
+        self._masked_as.flags.writeable = False
 
     @classmethod
     def load(cls, path: PathLike, device: Device = "cpu") -> Gate:
@@ -165,6 +167,11 @@ class Gate:
     def token_families(self) -> npt.NDArray[np.uint8]:
         """uint8 (n_vocab,): the family of each token as used while decoding (exemptions applied); read-only."""
         return self._token_families
+
+    @property
+    def masked_as(self) -> npt.NDArray[np.uint8]:
+        """uint8 (n_vocab,): the family whose ban removes each token, see `GateSpec.masked_as`; read-only."""
+        return self._masked_as
 
     def names(self, indices: Sequence[int]) -> tuple[str, ...]:
         """Names of families by index."""

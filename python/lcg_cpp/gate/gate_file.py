@@ -193,6 +193,10 @@ def _add_keys(writer: gguf.GGUFWriter, spec: GateSpec, file_type: int) -> None:
     add_array("adapter.lcg.confidence.top_p", [top_p for _, top_p in spec.confidence], kinds.FLOAT32)
     if spec.exempt_tokens:  # gguf-py writes no empty arrays
         add_array("adapter.lcg.exempt_tokens", list(spec.exempt_tokens), kinds.UINT32)
+    if spec.masked_as:
+        tokens = sorted(spec.masked_as)
+        add_array("adapter.lcg.masked_as.tokens", tokens, kinds.UINT32)
+        add_array("adapter.lcg.masked_as.families", [spec.masked_as[token] for token in tokens], kinds.UINT32)
     writer.add_string("adapter.lcg.rules", spec.families.rules)
     writer.add_string("adapter.lcg.tokenizer_hash", spec.tokenizer_hash)
     if spec.fingerprint:

@@ -96,6 +96,14 @@ class RuleSet:
         found = _completions(token)
         return 0 if found is None else self.set_of(self.fragment(*found))
 
+    def begun_behind_blanks(self, token: bytes) -> set[str]:
+        """The families of what a token becomes that is white space and the beginning of a character; else none."""
+        begun = token.lstrip(b" \t\r\n")
+        found = _completions(begun)
+        if found is None or begun == token or found[0] < len(begun):
+            return set()
+        return {self.letter(chr(code_point)) for code_point in found[1]}
+
     def set_of(self, name: str) -> int:
         """A family as a set: the bit of its index, none for the neutral one."""
         index = self.families.names.index(name)

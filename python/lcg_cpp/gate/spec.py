@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..engine.base_model import BaseModel
 from ..errors import GateError
-from .families import DEFAULT_FAMILIES, exempt_tokens, vocab_families
+from .families import DEFAULT_FAMILIES, exempt_tokens, masked_as, vocab_families
 from .rule_set import FamilySet
 from .thresholds import Thresholds
 
@@ -53,6 +53,8 @@ class GateSpec:
     # (top_k, top_p) of each set whose union is the confidence set H
     confidence: tuple[tuple[int, float], ...] = CONFIDENCE
     exempt_tokens: tuple[int, ...] = ()  # ids that count as neutral while decoding
+    # token -> index of the family whose ban removes it, where that is not its own; see `families.masked_as`
+    masked_as: Mapping[int, int] = field(default_factory=dict)
     fingerprint: str = ""  # of the base model's weights, see `engine.fingerprint`; must match when the gate is used
     name: str = ""  # human-readable name of the gate
     version: str = ""  # version of the gate, e.g. `v1.0`
@@ -84,6 +86,9 @@ class GateSpec:
                 raise GateError(f"`confidence` top_p is {top_p}, expected more than 0 and at most 1")
         for token in self.exempt_tokens:
             _check_range("`exempt_tokens` id", token, 0, self.n_vocab - 1)
+        for token, family in self.masked_as.items():
+            _check_range("`masked_as` id", token, 0, self.n_vocab - 1)
+            _check_range("family in `masked_as`", family, 0, len(self.families) - 1)
         for key, value in self.train.items():
             if not isinstance(value, (int, float, str)) or value == "" or (isinstance(value, int) and value < 0):
                 raise GateError(f"`train` {key} is {value!r}, expected a bool, a natural number, a float or a text")
@@ -138,6 +143,7 @@ def spec_for(
     )
     families, token_family = vocab_families(base.vocab, rules)
     train = dict(train or {})
+    families = families.unmaskable(str(train.get(SPARED, "")).split(", "))
     return GateSpec(
         architecture=base.architecture,
         n_embd=base.n_embd,
@@ -149,7 +155,8 @@ def spec_for(
         own_thresholds=own_thresholds,
         first_thresholds=first_thresholds,
         exempt_tokens=exempt_tokens(base.vocab),
-        families=families.unmaskable(str(train.get(SPARED, "")).split(", ")),
+        masked_as=masked_as(base.vocab, families, token_family),
+        families=families,
         name=name or f"LCG for {base.name}",
         version=version,
         license=license,
