@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lcg_cpp.engine.base_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocab
+from lcg_cpp.engine.base_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, BaseModel, Vocab
 from lcg_cpp.engine.model import read_base_model
 from lcg_cpp.gate.families import (
     family_report,
@@ -24,6 +24,7 @@ from lcg_cpp.gate.families import (
     vocab_families,
 )
 from lcg_cpp.gate.scripts import NAMES, SIBLINGS, families_of_script
+from lcg_cpp.gate.spec import SPARED, spec_for
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 
@@ -412,6 +413,9 @@ def test_the_beginning_of_a_simplified_character_goes_with_hans_behind_white_spa
     hans, han = map(families.names.index, ("hans", "han"))
     assert found == {tokens.index(token): hans for token in begun}
     assert {table[token] for token in found} == {han}
+    base = BaseModel("m.gguf", "Tiny", "llama", 64, vocab)
+    assert spec_for(base, n_hidden=0, rules="scripts").masked_as == found
+    assert spec_for(base, n_hidden=0, rules="scripts", train={SPARED: "hans, hant"}).masked_as == {}
     # where simplified Chinese has no family of its own, or one that is never removed
     assert masked_as(vocab, families.unmaskable(["hans"]), table) == {}
     assert masked_as(vocab, *vocab_families(vocab, "default")) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -122,12 +123,19 @@ def _facts(gate: Gate) -> list[tuple[str, str]]:
             "exempt tokens",
             f"{len(gate.exempt_tokens)}, which count as {families.names[families.neutral]} while decoding",
         ),
+        ("removed with another family", _masked_as_others(gate)),
         ("tokenizer hash", gate.tokenizer_hash),
         ("fingerprint", gate.fingerprint or "none: any model of this shape is taken"),
         ("confidence", " or ".join(f"top-k {k} with top-p {short(p):g}" for k, p in gate.confidence)),
         *((key, _text(value)) for key, value in metadata.items() if not key.startswith(_SHOWN)),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _masked_as_others(gate: Gate) -> str:
+    """How many tokens go with a ban on another family than their own."""
+    others = Counter(gate.masked_as[gate.masked_as != gate.token_families].tolist())
+    return ", ".join(f"{n} as {gate.families.names[f]}" for f, n in sorted(others.items()))
 
 
 def _sources(metadata: dict[str, object], key: str) -> list[str]:
