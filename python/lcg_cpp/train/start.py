@@ -18,6 +18,7 @@ from ..gate.spec import GateSpec, Source, TrainValue
 from ..gate.thresholds import Thresholds
 
 if TYPE_CHECKING:
+    from ..engine.base_model import BaseModel
     from .learner import Weights
 
 
@@ -44,22 +45,21 @@ class Start:
     sha256: str
 
     @classmethod
-    def read(cls, path: PathLike, spec: GateSpec) -> Start:
+    def read(cls, path: PathLike, spec: GateSpec, base: BaseModel) -> Start:
         """Read a gate file.
 
         Args:
             path: The file.
-            spec: The gate to train; the new one may be for another model of the same shape, such as a fine-tune.
+            spec: The gate to train.
+            base: The model that it is for; the gate may be that of another one of its shape, such as a fine-tune.
 
         Raises:
             GateError: It is no gate file, or its gate is of another shape, for another tokenizer, or has biases.
             OSError: It cannot be read.
         """
         gate = Gate.load(path)
+        gate.check_model(base, "shape")
         for what, found, wanted in (
-            ("architecture", gate.architecture, spec.architecture),
-            ("tokenizer hash", gate.tokenizer_hash, spec.tokenizer_hash),
-            ("`n_embd`", gate.n_embd, spec.n_embd),
             ("`n_hidden`", gate.n_hidden, spec.n_hidden),
             ("`rules`", gate.families.rules, spec.families.rules),
             ("families", ", ".join(gate.families.names), ", ".join(spec.families.names)),

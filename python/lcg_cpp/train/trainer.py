@@ -68,7 +68,7 @@ class Trainer:
         self.options = options
         self.base = lessons.base
         self.spec = spec_for(self.base, n_hidden=options.hidden_width(self.base.n_embd), rules=options.rules)
-        self.start = None if start is None else Start.read(start, self.spec)
+        self.start = None if start is None else Start.read(start, self.spec, self.base)
         self._texts = Texts(lessons.datasets, options)
         norms, n_families = label_norms(lessons.norms, options.norm), len(self.spec.families)
         labeller = Labeller(norms, lessons.softcap, self.spec.token_family, n_families, options, n_threads)
