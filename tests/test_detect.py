@@ -484,12 +484,11 @@ def random_answers(rng: np.random.Generator, make_gate: MakeGate) -> Iterator[tu
             continue
         decided = gate.decide(ids, logits, survivors, z, options=options, **given)
         of_gate = DecodingRules.of(gate, options)
-        steps = of_gate.steps(logits[None], sampling)
-        goes_with = np.array([rules.goes_with(i) for i in ids.tolist()])
-        tables = ((goes_with, steps.survivors()), (family, steps.confident()), (goes_with, steps.confident()))
-        held = [set(table[steps.ids[some]].tolist()) for table, some in tables]
+        held = [
+            set(np.flatnonzero(found).tolist()) for found in of_gate.families_at(of_gate.steps(logits[None], sampling))
+        ]
         answers = answers_of(z, int(family[token]), last, *held)
-        assert answers.in_reach.tolist() == [any(goes_with[i] == family[token] for i in left)]
+        assert answers.in_reach.tolist() == [any(rules.goes_with(i) == family[token] for i in left)]
         yield int(answers.verdicts(of_gate)[0]), wanted, decided, int(family[token])
 
 

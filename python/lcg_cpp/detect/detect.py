@@ -220,14 +220,14 @@ class _Asking:
     ) -> Answers:
         """What the rules look at, for each question that is asked of a row."""
         steps = self._rules.steps(rows.logits, self._sampling)
-        table, survivors, confident = self._rules.families, steps.survivors(), steps.confident()
+        survivors, confident, confident_masked = self._rules.families_at(steps)
         return Answers(
             text=np.array(texts, np.intp),
             group=np.array([GROUPS.index(question.group) for question in questions], np.intp),
             family=np.array([question.family for question in questions], np.intp),
             last=np.array([question.last for question in questions], np.int64),
             z=self._gate.predict(rows.hidden)[of_row],
-            survivors=table.masked(steps, survivors)[of_row],
-            confident=table.held(steps, confident)[of_row],
-            confident_masked=table.masked(steps, confident)[of_row],
+            survivors=survivors[of_row],
+            confident=confident[of_row],
+            confident_masked=confident_masked[of_row],
         )

@@ -123,9 +123,12 @@ class DecodingRules:
         `z`, float32 (n, n_families), are the gate's logits; `last`, int64 (n,), the family of the newest language token
         of the reply, NO_FAMILY if there is none.
         """
-        survivors, confident, table = steps.survivors(), steps.confident(), self.families
-        present = table.masked(steps, survivors)
-        return self.judge_families(z, last, present, table.held(steps, confident), table.masked(steps, confident))
+        return self.judge_families(z, last, *self.families_at(steps))
+
+    def families_at(self, steps: Steps) -> tuple[Bools, Bools, Bools]:
+        """What `judge_families` must know of n steps: its `survivors`, `confident` and `confident_masked`."""
+        table, confident = self.families, steps.confident()
+        return table.masked(steps, steps.survivors()), table.held(steps, confident), table.masked(steps, confident)
 
     def judge_families(
         self,
