@@ -158,11 +158,14 @@ def test_it_has_the_families_of_the_gate_it_stands_beside(tiny_model_path: Path,
         families=(five := FamilySet(("a", "b", "c", "d", "e"), (True, False, True, False, True), 3, "letters")),
         token_family=families,
         exempt_tokens=(5,),
+        masked_as={7: 4},
         confidence=((3, 0.5),),
     )
     rules = rules_gate(base, Gate.load(path))
     families[5] = 3
     np.testing.assert_array_equal(rules.token_families, families)
+    families[7] = 4
+    np.testing.assert_array_equal(rules.masked_as, families)
     assert rules.families == five
     assert rules.confidence == ((3, 0.5),)
     predicted = rules.predict(np.ones((1, base.n_embd), np.float32))[0] > 0

@@ -67,6 +67,7 @@ def _load(spec: GateSpec, bias: npt.NDArray[np.float64]) -> Gate:
 
 
 def _spec_like(gate: Gate) -> GateSpec:
+    others = np.flatnonzero(gate.masked_as != gate.token_families)
     return GateSpec(
         architecture=gate.architecture,
         n_embd=gate.n_embd,
@@ -76,4 +77,5 @@ def _spec_like(gate: Gate) -> GateSpec:
         fingerprint=gate.fingerprint,
         families=gate.families,
         confidence=gate.confidence,
+        masked_as={int(token): int(gate.masked_as[token]) for token in others},
     )
