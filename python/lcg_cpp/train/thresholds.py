@@ -22,11 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..gate.rule_set import FamilySet
+from ..gate.scripts import SIBLINGS
 
 HIGHEST = 0.5  # the paper's; a higher one would only look better on text that is as clean as the held-out text
-# The labels of Han and kana are windowed, so that a right one is nearly certain and may be asked for. Traditional
-# characters may not: hardly any slips into another text, and a text can go on for long without one that only it has.
-HIGHEST_OF = {"kana": 0.9, "hans": 0.9, "hansj": 0.9, "han": 0.9, "hanst": 0.5, "hant": 0.1, "hantj": 0.1}
+HIGHEST_OF_SIBLINGS = 0.9  # of Han and kana: their labels are windowed, so that a right one is nearly certain
 LOWEST = 0.01  # below it a gate hardly bans anything
 MOST_UNLIKELY = 0.1  # share of a family's right positions
 UNLEARNED = 1e-6  # the lowest of a family that the gate has not learned
@@ -37,7 +36,7 @@ LEAST_RIGHT = 20  # such positions
 
 def highest(families: FamilySet) -> tuple[float, ...]:
     """The highest threshold that each family may get."""
-    return tuple(HIGHEST_OF.get(name, HIGHEST) for name in families.names)
+    return tuple(HIGHEST_OF_SIBLINGS if name in SIBLINGS else HIGHEST for name in families.names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,12 +84,11 @@ def family_thresholds(
     thresholds = []
     unsure = unsure or (UNSURE,) * len(families)
     for f, (may_go, most) in enumerate(zip(families.maskable, highest(families))):
-        if not may_go or max_missed >= 1:
-            thresholds.append(HIGHEST)
-            continue
         is_right = found.right == f
         n_right = np.count_nonzero(is_right)
-        if n_right < LEAST_RIGHT:
+        if not may_go or max_missed >= 1:
+            threshold = HIGHEST
+        elif n_right < LEAST_RIGHT:
             threshold = unsure[f]
         else:
             is_learned = np.count_nonzero(probability[is_right, f] < LOWEST) <= MOST_UNLIKELY * n_right
