@@ -2,6 +2,7 @@
 // integers; llama.py is the only caller that has any.
 #include "bindings.h"
 
+#include "labels.h"
 #include "vocab.h"
 
 #include <algorithm>
@@ -38,13 +39,18 @@ std::vector<size_t> indices(const family_set & families) {
 }
 
 void check_thresholds(const gate_rules & rules, size_t n_families) {
-    for (const auto & [name, n] : {std::pair("thresholds", rules.thresholds.usual.size()),
-             std::pair("first_thresholds", rules.thresholds.first.size())}) {
+    const auto & [usual, first, allow] = rules.thresholds;
+    for (const auto & [name, n] : {std::pair("thresholds", usual.size()), std::pair("first_thresholds", first.size()),
+             std::pair("allow_thresholds", allow.empty() ? n_families : allow.size())}) {
         if (n != n_families) {
             throw gate_error(
                 joined("`", name, "` has ", n, " elements, expected ", n_families, ", one for each family"));
         }
     }
+}
+
+py::array_t<uint8_t> copied(const std::vector<uint8_t> & values) {
+    return py::array_t<uint8_t>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
 void require_host() {
@@ -286,6 +292,7 @@ void bind_gate(py::module_ & m) {
         .def_property_readonly("neutral", [](const gate & g) { return g.config.neutral; })
         .def_property_readonly("thresholds", [](const gate & g) { return g.config.thresholds.usual; })
         .def_property_readonly("first_thresholds", [](const gate & g) { return g.config.thresholds.first; })
+        .def_property_readonly("allow_thresholds", [](const gate & g) { return g.config.thresholds.allow; })
         .def_property_readonly("exempt_tokens", [](const gate & g) { return g.config.exempt_tokens; })
         .def_property_readonly("confidence",
             [](const gate & g) {
@@ -295,14 +302,8 @@ void bind_gate(py::module_ & m) {
                 }
                 return sets;
             })
-        .def_property_readonly("token_families",
-            [](const gate & g) {
-                return py::array_t<uint8_t>(static_cast<py::ssize_t>(g.token_family.size()), g.token_family.data());
-            })
-        .def_property_readonly("masked_as",
-            [](const gate & g) {
-                return py::array_t<uint8_t>(static_cast<py::ssize_t>(g.masked_as.size()), g.masked_as.data());
-            })
+        .def_property_readonly("token_families", [](const gate & g) { return copied(g.token_family); })
+        .def_property_readonly("masked_as", [](const gate & g) { return copied(g.masked_as); })
         .def("predict", &predict, py::arg("hidden"))
         .def("training_free", &training_free, py::arg("families"), py::arg("norms"), py::arg("top_k"), py::arg("top_p"),
             py::arg("softcap"), py::arg("siblings"))

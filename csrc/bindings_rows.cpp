@@ -120,7 +120,7 @@ py::tuple judge(const gate_rules & rules, float strength, const array_t<bool> & 
             throw gate_error(joined("`last` is ", newest, " at position ", i, ", expected -1 to ", n_families - 1));
         }
         const int        last = static_cast<int>(newest);
-        const family_set p    = predicted_families(z.data() + begin, rules.thresholds.after(last));
+        const prediction p    = predict_families(z.data() + begin, rules.thresholds, last);
         const auto       h    = [&] {
             return confident_families{
                 set_of(confident.data() + begin, n_families), set_of(confident_masked.data() + begin, n_families)};

@@ -15,8 +15,10 @@ py::object optional_family(int family) {
 }
 
 gate_rules make_rules(const std::vector<float> & thresholds, const std::vector<float> & first_thresholds,
-    bool persistence, bool confidence, bool first_token, float confidence_temperature) {
-    return {{thresholds, first_thresholds}, persistence, confidence, first_token, confidence_temperature};
+    const std::vector<float> & allow_thresholds, bool persistence, bool confidence, bool first_token,
+    float confidence_temperature) {
+    return {
+        {thresholds, first_thresholds, allow_thresholds}, persistence, confidence, first_token, confidence_temperature};
 }
 
 conduct make_conduct(
@@ -238,8 +240,8 @@ void bind_stage(py::module_ & m) {
     m.attr("PROMPT_END") = n_prompt_end;
     m.def("named_marks", &named_mark_table);
     py::class_<gate_rules>(m, "Rules")
-        .def(py::init(&make_rules), py::arg("thresholds"), py::arg("first_thresholds"), py::arg("persistence"),
-            py::arg("confidence"), py::arg("first_token"), py::arg("confidence_temperature"));
+        .def(py::init(&make_rules), py::arg("thresholds"), py::arg("first_thresholds"), py::arg("allow_thresholds"),
+            py::arg("persistence"), py::arg("confidence"), py::arg("first_token"), py::arg("confidence_temperature"));
     py::class_<token_texts, std::shared_ptr<token_texts>>(m, "TokenTexts")
         .def(py::init(&make_texts), py::arg("bytes"), py::arg("offset"));
     py::class_<letter_table, std::shared_ptr<letter_table>>(m, "LetterTable")

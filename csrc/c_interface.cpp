@@ -44,6 +44,7 @@ conduct conduct_of(const lcg_params & params, family_thresholds thresholds) {
         for (std::vector<float> * values : {&thresholds.usual, &thresholds.first}) {
             values->assign(values->size(), params.threshold);
         }
+        thresholds.allow.clear();
     }
     conduct found;
     found.mode     = params.mode == LCG_MODE_MASK      ? gate_mode::mask

@@ -28,6 +28,7 @@ constexpr int no_family       = -1;
 struct family_thresholds {
     std::vector<float>         usual;
     std::vector<float>         first; // before a reply's first language token
+    std::vector<float>         allow; // from which it may come, predicted or not; empty: only if it is
     const std::vector<float> & after(int last) const { return last == no_family ? first : usual; }
 };
 
@@ -97,7 +98,7 @@ gate_file parse_gate_file(const uint8_t * data, size_t size, const std::string &
 // ---- gate (gate.cpp) ----
 
 struct device_weights; // the tensors on a ggml backend
-struct label_rule;     // labels.cpp
+struct label_rule;     // labels.h
 
 // Immutable and shared: any number of evaluators and contexts use one gate. With neither weights nor a label rule it
 // has no families and never acts.
@@ -151,6 +152,11 @@ struct confident_families {
 
 enum class verdict { intervene, no_history, nothing_banned, not_confident, would_empty };
 
+// What z says: P, and the families that may come, which holds P.
+struct prediction {
+    family_set predicted, allowed;
+};
+
 struct ruling {
     verdict    outcome = verdict::no_history;
     family_set predicted, allowed, banned;
@@ -160,16 +166,15 @@ struct ruling {
 bool select_top(const float * logits, size_t n, size_t m, std::vector<uint32_t> & best);
 
 bool               may_act(const gate_rules & rules, int last);
-family_set         allowed_families(const gate_rules & rules, family_set predicted, int last);
+family_set         allowed_families(const gate_rules & rules, family_set by_gate, int last); // A
 family_set         families_of(const token_data * tokens, size_t n, const uint8_t * token_family);
 confident_families families_in_h(const gate & gate, const token_data * tokens, size_t n);
-// P of z [n_families].
-family_set predicted_families(const float * z, const std::vector<float> & thresholds);
+prediction         predict_families(const float * z, const family_thresholds & thresholds, int last); // z [n_families]
 
 // The rules (paper, section 3.3). survivors: the families whose ban removes the tokens in S; confident is asked for
 // only where it matters.
-ruling rule(const gate_rules & rules, float strength, const family_set & maskable, const family_set & predicted,
-    int last, const family_set & survivors, const std::function<confident_families()> & confident);
+ruling rule(const gate_rules & rules, float strength, const family_set & maskable, const prediction & by_gate, int last,
+    const family_set & survivors, const std::function<confident_families()> & confident);
 
 // Sum of exp((logit - max)/T) over all candidates.
 double softmax_sum(const float * logits, size_t n, float max_logit, float temperature);
@@ -193,41 +198,6 @@ struct decision : ruling {
 // All rules on explicit data, nothing lazy. logits: all candidates C; survivors: S, a part of C.
 decision decide(const gate & gate, const gate_rules & rules, float strength, const std::vector<token_data> & candidates,
     const std::vector<token_data> & survivors, const float * z, int last, float temperature);
-
-// ---- rows of logits, many at once (rows.cpp, labels.cpp) ----
-
-struct logit_rows {
-    const float * data; // [n, n_vocab]
-    size_t        n, n_vocab;
-};
-
-struct label_options {
-    size_t n_families;
-    size_t top_k; // 0: no limit
-    double top_p;
-    bool   soft;
-    double softcap; // of the model's logits, 0: none
-};
-
-// The families that topkp(logits / norms) holds, or with `soft` their shares of it: labels [n, n_families]. norms
-// [n_vocab] may be null. n_threads 0 is all cores. Throws gate_error for values that cannot be, naming where they are.
-void family_labels(const logit_rows & rows, const float * norms, const uint8_t * families,
-    const label_options & options, size_t n_threads, float * labels);
-
-// How a training-free gate finds P.
-struct label_rule {
-    std::vector<uint8_t> token_family; // [n_vocab], exemptions not applied, as in training
-    std::vector<float>   norms;        // [n_vocab], empty: logits are not divided
-    label_options        options;
-    family_set           siblings; // where the label holds one of them, it holds all
-
-    // logits [n_vocab], as the model gave them -> z [n_families]: far above 0 where the label holds the family, as far
-    // below where it does not.
-    void predict(const float * logits, float * z) const;
-};
-
-// The gate with a label rule in the place of its weights. Throws gate_error where family_labels would.
-std::shared_ptr<const gate> without_training(const gate & gate, label_rule rule);
 
 // ---- the two stages in llama.cpp's sampling chain (sampler.cpp) ----
 

@@ -60,14 +60,16 @@ void check_probability(const key_table & keys, const char * key, const char * ve
 }
 
 // An array of them, or `otherwise` where the file has none.
-std::vector<float> read_threshold_array(
-    const key_table & keys, const char * name, size_t n_families, const std::vector<float> & otherwise) {
+std::vector<float> read_threshold_array(const key_table & keys, const char * name, size_t n_families,
+    const std::vector<float> & otherwise, bool may_be_one = false) {
     if (keys.find(name) == nullptr) {
         return otherwise;
     }
     std::vector<float> thresholds;
     for (const double threshold : keys.get_array<double>(name, gguf_f32)) {
-        check_probability(keys, name, "holds ", threshold);
+        if (!may_be_one || threshold != 1) {
+            check_probability(keys, name, "holds ", threshold);
+        }
         thresholds.push_back(static_cast<float>(threshold));
     }
     if (thresholds.size() != n_families) {
@@ -83,6 +85,7 @@ family_thresholds read_thresholds(const key_table & keys, size_t n_families) {
     family_thresholds        found;
     found.usual = read_threshold_array(keys, "adapter.lcg.thresholds", n_families, all);
     found.first = read_threshold_array(keys, "adapter.lcg.first_thresholds", n_families, found.usual);
+    found.allow = read_threshold_array(keys, "adapter.lcg.allow_thresholds", n_families, {}, true);
     return found;
 }
 

@@ -132,11 +132,11 @@ bool may_act(const gate_rules & rules, int last) {
     return last != no_family || rules.first_token || !rules.persistence;
 }
 
-family_set allowed_families(const gate_rules & rules, family_set predicted, int last) {
+family_set allowed_families(const gate_rules & rules, family_set by_gate, int last) {
     if (rules.persistence && last != no_family) {
-        predicted.set(static_cast<size_t>(last));
+        by_gate.set(static_cast<size_t>(last));
     }
-    return predicted;
+    return by_gate;
 }
 
 family_set families_of(const token_data * tokens, size_t n, const uint8_t * token_family) {
@@ -153,19 +153,21 @@ confident_families families_in_h(const gate & gate, const token_data * tokens, s
     return {families_of(tokens, n, gate.token_family.data()), families_of(tokens, n, gate.masked_as.data())};
 }
 
-family_set predicted_families(const float * z, const std::vector<float> & thresholds) {
-    family_set families;
-    size_t     best = 0;
-    for (size_t f = 0; f < thresholds.size(); f++) {
-        if (1.0 / (1.0 + std::exp(-static_cast<double>(z[f]))) >= static_cast<double>(thresholds[f])) {
-            families.set(f);
-        }
+prediction predict_families(const float * z, const family_thresholds & thresholds, int last) {
+    const std::vector<float> & needed = thresholds.after(last);
+    prediction                 found;
+    size_t                     best = 0;
+    for (size_t f = 0; f < needed.size(); f++) {
+        const double probability = 1.0 / (1.0 + std::exp(-static_cast<double>(z[f])));
+        found.predicted.set(f, probability >= static_cast<double>(needed[f]));
+        found.allowed.set(f, !thresholds.allow.empty() && probability >= static_cast<double>(thresholds.allow[f]));
         if (z[f] > z[best]) {
             best = f;
         }
     }
-    families.set(best);
-    return families;
+    found.predicted.set(best);
+    found.allowed |= found.predicted;
+    return found;
 }
 
 // The loops of these two are alike and stay apart: GCC would not compile a function that they call for every processor.
@@ -224,11 +226,11 @@ size_t survivor_count(const token_data * best, size_t n_best, size_t top_k, floa
     return top_p < 1 ? confident_count(best, n, {{static_cast<uint32_t>(n), top_p}}, 1.0f, sum) : n;
 }
 
-ruling rule(const gate_rules & rules, float strength, const family_set & maskable, const family_set & predicted,
-    int last, const family_set & survivors, const std::function<confident_families()> & confident) {
+ruling rule(const gate_rules & rules, float strength, const family_set & maskable, const prediction & by_gate, int last,
+    const family_set & survivors, const std::function<confident_families()> & confident) {
     ruling result;
-    result.predicted = predicted;
-    result.allowed   = allowed_families(rules, predicted, last);
+    result.predicted = by_gate.predicted;
+    result.allowed   = allowed_families(rules, by_gate.allowed, last);
     result.banned    = maskable & ~result.allowed;
     if (!may_act(rules, last)) {
         result.outcome = verdict::no_history;
@@ -236,7 +238,7 @@ ruling rule(const gate_rules & rules, float strength, const family_set & maskabl
         result.outcome = verdict::nothing_banned;
     } else {
         const confident_families h = confident();
-        if (rules.confidence && (h.own & predicted).none()) {
+        if (rules.confidence && (h.own & by_gate.predicted).none()) {
             result.outcome = verdict::not_confident;
         } else if (strength == INFINITY && ((survivors | h.masked_as) & ~result.banned).none()) {
             result.outcome = verdict::would_empty;
@@ -292,10 +294,10 @@ decision decide(const gate & gate, const gate_rules & rules, float strength, con
         n                = confident_count(best.data(), best.size(), gate.config.confidence, at, sum);
         return families_in_h(gate, best.data(), n);
     };
-    const family_set predicted = predicted_families(z, rules.thresholds.after(last));
-    const family_set present   = families_of(survivors.data(), survivors.size(), masked_as);
+    const prediction by_gate = predict_families(z, rules.thresholds, last);
+    const family_set present = families_of(survivors.data(), survivors.size(), masked_as);
     decision         result;
-    static_cast<ruling &>(result) = rule(rules, strength, gate.maskable, predicted, last, present, confident);
+    static_cast<ruling &>(result) = rule(rules, strength, gate.maskable, by_gate, last, present, confident);
     result.candidates             = survivors;
     std::sort(result.candidates.begin(), result.candidates.end(), more_probable);
     if (result.outcome == verdict::intervene) {

@@ -1,7 +1,7 @@
 // Work on rows of logits.
 #pragma once
 
-#include "core.h"
+#include "labels.h"
 
 namespace lcg {
 

@@ -94,8 +94,8 @@ struct stage_pair::state {
     token_data_array survivors(token_data_array * tokens);
     void             evaluate();
     void             judge(token_data_array * tokens, const token_data_array & s, const family_set & present);
-    void record(const token_data_array & s, const family_set & predicted, const family_set & banned, double sum);
-    gate_event * new_event(const family_set & predicted, const family_set & banned);
+    void             record(const token_data_array & s, const ruling & found, double sum);
+    gate_event *     new_event(const ruling & found);
 };
 
 } // namespace lcg

@@ -2,6 +2,7 @@
 //
 // Everything is lazy and exact: the MLP runs only if its answer could matter, H is computed only if the answer bans a
 // family that is present (paper, section 3.3; policy.cpp holds the rules).
+#include "labels.h"
 #include "stage_pair.h"
 
 #include <algorithm>
@@ -208,7 +209,7 @@ void stage_pair::state::on_gate(token_data_array * tokens) {
 
 void stage_pair::state::judge(token_data_array * tokens, const token_data_array & s, const family_set & present) {
     const float      temperature = std::max(facts.temperature, now().rules.confidence_temperature);
-    const family_set predicted   = predicted_families(z.data(), now().rules.thresholds.after(last));
+    const prediction by_gate     = predict_families(z.data(), now().rules.thresholds, last);
     double           sum         = 0; // of the softmax at that temperature
     size_t           n           = 0; // of the best are in H
     const auto       confident   = [&] {
@@ -218,7 +219,7 @@ void stage_pair::state::judge(token_data_array * tokens, const token_data_array 
     };
     // by reference: a copy of the lambda would be allocated
     const ruling found =
-        rule(now().rules, now().strength, model->maskable, predicted, last, present, std::cref(confident));
+        rule(now().rules, now().strength, model->maskable, by_gate, last, present, std::cref(confident));
     if (found.outcome == verdict::not_confident) {
         const std::lock_guard<std::mutex> guard(lock);
         stats.not_confident++;
@@ -228,7 +229,7 @@ void stage_pair::state::judge(token_data_array * tokens, const token_data_array 
     }
     apply_ban(s, best.data(), n, found.banned, model->masked_as.data(), now().strength, kept);
     const bool same = temperature == facts.temperature;
-    record(s, predicted, found.banned, same ? sum : softmax_sum(row, n_row, best[0].logit, facts.temperature));
+    record(s, found, same ? sum : softmax_sum(row, n_row, best[0].logit, facts.temperature));
     if (now().mode == gate_mode::mask) {
         if (tokens->data == given && kept.size() <= n_given) { // programs may look at their array afterwards
             std::copy(kept.begin(), kept.end(), tokens->data);
@@ -240,7 +241,7 @@ void stage_pair::state::judge(token_data_array * tokens, const token_data_array 
     }
 }
 
-gate_event * stage_pair::state::new_event(const family_set & predicted, const family_set & banned) {
+gate_event * stage_pair::state::new_event(const ruling & found) {
     if (events.empty()) {
         return nullptr;
     }
@@ -249,9 +250,9 @@ gate_event * stage_pair::state::new_event(const family_set & predicted, const fa
     event.position     = position;
     event.last         = last;
     event.observed     = now().mode != gate_mode::mask;
-    event.predicted    = predicted;
-    event.allowed      = allowed_families(now().rules, predicted, last);
-    event.banned       = banned;
+    event.predicted    = found.predicted;
+    event.allowed      = found.allowed;
+    event.banned       = found.banned;
     event.z.assign(z.begin(), z.end());
     event.removed.clear();
     event.left.clear();
@@ -260,8 +261,7 @@ gate_event * stage_pair::state::new_event(const family_set & predicted, const fa
     return &event;
 }
 
-void stage_pair::state::record(
-    const token_data_array & s, const family_set & predicted, const family_set & banned, double sum) {
+void stage_pair::state::record(const token_data_array & s, const ruling & found, double sum) {
     const auto by_probability = [](const token_data & a, const token_data & b) {
         return a.p != b.p ? a.p > b.p : a.id < b.id;
     };
@@ -271,10 +271,10 @@ void stage_pair::state::record(
     const std::lock_guard<std::mutex> guard(lock);
     stats.interventions++;
     stats.observed += now().mode == gate_mode::observe;
-    gate_event * event = new_event(predicted, banned);
+    gate_event * event = new_event(found);
     for (size_t i = 0; i < s.size; i++) {
         token_data token = s.data[i];
-        if (!banned[model->masked_as[token.id]] || token.logit == -INFINITY) {
+        if (!found.banned[model->masked_as[token.id]] || token.logit == -INFINITY) {
             continue;
         }
         const double p = probability(token);

@@ -139,6 +139,7 @@ def make_gate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Gate]:
             threshold=rules.threshold,
             own_thresholds=rules.own_thresholds,
             first_thresholds=rules.first_thresholds,
+            allow_thresholds=rules.allow_thresholds,
             confidence=rules.confidence,
             exempt_tokens=exempt_tokens,
             masked_as=rules.masked_as,

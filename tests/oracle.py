@@ -31,6 +31,7 @@ class Rules:
         own_thresholds: One for each family instead; empty: the same for all.
         first_thresholds: Those where no language token was generated yet; empty: as later.
         masked_as: Token -> the family whose ban removes it, where that is not its own.
+        allow_thresholds: A family whose sigmoid reaches its own is allowed, predicted or not; empty: none is.
         confidence: The (k, p) pairs whose topkp sets form H.
     """
 
@@ -42,6 +43,7 @@ class Rules:
     own_thresholds: tuple[float, ...] = ()
     first_thresholds: tuple[float, ...] = ()
     masked_as: dict[int, int] = field(default_factory=dict)
+    allow_thresholds: tuple[float, ...] = ()
 
     def goes_with(self, token: int) -> int:
         """The family whose ban removes a token."""
@@ -52,6 +54,11 @@ def draw_masked_as(rng: np.random.Generator, n_vocab: int, n_families: int) -> d
     """A few tokens that go with another family than their own."""
     tokens = rng.choice(n_vocab, n_vocab // 8, replace=False)
     return {int(token): int(rng.integers(n_families)) for token in tokens}
+
+
+def draw_allowed(rng: np.random.Generator, n_families: int) -> tuple[float, ...]:
+    """From which probability families may come, or nothing; 1 for those that must be predicted."""
+    return tuple(rng.choice([0.03, 0.3, 0.6, 1.0], n_families).tolist()) if rng.random() < 0.4 else ()
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ def predict(z: npt.ArrayLike, thresholds: npt.ArrayLike) -> tuple[frozenset[int]
     bars = np.broadcast_to(np.asarray(thresholds, np.float64), z.shape)
     families = {f for f in range(len(z)) if sigmoid[f] >= bars[f]}
     families.add(int(np.argmax(z)))
-    gaps = [abs(float(s - bar)) for s, bar in zip(sigmoid, bars) if s != bar]
+    gaps = [abs(float(s - bar)) for s, bar in zip(sigmoid, bars) if s != bar and bar < 1]  # who reaches 1 is predicted
     return frozenset(families), min(gaps, default=math.inf)
 
 
@@ -191,6 +198,10 @@ def decide(
         thresholds = switches.threshold
     predicted, margin = predict(z, thresholds)
     allowed = set(predicted)
+    if rules.allow_thresholds and switches.threshold is None:
+        likely, distance = predict(z, rules.allow_thresholds)
+        allowed |= likely
+        margin = min(margin, distance)
     if switches.persistence and last is not None:
         allowed.add(last)
     banned = {f for f, maskable in enumerate(rules.maskable) if maskable and f not in allowed}

@@ -277,6 +277,7 @@ def documented_gate(make_gate_file: MakeGateFile) -> Path:
         license="mit",
         own_thresholds=(0.3, 0.02, 0.5, 0.5),
         first_thresholds=(0.3, 0.15, 0.5, 0.5),
+        allow_thresholds=(0.1, 1.0, 1.0, 1.0),
         datasets=(Source("aya", organization="cohere"),),
         train={
             **{"tokens": 1234567, "loss": 0.125, "label_norm": True, "recipe": "ours"},
@@ -291,12 +292,12 @@ def test_inspect_json(documented_gate: Path, tiny_vocab: TinyVocab) -> None:
     assert found["file_size"] == documented_gate.stat().st_size
     assert (found["architecture"], found["n_embd"], found["n_hidden"]) == ("llama", tiny_model.N_EMBD, 16)
     assert found["n_vocab"] == len(tiny_vocab.tokens) == sum(family["n_tokens"] for family in found["families"])
-    shown = ("name", "maskable", "neutral", "threshold", "first_threshold")
+    shown = ("name", "maskable", "neutral", "threshold", "first_threshold", "allow_threshold")
     assert [tuple(family[key] for key in shown) for family in found["families"]] == [
-        ("cj", True, False, 0.3, 0.3),  # not 0.30000001192092896, which is what 32 bits make of it
-        ("latin", True, False, 0.02, 0.15),
-        ("symbols", False, True, 0.5, 0.5),
-        ("lowres", False, False, 0.5, 0.5),
+        ("cj", True, False, 0.3, 0.3, 0.1),  # not 0.30000001192092896, which is what 32 bits make of it
+        ("latin", True, False, 0.02, 0.15, 1.0),
+        ("symbols", False, True, 0.5, 0.5, 1.0),
+        ("lowres", False, False, 0.5, 0.5, 1.0),
     ]
     assert found["confidence"] == [{"top_k": 5, "top_p": 0.999}, {"top_k": 20, "top_p": 0.95}]
     assert found["rules"] == "default"
@@ -328,8 +329,9 @@ def test_inspect_as_text(documented_gate: Path) -> None:
     assert facts["layers"] == "64 -> 16 -> 4"
     assert facts["lcg.fc1.weight"] == "F16 (16, 64)"
     assert facts["confidence"] == "top-k 5 with top-p 0.999 or top-k 20 with top-p 0.95"
-    assert re.search(r"^  latin +\d+ +[\d.]+% +0\.02 +0\.15  yes +0\.987 +0\.500$", text, re.MULTILINE)
-    assert re.search(r"^  symbols +\d+ +[\d.]+% +- +-  no \(neutral\) +- +-$", text, re.MULTILINE)
+    assert re.search(r"^  latin +\d+ +[\d.]+% +0\.02 +0\.15 +-  yes +0\.987 +0\.500$", text, re.MULTILINE)
+    assert re.search(r"^  cj +\d+ +[\d.]+% +0\.3 +0\.3 +0\.1  yes", text, re.MULTILINE)
+    assert re.search(r"^  symbols +\d+ +[\d.]+% +- +- +-  no \(neutral\) +- +-$", text, re.MULTILINE)
     assert "held out.latin.precision" not in facts  # it is in the table
 
 

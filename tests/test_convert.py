@@ -212,6 +212,7 @@ MADE = {
     "lcg.rules": "paper",
     "lcg.thresholds": "[0.5, 0.25, 0.5, 0.125]",
     "lcg.first_thresholds": "[0.5, 0.25, 0.5, 0.375]",
+    "lcg.allow_thresholds": "[0.125, 1.0, 1.0, 1.0]",
     "lcg.datasets": '[{"name": "a.jsonl"}, {"name": "b", "organization": "c"}]',
     "lcg.train": '{"tokens": 12, "loss": 0.25, "label_soft": true, "held_out.cj.recall": 1.0, "label_norm": "5"}',
 }
@@ -239,6 +240,7 @@ def test_what_a_checkpoint_says_of_its_gate_goes_into_the_gate_file(tmp_path: Pa
     assert said["general.base_model.0.name"] == "Tiny"
     assert said["adapter.lcg.thresholds"] == [0.5, 0.25, 0.5, 0.125]
     assert said["adapter.lcg.first_thresholds"] == [0.5, 0.25, 0.5, 0.375]
+    assert said["adapter.lcg.allow_thresholds"] == [0.125, 1.0, 1.0, 1.0]
 
 
 def test_what_is_asked_for_goes_before_what_the_checkpoint_says(tmp_path: Path, base: BaseModel) -> None:
@@ -286,6 +288,7 @@ def test_a_checkpoint_that_says_nothing_of_its_gate_has_the_references_rules(tmp
             "metadata `lcg.thresholds` is [1.0], expected an array of probabilities between 0 and 1",
         ),
         ("first_thresholds", "[0]", "metadata `lcg.first_thresholds` is [0], expected an array of probabilities"),
+        ("allow_thresholds", "[1.5]", "metadata `lcg.allow_thresholds` is [1.5], expected an array of probabilities"),
         ("thresholds", '["0.5"]', "metadata `lcg.thresholds` is ['0.5']"),
         ("datasets", "{}", "metadata `lcg.datasets` is {}, expected an array of objects with a name"),
         ("datasets", '[{"organization": "x"}]', "metadata `lcg.datasets` is [{'org"),

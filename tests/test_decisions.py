@@ -46,7 +46,8 @@ def table_of(rules: Rules) -> FamilyTable:
 def rules_of(rules: Rules, options: GateOptions) -> DecodingRules:
     """The decoding rules as the package has them."""
     usual = rules.own_thresholds or (rules.threshold,) * len(rules.maskable)
-    return DecodingRules(table_of(rules), Thresholds(usual, rules.first_thresholds), rules.confidence, options)
+    thresholds = Thresholds(usual, rules.first_thresholds, rules.allow_thresholds)
+    return DecodingRules(table_of(rules), thresholds, rules.confidence, options)
 
 
 def one(
@@ -263,7 +264,9 @@ def random_case(rng: np.random.Generator, n: int) -> Case:
         tuple(rng.choice([0.5, 0.25, 0.75, 0.01], n_families).tolist()) if rng.random() < 0.5 else () for _ in range(2)
     )
     masked_as = oracle.draw_masked_as(rng, n_vocab, n_families) if rng.random() < 0.4 else {}
-    rules = Rules(family, maskable, neutral, float(rng.choice([0.5, 0.25, 0.75])), confidence, own, first, masked_as)
+    common = float(rng.choice([0.5, 0.25, 0.75]))
+    allow = oracle.draw_allowed(rng, n_families)
+    rules = Rules(family, maskable, neutral, common, confidence, own, first, masked_as, allow)
     logits = rng.normal(0, rng.choice([0.1, 1.0, 3.0, 8.0]), (n, n_vocab)) + rng.choice([0.0, -40.0, 25.0])
     if rng.random() < 0.3:
         logits = np.round(logits)  # equal ones
@@ -409,6 +412,7 @@ def test_thresholds_that_do_not_fit_the_families_are_refused() -> None:
     for thresholds, name in (
         (Thresholds((0.5,) * 3, (0.5,) * 4), "thresholds"),
         (Thresholds((0.5,) * 4, (0.5,) * 3), "first_thresholds"),
+        (Thresholds((0.5,) * 4, (), (0.5,) * 3), "allow_thresholds"),
     ):
         rules = dataclasses.replace(rules_of(BY_TENS, GateOptions()), thresholds=thresholds)
         with pytest.raises(GateError, match=rf"^`{name}` has 3 elements, expected 4, one for each family$"):

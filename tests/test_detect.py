@@ -37,7 +37,7 @@ from lcg_cpp.detect.places import (
     place_of,
     splice,
 )
-from lcg_cpp.detect.rules import BANNED, CONFIDENT, FIRST_TOKEN, NOTHING_LEFT, PERSISTENCE, PREDICTED, Answers
+from lcg_cpp.detect.rules import ALLOWED, BANNED, CONFIDENT, FIRST_TOKEN, NOTHING_LEFT, PERSISTENCE, Answers
 from lcg_cpp.detect.scores import THRESHOLDS, as_dict, score
 from lcg_cpp.detect.texts import Probe, Question, Splicer
 from lcg_cpp.detect.words import BLOCK, BRACKETS, CODE, QUOTATION, SPLICED, switches, words
@@ -420,7 +420,7 @@ TABLE = FamilyTable(np.arange(4), family_set())  # a token of each
     ("z", "last", "confident", "options", "wanted"),
     [
         (ONLY_LOWRES, LOWRES, {LOWRES}, GateOptions(), BANNED),
-        ((1.0, -4.0, -4.0, 4.0), LOWRES, {LOWRES}, GateOptions(), PREDICTED),
+        ((1.0, -4.0, -4.0, 4.0), LOWRES, {LOWRES}, GateOptions(), ALLOWED),
         (ONLY_LOWRES, CJ, {LOWRES}, GateOptions(), PERSISTENCE),
         (ONLY_LOWRES, CJ, {LOWRES}, GateOptions(persistence=False), BANNED),
         (ONLY_LOWRES, NO_FAMILY, {LOWRES}, GateOptions(), BANNED),
@@ -439,7 +439,7 @@ def test_what_keeps_a_token(
 
 REASONS_OF_RULES = {
     BANNED: {"intervene"},
-    PREDICTED: {"nothing_banned", "intervene", "not_confident", "no_history", "would_empty"},
+    ALLOWED: {"nothing_banned", "intervene", "not_confident", "no_history", "would_empty"},
     PERSISTENCE: {"nothing_banned", "intervene", "not_confident", "no_history", "would_empty"},
     FIRST_TOKEN: {"no_history"},
     CONFIDENT: {"not_confident"},
@@ -447,14 +447,18 @@ REASONS_OF_RULES = {
 }
 
 
-def random_answers(rng: np.random.Generator, make_gate: MakeGate) -> Iterator[tuple[int, oracle.Outcome, Any, int]]:
-    """Random positions, each with a token that joins the survivors: verdict, oracle, `Gate.decide`, family."""
+def random_answers(
+    rng: np.random.Generator, make_gate: MakeGate
+) -> Iterator[tuple[int, oracle.Outcome, Any, int, int]]:
+    """Random positions, each with a token that joins the survivors: verdict, oracle, `Gate.decide`, family, last."""
     n_vocab = int(rng.choice([5, 21, 60]))
     family = rng.choice(4, n_vocab, p=rng.dirichlet(np.ones(4)))
     family[:2] = CJ, LATIN
     sets = [((5, 0.999), (20, 0.95)), ((1, 0.9),), ((3, 0.5), (2, 0.99), (7, 0.8))][rng.integers(3)]
     own, first = (tuple(rng.choice([0.5, 0.8, 0.2], 4)) for _ in range(2))
-    rules = Rules(family, MASKABLE, SYMBOLS, confidence=sets, own_thresholds=own, first_thresholds=first)
+    allow = oracle.draw_allowed(rng, 4)
+    at = {"own_thresholds": own, "first_thresholds": first, "allow_thresholds": allow}
+    rules = Rules(family, MASKABLE, SYMBOLS, confidence=sets, **at)
     rules.masked_as.update(oracle.draw_masked_as(rng, n_vocab, 4) if rng.random() < 0.4 else {})
     gate = make_gate(rules)
     sampling = Sampling(
@@ -489,20 +493,21 @@ def random_answers(rng: np.random.Generator, make_gate: MakeGate) -> Iterator[tu
         ]
         answers = answers_of(z, int(family[token]), last, *held)
         assert answers.in_reach.tolist() == [any(rules.goes_with(i) == family[token] for i in left)]
-        yield int(answers.verdicts(of_gate)[0]), wanted, decided, int(family[token])
+        yield int(answers.verdicts(of_gate)[0]), wanted, decided, int(family[token]), last
 
 
 def test_random_verdicts_equal_the_oracle_and_the_core_with_the_token_among_the_survivors(make_gate: MakeGate) -> None:
     seen: Counter[int] = Counter()
     for number in range(120):
-        for verdict, wanted, decided, family in random_answers(np.random.default_rng([11, number]), make_gate):
+        for verdict, wanted, decided, family, last in random_answers(np.random.default_rng([11, number]), make_gate):
             removes = wanted.intervene and family in wanted.banned
             assert (verdict == BANNED) == removes
             assert removes == (decided.intervene and ("cj", "latin")[family] in decided.banned)
             assert wanted.reason in REASONS_OF_RULES[verdict]
-            assert (verdict == PREDICTED) == (family in wanted.predicted)
+            by_gate = family in wanted.predicted or (family in wanted.allowed and family != last)
+            assert (verdict == ALLOWED) == by_gate
             seen[verdict] += 1
-    assert min(seen[verdict] for verdict in (BANNED, PREDICTED, PERSISTENCE, FIRST_TOKEN, CONFIDENT)) > 50
+    assert min(seen[verdict] for verdict in (BANNED, ALLOWED, PERSISTENCE, FIRST_TOKEN, CONFIDENT)) > 50
     assert seen[NOTHING_LEFT] > 0
 
 

@@ -115,6 +115,12 @@ def test_a_file_may_give_the_first_language_token_others(tmp_path: Path) -> None
     assert Gate.load(path).thresholds == Thresholds((0.125, 0.5, 0.625), (0.25, 0.75, 0.5))
 
 
+def test_a_file_may_say_from_which_probability_families_may_come(tmp_path: Path) -> None:
+    path = tmp_path / "gate.gguf"
+    path.write_bytes(damaged(lambda f: f.set("adapter.lcg.allow_thresholds", gb.array(gb.F32, [0.25, 1.0, 1.0]))))
+    assert Gate.load(path).thresholds == Thresholds((0.5,) * 3, (), (0.25, 1.0, 1.0))
+
+
 def test_files_that_end_at_any_byte_are_refused() -> None:
     data = gb.minimal().bytes()
     for size in range(len(data)):
@@ -464,6 +470,10 @@ BAD_VALUES: dict[str, tuple[Damage, str]] = {
     "too many first thresholds": (
         lambda f: f.set("adapter.lcg.first_thresholds", gb.array(gb.F32, [0.5] * 4)),
         "key `adapter.lcg.first_thresholds` has 4 elements, expected 3, one for each family",
+    ),
+    "threshold from which a family may come": (
+        lambda f: f.set("adapter.lcg.allow_thresholds", gb.array(gb.F32, [1.0, 0.5, 1.5])),
+        "key `adapter.lcg.allow_thresholds` holds 1.500000, expected a probability between 0 and 1",
     ),
     "no thresholds": (
         lambda f: f.set("adapter.lcg.thresholds", gb.array(gb.F32, [])),
@@ -934,6 +944,7 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
         threshold=0.25,
         own_thresholds=(0.5, 0.125, 0.75, 0.0625),
         first_thresholds=(0.625, 0.25, 0.875, 0.5),
+        allow_thresholds=(0.125, 1.0, 1.0, 0.25),
         confidence=((3, 0.5), (7, 0.25), (1, 1.0)),
         exempt_tokens=(3, 0),
         masked_as={4: 1, 1: 0},
@@ -979,6 +990,7 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
         "adapter.lcg.threshold": 0.25,
         "adapter.lcg.thresholds": [0.5, 0.125, 0.75, 0.0625],
         "adapter.lcg.first_thresholds": [0.625, 0.25, 0.875, 0.5],
+        "adapter.lcg.allow_thresholds": [0.125, 1.0, 1.0, 0.25],
         "adapter.lcg.confidence.top_k": [3, 7, 1],
         "adapter.lcg.confidence.top_p": [0.5, 0.25, 1.0],
         "adapter.lcg.exempt_tokens": [3, 0],
@@ -1002,7 +1014,7 @@ def test_what_the_writer_writes_is_read_back_with_its_types(tmp_path: Path, outt
     gate = Gate.load(path)
     assert gate.token_families.tolist() == [2, 1, 2, 2, 3]
     assert gate.masked_as.tolist() == [2, 0, 2, 2, 1]
-    assert gate.thresholds == Thresholds((0.5, 0.125, 0.75, 0.0625), (0.625, 0.25, 0.875, 0.5))
+    assert gate.thresholds == Thresholds((0.5, 0.125, 0.75, 0.0625), (0.625, 0.25, 0.875, 0.5), (0.125, 1.0, 1.0, 0.25))
     assert gate.families.rules == "paper"
     assert gate.confidence == ((3, 0.5), (7, 0.25), (1, 1.0))
 

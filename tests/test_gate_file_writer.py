@@ -282,6 +282,8 @@ def test_a_linear_gate_has_no_first_layer(tmp_path: Path) -> None:
         ({"threshold": float("nan")}, "`threshold` is nan"),
         ({"own_thresholds": (0.5, 0.5, 0.5)}, "`own_thresholds` has 3 elements, expected 4, one for each family"),
         ({"first_thresholds": (0.5,) * 5}, "`first_thresholds` has 5 elements, expected 4, one for each family"),
+        ({"allow_thresholds": (0.5,) * 3}, "`allow_thresholds` has 3 elements, expected 4, one for each family"),
+        ({"allow_thresholds": (1.0, 1.0, 1.0, 0.0)}, "`allow_thresholds` holds 0.0, expected a probability above 0"),
         ({"first_thresholds": (0.5, 0.5, 0.5, 1.0)}, "`threshold` is 1.0, expected a probability between 0 and 1"),
         ({"own_thresholds": (0.5, 0.5, 0.0, 0.5)}, "`threshold` is 0.0, expected a probability between 0 and 1"),
         ({"confidence": ()}, "number of `confidence` sets is 0, expected 1 to 8"),

@@ -181,6 +181,7 @@ def rules_of(gate: Gate) -> Rules:
         confidence=tuple((int(k), float(p)) for k, p in gate.confidence),
         own_thresholds=gate.thresholds.usual,
         first_thresholds=gate.thresholds.first,
+        allow_thresholds=gate.thresholds.allow,
     )
 
 

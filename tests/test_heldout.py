@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -12,11 +13,13 @@ import pytest
 from lcg_cpp.gate.decisions import NO_FAMILY, DecodingRules, FamilyTable
 from lcg_cpp.gate.families import family_set
 from lcg_cpp.gate.rule_set import FamilySet
+from lcg_cpp.gate.scripts import SIBLINGS
 from lcg_cpp.gate.spec import CONFIDENCE
 from lcg_cpp.gate.steps import PAPER_SAMPLING, Sampling
 from lcg_cpp.gate.thresholds import Thresholds
 from lcg_cpp.train.heldout import FamilyScore, HeldOut, Scores
 from lcg_cpp.train.thresholds import (
+    ALLOW,
     HIGHEST,
     HIGHEST_OF_SIBLINGS,
     LEAST_RIGHT,
@@ -25,6 +28,7 @@ from lcg_cpp.train.thresholds import (
     UNSURE,
     UNSURE_AT_FIRST,
     Judged,
+    allowed_from,
     family_thresholds,
     first_thresholds,
     highest,
@@ -235,6 +239,28 @@ def test_siblings_may_have_higher_thresholds() -> None:
         assert family_thresholds(found, families, 0)[right] == pytest.approx(threshold)
         assert family_thresholds(found, families, 1)[right] == HIGHEST
     assert highest(families) == (HIGHEST, HIGHEST_OF_SIBLINGS, HIGHEST) == (0.5, 0.9, 0.5)
+
+
+def test_traditional_characters_may_come_long_before_they_are_predicted() -> None:
+    families = FamilySet(("latin", "hant", "hans", "symbols"), (True, True, True, False), 3, "scripts")
+    assert allowed_from(families) == pytest.approx((1.0, 0.1, 1.0, 1.0))
+    assert allowed_from(families)[1] <= 0.1  # in 32 bits
+    assert set(ALLOW) < SIBLINGS
+
+
+def test_what_may_come_is_not_removed_from_held_out_text() -> None:
+    # the text goes on with a traditional character, which the gate gives 0.269; the model finds Latin as plausible
+    families = FamilySet(("hant", "latin", "symbols", "thai"), (True, True, False, True), 2, "scripts")
+    table = FamilyTable(np.arange(N_VOCAB) // 2, families)
+    positions = held_out([[1, 0, 0, 1]], [{0: 0.5, 6: 0.5}], [LOWRES], [0])
+    positions = dataclasses.replace(positions, rules=dataclasses.replace(RULES, families=table))
+    found = {
+        missed: measured(dataclasses.replace(positions, max_missed=missed), [[-1, -4, -4, 4]]) for missed in (0, 1)
+    }
+    assert [scores.contradict for scores in found.values()] == [0, 1]
+    assert [scores.families["hant"].allow_threshold for scores in found.values()] == [pytest.approx(0.1), 1]
+    assert found[0].families["thai"].allow_threshold == 1
+    assert Scores.from_dict(found[0].as_dict()) == found[0]
 
 
 def test_a_family_that_the_gate_has_not_learned_is_hardly_ever_banned() -> None:

@@ -565,7 +565,11 @@ def test_checkpoint_has_the_keys_of_the_reference_and_says_how_it_was_made(
     made = {"tokens": 12, "loss": 0.25, "label_soft": False, "label_norm": "tøken"}
     datasets = (Source("a.jsonl"), Source("b", repo_url="https://b"))
     names = {"version": "v2", "license": "MIT"}
-    thresholds = {"own_thresholds": (0.5, 0.25, 0.5, 0.125), "first_thresholds": (0.5, 0.25, 0.5, 0.375)}
+    thresholds = {
+        "own_thresholds": (0.5, 0.25, 0.5, 0.125),
+        "first_thresholds": (0.5, 0.25, 0.5, 0.375),
+        "allow_thresholds": (0.125, 1.0, 1.0, 1.0),
+    }
     spec = spec_for(hf.base, n_hidden=8, rules="paper", **names, **thresholds, datasets=datasets, train=made)
     write_gate_checkpoint(path, dataclasses.replace(spec, base_models=(Source("Tïny"),)), weights)
     with safe_open(path, "numpy") as file:
@@ -582,6 +586,7 @@ def test_checkpoint_has_the_keys_of_the_reference_and_says_how_it_was_made(
             "lcg.rules": "paper",
             "lcg.thresholds": "[0.5, 0.25, 0.5, 0.125]",
             "lcg.first_thresholds": "[0.5, 0.25, 0.5, 0.375]",
+            "lcg.allow_thresholds": "[0.125, 1.0, 1.0, 1.0]",
             "lcg.datasets": '[{"name": "a.jsonl"}, {"name": "b", "repo_url": "https://b"}]',
             "lcg.train": '{"tokens": 12, "loss": 0.25, "label_soft": false, "label_norm": "tøken"}',
         }

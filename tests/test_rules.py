@@ -252,6 +252,22 @@ def test_the_first_language_token_has_the_thresholds_that_the_file_gives_it(make
     early = decide(gate, c, [CJ_0, LATIN_0], z, None, gate_options=GateOptions())
     assert (early.predicted, early.candidates.tolist()) == (("latin", "lowres"), [LATIN_0, LOWRES_0])
     assert decide(gate, c, [CJ_0, LATIN_0], z, LOWRES).predicted == ("cj", "latin", "lowres")
+
+
+def test_a_family_may_come_without_being_predicted(make_gate: MakeGate) -> None:
+    gate = make_gate(Rules(BY_TENS.family, MASKABLE, SYMBOLS, allow_thresholds=(0.25, 1.0, 1.0, 1.0)))
+    assert gate.thresholds == Thresholds((0.5,) * 4, (), (0.25, 1.0, 1.0, 1.0))
+    z = (-1.0, -1.0, -2.0, 3.0)  # sigmoid(-1) = 0.269
+    c = {CJ_0: 0.4, LATIN_0: 0.4, LOWRES_0: 0.2}
+    for last, options in ((LOWRES, PAPER), (None, GateOptions())):
+        decision = decide(gate, c, [CJ_0, LATIN_0], z, last, gate_options=options)
+        assert (decision.predicted, decision.allowed, decision.banned) == (("lowres",), ("cj", "lowres"), ("latin",))
+        assert decision.candidates.tolist() == [CJ_0, LOWRES_0]
+    # the model must find something plausible that is predicted: the allowed family is no reason to remove another
+    unsure = {CJ_0: 0.5, LATIN_0: 0.4999, LOWRES_0: 0.0001}
+    assert decide(gate, unsure, [CJ_0, LATIN_0], z, LOWRES).reason == "not_confident"
+    strict = GateOptions(first_token=False, threshold=0.5)
+    assert decide(gate, c, [CJ_0, LATIN_0], z, LOWRES, gate_options=strict).banned == ("cj", "latin")
     one_for_all = GateOptions(threshold=0.25)
     assert decide(gate, c, [CJ_0, LATIN_0], z, None, gate_options=one_for_all).predicted == ("cj", "latin", "lowres")
 
@@ -463,7 +479,8 @@ def random_rules(rng: np.random.Generator) -> Rules:
         for _ in range(2)
     )
     masked_as = oracle.draw_masked_as(rng, n_vocab, n_families) if rng.random() < 0.4 else {}
-    return Rules(family, maskable, neutral, threshold, confidence, own, first, masked_as)
+    allow = oracle.draw_allowed(rng, n_families)
+    return Rules(family, maskable, neutral, threshold, confidence, own, first, masked_as, allow)
 
 
 def random_case(rng: np.random.Generator, rules: Rules) -> dict[str, Any]:

@@ -119,8 +119,9 @@ def with_confidence(gate: Path, model: Path, confidence: Sets, out: Path) -> Non
     weights = read_weights(gate)
     base = read_base_model(model)
     spec = spec_for(base, n_hidden=len(weights["lcg.fc1.weight"]), rules=loaded.families.rules)
-    usual, first = loaded.thresholds.usual, loaded.thresholds.first
-    spec = replace(spec, families=loaded.families, own_thresholds=usual, first_thresholds=first, confidence=confidence)
+    at = loaded.thresholds
+    spec = replace(spec, own_thresholds=at.usual, first_thresholds=at.first, allow_thresholds=at.allow)
+    spec = replace(spec, families=loaded.families, confidence=confidence)
     write_gate(out, spec, weights, "f16")
 
 

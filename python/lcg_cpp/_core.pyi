@@ -49,6 +49,7 @@ class Rules:
         self,
         thresholds: Sequence[float],
         first_thresholds: Sequence[float],
+        allow_thresholds: Sequence[float],
         persistence: bool,
         confidence: bool,
         first_token: bool,
@@ -115,6 +116,8 @@ class Gate:
     def thresholds(self) -> list[float]: ...
     @property
     def first_thresholds(self) -> list[float]: ...
+    @property
+    def allow_thresholds(self) -> list[float]: ...
     @property
     def exempt_tokens(self) -> list[int]: ...
     @property

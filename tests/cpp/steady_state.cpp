@@ -184,7 +184,8 @@ int main() {
     const auto               model = load_gate(make_file(), "cpu");
     const std::vector<float> thresholds(n_families, 0.5f);
     stage_options            options = {
-        {gate_mode::mask, {{thresholds, thresholds}, true, true, true}, INFINITY, nullptr}, 16, false, nullptr};
+        {gate_mode::mask, {{thresholds, thresholds, thresholds}, true, true, true}, INFINITY, nullptr}, 16, false,
+        nullptr};
     chain_facts facts;
     facts.top_k = top_k;
     bool passed = true;

@@ -36,6 +36,10 @@ void check(const lcg::gate_file & file) {
             require(threshold > 0.0f && threshold < 1.0f);
         }
     }
+    require(config.thresholds.allow.empty() || config.thresholds.allow.size() == n_families);
+    for (const float threshold : config.thresholds.allow) {
+        require(threshold > 0.0f && threshold <= 1.0f);
+    }
     require(!config.confidence.empty());
     require(file.weights.token_family.size() == config.n_vocab);
     for (const uint8_t family : file.weights.token_family) {

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             ">share",
             ">threshold",
             ">at the start",
+            *([">allowed from"] if gate.thresholds.allow else []),
             "may be masked",
             *(f">held-out {measure}" for measure in scored),
         ),
@@ -62,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
                 family["name"],
                 f"{family['n_tokens']:,}",
                 f"{family['n_tokens'] / gate.n_vocab:.1%}",
-                *(f"{short(family[key]):g}" if family["maskable"] else "-" for key in ("threshold", "first_threshold")),
+                *(_threshold(family, key) for key in ("threshold", "first_threshold")),
+                *([_threshold(family, "allow_threshold")] if gate.thresholds.allow else []),
                 "yes" if family["maskable"] else "no (neutral)" if family["neutral"] else "no",
                 *(_held_out(gate, family["name"], measure) for measure in scored),
             )
@@ -70,6 +72,10 @@ def run(args: argparse.Namespace) -> int:
         ],
     )
     return 0
+
+
+def _threshold(family: dict[str, Any], key: str) -> str:
+    return f"{short(family[key]):g}" if family["maskable"] and family[key] < 1 else "-"
 
 
 def _held_out(gate: Gate, family: str, measure: str) -> str:
@@ -84,7 +90,7 @@ def _is_of_family(key: str) -> bool:
 
 
 def _families(gate: Gate) -> list[dict[str, Any]]:
-    families = gate.families
+    families, at = gate.families, gate.thresholds
     counts = np.bincount(gate.token_families, minlength=len(families)).tolist()
     return [
         {
@@ -94,9 +100,10 @@ def _families(gate: Gate) -> list[dict[str, Any]]:
             "neutral": f == families.neutral,
             "threshold": threshold,
             "first_threshold": first,
+            "allow_threshold": allow,
         }
-        for f, (name, n, may, threshold, first) in enumerate(
-            zip(families.names, counts, families.maskable, gate.thresholds.usual, gate.thresholds.first)
+        for f, (name, n, may, threshold, first, allow) in enumerate(
+            zip(families.names, counts, families.maskable, at.usual, at.first, at.allow or (1.0,) * len(families))
         )
     ]
 

@@ -79,6 +79,7 @@ def convert(
         threshold=0.5 if threshold is None else threshold,
         own_thresholds=made.own_thresholds if threshold is None else (),
         first_thresholds=made.first_thresholds if threshold is None else (),
+        allow_thresholds=made.allow_thresholds if threshold is None else (),
         name=name or made.name,
         version=version or made.version,
         license=license or made.license,

@@ -10,6 +10,7 @@ How a gate was made stands in the file's metadata, under names that begin with `
 | lcg.rules | rule set it was trained with |
 | lcg.thresholds | JSON array of the thresholds of its families; absent if they have none of their own |
 | lcg.first_thresholds | the same before a reply's first language token; absent if they are no others |
+| lcg.allow_thresholds | the same for what may come without being predicted; absent if nothing may |
 | lcg.datasets | JSON array of what it was trained on, of each the fields of `spec.Source` that are not empty |
 | lcg.train | JSON object of `adapter.lcg.train.*` |
 """
@@ -70,6 +71,7 @@ def _metadata(spec: GateSpec) -> dict[str, str]:
         "lcg.rules": spec.families.rules,
         "lcg.thresholds": json.dumps(spec.own_thresholds) if spec.own_thresholds else "",
         "lcg.first_thresholds": json.dumps(spec.first_thresholds) if spec.first_thresholds else "",
+        "lcg.allow_thresholds": json.dumps(spec.allow_thresholds) if spec.allow_thresholds else "",
         "lcg.datasets": json.dumps(datasets, ensure_ascii=False) if datasets else "",
         "lcg.train": json.dumps(spec.train, ensure_ascii=False, allow_nan=False) if spec.train else "",
     }
@@ -103,6 +105,7 @@ class Provenance:
     rules: str = ""
     own_thresholds: tuple[float, ...] = ()
     first_thresholds: tuple[float, ...] = ()
+    allow_thresholds: tuple[float, ...] = ()
     datasets: tuple[Source, ...] = ()
     train: Mapping[str, TrainValue] = field(default_factory=dict)
 
@@ -116,9 +119,11 @@ def read_provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
     for name, text in texts.items():
         if _SURROGATE.search(text):
             raise _bad(path, name, text, "a text")
-    thresholds = {name: _parsed(path, metadata, name, []) for name in ("thresholds", "first_thresholds")}
+    names = ("thresholds", "first_thresholds", "allow_thresholds")
+    thresholds = {name: _parsed(path, metadata, name, []) for name in names}
     for name, values in thresholds.items():
-        if not isinstance(values, list) or not all(map(_is_probability, values)):
+        is_right = _is_likelihood if name == "allow_thresholds" else _is_probability
+        if not isinstance(values, list) or not all(map(is_right, values)):
             raise _bad(path, name, values, "an array of probabilities between 0 and 1")
     datasets = _parsed(path, metadata, "datasets", [])
     if not isinstance(datasets, list) or not all(map(_is_source, datasets)):
@@ -133,6 +138,7 @@ def read_provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
         **texts,
         own_thresholds=tuple(thresholds["thresholds"]),
         first_thresholds=tuple(thresholds["first_thresholds"]),
+        allow_thresholds=tuple(thresholds["allow_thresholds"]),
         datasets=tuple(Source(**source) for source in datasets),
         train=train,
     )
@@ -150,6 +156,10 @@ def _parsed(path: Path, metadata: Mapping[str, str], name: str, default: Any) ->
 
 def _is_probability(value: Any) -> bool:
     return isinstance(value, float) and 0 < float(np.float32(value)) < 1
+
+
+def _is_likelihood(value: Any) -> bool:
+    return value == 1 or _is_probability(value)
 
 
 def _is_source(value: Any) -> bool:

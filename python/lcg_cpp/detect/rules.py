@@ -13,7 +13,7 @@ from ..gate.decisions import DecodingRules
 
 Bools = npt.NDArray[np.bool_]
 
-BANNED, PREDICTED, PERSISTENCE, FIRST_TOKEN, CONFIDENT, NOTHING_LEFT = range(6)
+BANNED, ALLOWED, PERSISTENCE, FIRST_TOKEN, CONFIDENT, NOTHING_LEFT = range(6)
 REASONS = (  # why a token is not removed, by the verdicts above but `BANNED`
     "the gate allows its family",
     "persistence: its family is that of the last word",
@@ -61,10 +61,10 @@ class Answers:
         survivors[rows, self.family] = True
         rulings = rules.judge_families(self.z, self.last, survivors, self.confident, self.confident_masked)
         keeps = (
-            rulings.predicted[rows, self.family],
+            rulings.predicted[rows, self.family] | (rulings.allowed[rows, self.family] & (self.family != self.last)),
             ~rulings.banned[rows, self.family],
             rulings.are("no_history"),
             rulings.are("not_confident"),
             rulings.are("would_empty"),
         )
-        return np.select(keeps, range(PREDICTED, NOTHING_LEFT + 1), BANNED)
+        return np.select(keeps, range(ALLOWED, NOTHING_LEFT + 1), BANNED)

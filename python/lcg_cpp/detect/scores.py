@@ -144,7 +144,8 @@ def score(detection: Detection, *, seed: int = 0) -> Score:
 def _thresholds(detection: Detection) -> dict[str, dict[str, float]]:
     chosen = detection.rules.options.chosen_thresholds(detection.rules.thresholds)
     names = detection.gate.families.names
-    return {"thresholds": dict(zip(names, chosen.usual)), "first_thresholds": dict(zip(names, chosen.first))}
+    kinds = {"thresholds": chosen.usual, "first_thresholds": chosen.first, "allow_thresholds": chosen.allow}
+    return {kind: dict(zip(names, values)) for kind, values in kinds.items() if values}
 
 
 def _removed_at(detection: Detection, threshold: float) -> Bools:

@@ -141,7 +141,8 @@ class Gate:
     @property
     def thresholds(self) -> Thresholds:
         """For each family, the probability from which it counts as predicted."""
-        return Thresholds(tuple(self._core.thresholds), tuple(self._core.first_thresholds))
+        core = self._core
+        return Thresholds(tuple(core.thresholds), tuple(core.first_thresholds), tuple(core.allow_thresholds))
 
     @property
     def confidence(self) -> tuple[tuple[int, float], ...]:

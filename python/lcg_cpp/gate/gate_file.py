@@ -185,10 +185,13 @@ def _add_keys(writer: gguf.GGUFWriter, spec: GateSpec, file_type: int) -> None:
     add_array("adapter.lcg.maskable", [bool(value) for value in spec.families.maskable], kinds.BOOL)
     writer.add_uint32("adapter.lcg.neutral", spec.families.neutral)
     writer.add_float32("adapter.lcg.threshold", spec.threshold)
-    if spec.own_thresholds:
-        add_array("adapter.lcg.thresholds", [float(value) for value in spec.own_thresholds], kinds.FLOAT32)
-    if spec.first_thresholds:
-        add_array("adapter.lcg.first_thresholds", [float(value) for value in spec.first_thresholds], kinds.FLOAT32)
+    for key, thresholds in (
+        ("thresholds", spec.own_thresholds),
+        ("first_thresholds", spec.first_thresholds),
+        ("allow_thresholds", spec.allow_thresholds),
+    ):
+        if thresholds:
+            add_array(f"adapter.lcg.{key}", [float(value) for value in thresholds], kinds.FLOAT32)
     add_array("adapter.lcg.confidence.top_k", [top_k for top_k, _ in spec.confidence], kinds.UINT32)
     add_array("adapter.lcg.confidence.top_p", [top_p for _, top_p in spec.confidence], kinds.FLOAT32)
     if spec.exempt_tokens:  # gguf-py writes no empty arrays

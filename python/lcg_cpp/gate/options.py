@@ -38,8 +38,8 @@ class GateOptions:
             letter always stays, and so do control and added tokens; `choices` keeps the letters of multiple choice (`A`
             to `G`) where Latin is not allowed. Acts in mode `mask` only, with `strength`.
         deny: Scripts whose letters must not come out, also where `allow` names them.
-        threshold: Probability from which every family counts as predicted, at a reply's beginning too; None takes
-            those of the gate file.
+        threshold: Probability from which every family counts as predicted, at a reply's beginning too, and below which
+            none is allowed; None takes what the gate file says.
         persistence: The gate acts only after a language token was generated, and that token's family stays allowed.
         confidence: The gate acts only where the model itself finds a predicted family plausible.
         confidence_temperature: What the model finds plausible, H, is taken at the request's temperature (1 if greedy),
@@ -108,6 +108,7 @@ class GateOptions:
         return _core.Rules(
             thresholds=chosen.usual,
             first_thresholds=chosen.first,
+            allow_thresholds=chosen.allow,
             persistence=self.persistence,
             confidence=self.confidence,
             first_token=self.first_token,

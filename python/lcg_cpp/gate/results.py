@@ -83,7 +83,8 @@ class Decision:
             `nothing_banned` (no banned family could be sampled), `not_confident` (the model finds no predicted family
             plausible), `would_empty` (nothing would be left).
         predicted: Families whose probability reaches the threshold, and the most probable one.
-        allowed: `predicted` and the last family.
+        allowed: `predicted`, the last family, and those that the gate allows without predicting them
+            (`Thresholds.allow`).
         banned: Maskable families that are not allowed.
         candidates: int32 ids of the tokens left to sample from, most probable first.
         logits: float32 logits of `candidates`.

@@ -50,6 +50,7 @@ class GateSpec:
     threshold: float = 0.5  # probability from which a family counts as predicted, between 0 and 1
     own_thresholds: tuple[float, ...] = ()  # one for each family instead; empty: `threshold` for all
     first_thresholds: tuple[float, ...] = ()  # before a reply's first language token; empty: as after it
+    allow_thresholds: tuple[float, ...] = ()  # from which a family may come, predicted or not; see `Thresholds.allow`
     # (top_k, top_p) of each set whose union is the confidence set H
     confidence: tuple[tuple[int, float], ...] = CONFIDENCE
     exempt_tokens: tuple[int, ...] = ()  # ids that count as neutral while decoding
@@ -71,14 +72,7 @@ class GateSpec:
         _check_range("n_embd", self.n_embd, 1, _MAX_WIDTH)
         _check_range("n_hidden", self.n_hidden, 0, _MAX_WIDTH)
         self._check_token_family()
-        # checked as the reader will see it: 0.99999999 is 1 in 32 bits
-        for threshold in (self.threshold, *self.own_thresholds, *self.first_thresholds):
-            if not 0.0 < float(np.float32(threshold)) < 1.0:
-                raise GateError(f"`threshold` is {threshold}, expected a probability between 0 and 1")
-        for what in ("own_thresholds", "first_thresholds"):
-            n, n_families = len(getattr(self, what)), len(self.families)
-            if n not in (0, n_families):
-                raise GateError(f"`{what}` has {n} elements, expected {n_families}, one for each family")
+        self._check_thresholds()
         _check_range("number of `confidence` sets", len(self.confidence), 1, _MAX_CONFIDENCE_SETS)
         for top_k, top_p in self.confidence:
             _check_range("`confidence` top_k", top_k, 1, _MAX_CONFIDENCE_K)
@@ -92,6 +86,19 @@ class GateSpec:
         for key, value in self.train.items():
             if not isinstance(value, (int, float, str)) or value == "" or (isinstance(value, int) and value < 0):
                 raise GateError(f"`train` {key} is {value!r}, expected a bool, a natural number, a float or a text")
+
+    def _check_thresholds(self) -> None:
+        # as the reader will see them: 0.99999999 is 1 in 32 bits
+        for threshold in (self.threshold, *self.own_thresholds, *self.first_thresholds):
+            if not 0.0 < float(np.float32(threshold)) < 1.0:
+                raise GateError(f"`threshold` is {threshold}, expected a probability between 0 and 1")
+        for threshold in self.allow_thresholds:
+            if not 0.0 < float(np.float32(threshold)) <= 1.0:
+                raise GateError(f"`allow_thresholds` holds {threshold}, expected a probability above 0")
+        for what in ("own_thresholds", "first_thresholds", "allow_thresholds"):
+            n, n_families = len(getattr(self, what)), len(self.families)
+            if n not in (0, n_families):
+                raise GateError(f"`{what}` has {n} elements, expected {n_families}, one for each family")
 
     def _check_token_family(self) -> None:
         table = self.token_family
@@ -112,8 +119,9 @@ class GateSpec:
 
     @property
     def thresholds(self) -> Thresholds:
-        """For each family, the probability from which it counts as predicted."""
-        return Thresholds(self.own_thresholds or (self.threshold,) * len(self.families), self.first_thresholds)
+        """For each family, the probability from which it counts as predicted, and from which it is allowed."""
+        usual = self.own_thresholds or (self.threshold,) * len(self.families)
+        return Thresholds(usual, self.first_thresholds, self.allow_thresholds)
 
 
 def spec_for(
@@ -124,6 +132,7 @@ def spec_for(
     threshold: float = 0.5,
     own_thresholds: tuple[float, ...] = (),
     first_thresholds: tuple[float, ...] = (),
+    allow_thresholds: tuple[float, ...] = (),
     name: str = "",
     version: str = "",
     license: str = "",
@@ -154,6 +163,7 @@ def spec_for(
         threshold=threshold,
         own_thresholds=own_thresholds,
         first_thresholds=first_thresholds,
+        allow_thresholds=allow_thresholds,
         exempt_tokens=exempt_tokens(base.vocab),
         masked_as=masked_as(base.vocab, families, token_family),
         families=families,

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..gate.decisions import NO_FAMILY, DecodingRules
 from ..gate.steps import Steps
 from ..gate.thresholds import Thresholds
-from .thresholds import Judged, family_thresholds, first_thresholds, highest
+from .thresholds import Judged, allowed_from, family_thresholds, first_thresholds, highest
 
 MAX_BYTES = 256 << 20  # of the states that are kept
 MAX_STATES = 16_384
@@ -28,6 +28,7 @@ class FamilyScore:
         recall: Share of the labels that are predicted; NaN if there are none.
         threshold: Probability from which the gate file will predict it, see `train.thresholds`; the shares are at 0.5.
         first_threshold: The same before a reply's first language token.
+        allow_threshold: Probability from which it may come, predicted or not; 1: only where it is.
     """
 
     positions: int
@@ -35,6 +36,7 @@ class FamilyScore:
     recall: float
     threshold: float = 0.5
     first_threshold: float = 0.5
+    allow_threshold: float = 1.0
 
     @property
     def f1(self) -> float:
@@ -126,12 +128,13 @@ class HeldOut:
         found = Judged(z, right, is_removed, self.text)
         usual = family_thresholds(found.at(~at), families.families, self.max_missed, self.known.usual)
         first = first_thresholds(usual, found.at(at), families.families, self.max_missed, self.known.first)
-        acts, contradicts = judge(Thresholds(usual, first))
+        allow = allowed_from(families.families) if self.max_missed < 1 else (1.0,) * len(usual)
+        acts, contradicts = judge(Thresholds(usual, first, allow))
         return Scores(
             positions=len(z),
             loss=float(loss.mean()),
             families={
-                name: _score(z[:, f] >= 0, self.labels[:, f] >= 0.5, usual[f], first[f])
+                name: _score(z[:, f] >= 0, self.labels[:, f] >= 0.5, (usual[f], first[f], allow[f]))
                 for f, name in enumerate(families.names)
             },
             intervene=float(acts.mean()),
@@ -140,8 +143,8 @@ class HeldOut:
 
 
 def _score(
-    predicted: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_], threshold: float, first_threshold: float
+    predicted: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_], thresholds: tuple[float, float, float]
 ) -> FamilyScore:
     both, n_predicted, n_wanted = (int(np.count_nonzero(x)) for x in (predicted & wanted, predicted, wanted))
     precision, recall = (both / n if n else np.nan for n in (n_predicted, n_wanted))
-    return FamilyScore(n_wanted, precision, recall, threshold, first_threshold)
+    return FamilyScore(n_wanted, precision, recall, *thresholds)

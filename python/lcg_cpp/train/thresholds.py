@@ -11,6 +11,9 @@ Before a reply's first language token, thresholds are fitted to such positions a
 lower. A low one makes room for names and words of another script in the middle of a reply; where a reply begins, it
 lets the model begin in the wrong language. The usual ones are fitted to all other positions: a reply that rightly
 begins in another script is hard to foresee, and says nothing of the middle of others.
+
+Traditional characters may come from a low probability on (`ALLOW`), whatever their thresholds. Their families are as
+probable as such characters are frequent, and a text can go on for long without one; hardly any slips into other texts.
 """
 
 from __future__ import annotations
@@ -26,6 +29,9 @@ from ..gate.scripts import SIBLINGS
 
 HIGHEST = 0.5  # the paper's; a higher one would only look better on text that is as clean as the held-out text
 HIGHEST_OF_SIBLINGS = 0.9  # of Han and kana: their labels are windowed, so that a right one is nearly certain
+# From which probability a family may come; the gate does not count on it there: of the two ways to write a word that a
+# question asks for, it would remove the other one.
+ALLOW = {"hant": 0.1, "hantj": 0.1, "hanst": 0.5}
 LOWEST = 0.01  # below it a gate hardly bans anything
 MOST_UNLIKELY = 0.1  # share of a family's right positions
 UNLEARNED = 1e-6  # the lowest of a family that the gate has not learned
@@ -37,6 +43,11 @@ LEAST_RIGHT = 20  # such positions
 def highest(families: FamilySet) -> tuple[float, ...]:
     """The highest threshold that each family may get."""
     return tuple(HIGHEST_OF_SIBLINGS if name in SIBLINGS else HIGHEST for name in families.names)
+
+
+def allowed_from(families: FamilySet) -> tuple[float, ...]:
+    """The probability from which each family may come, predicted or not; 1: only where it is predicted."""
+    return tuple(_narrow(ALLOW.get(name, 1.0)) for name in families.names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,4 +125,4 @@ def first_thresholds(
 def _narrow(value: float) -> float:
     """The largest number of 32 bits that is not above a number."""
     narrow = np.float32(value)
-    return float(narrow if narrow <= value else np.nextafter(narrow, np.float32(0)))
+    return float(narrow if float(narrow) <= value else np.nextafter(narrow, np.float32(0)))

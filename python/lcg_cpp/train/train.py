@@ -219,6 +219,7 @@ def gate_spec(trainer: Trainer, datasets: Sequence[Dataset], name: str = "", lic
         families=trainer.spec.families.unmaskable(trainer.spared),
         own_thresholds=thresholds.usual,
         first_thresholds=thresholds.first,
+        allow_thresholds=thresholds.allow,
         name=name or trainer.spec.name,
         license=license,
         datasets=(*before, *(source for source in sources if source not in before)),
@@ -231,7 +232,11 @@ def fitted_thresholds(trainer: Trainer) -> Thresholds:
     if trainer.options.max_missed >= 1:
         return Thresholds()
     scores = trainer.run.measurements[-1].scores.families.values()
-    return Thresholds(tuple(score.threshold for score in scores), tuple(score.first_threshold for score in scores))
+    return Thresholds(
+        tuple(score.threshold for score in scores),
+        tuple(score.first_threshold for score in scores),
+        tuple(score.allow_threshold for score in scores) if any(s.allow_threshold < 1 for s in scores) else (),
+    )
 
 
 def provenance(trainer: Trainer, datasets: Sequence[Dataset]) -> dict[str, TrainValue]:
