@@ -278,7 +278,8 @@ def status(run: Run) -> tuple[str, str]:
 
 def _threshold(score: FamilyScore) -> str:
     first = f" ({score.first_threshold:.2g} at the start)" if score.first_threshold != score.threshold else ""
-    return f"{score.threshold:.2g}{first}"
+    allow = f", allowed from {score.allow_threshold:.2g}" if score.allow_threshold < score.threshold else ""
+    return f"{score.threshold:.2g}{first}{allow}"
 
 
 def _share(value: float) -> str:

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 _COLOURS = ("#d1495b", "#2e86ab", "#888888", "#3d9970", "#edae49", "#6a4c93", "#00798c", "#8d5524")
 _LINES = ("-", "--", ":", "-.")  # of every eight families
 _POINTS = 200  # of the loss curve; more groups than this are averaged
+_COLUMNS = (
+    "family",
+    ">positions",
+    ">precision",
+    ">recall",
+    ">F1",
+    ">threshold",
+    ">at a reply's start",
+    ">allowed from",
+)
 
 
 def training_curve(run: Run) -> matplotlib.figure.Figure:
@@ -68,6 +78,7 @@ def training_page(run: Run, spec: GateSpec, svg: str) -> str:
             name,
             f"{score.positions:,}",
             *map(_share, (score.precision, score.recall, score.f1, score.threshold, score.first_threshold)),
+            _share(score.allow_threshold) if score.allow_threshold < 1 else "–",
         )
         for name, score in scores.families.items()
     ]
@@ -80,10 +91,7 @@ def training_page(run: Run, spec: GateSpec, svg: str) -> str:
                 [
                     f"On {scores.positions:,} held-out positions in replies: the families that the gate predicts"
                     " (probability of at least 0.5) against the labels, the families of the model's own likely tokens.",
-                    Table(
-                        ("family", ">positions", ">precision", ">recall", ">F1", ">threshold", ">at a reply's start"),
-                        rows,
-                    ),
+                    Table(_COLUMNS, rows),
                     *_spared(spec),
                     "With these thresholds and the decoding rules, at temperature 0.7, top-k 20 and top-p 0.8, it"
                     f" would act at {scores.intervene:.2%} of these positions, and at {scores.contradict:.2%} it would"
