@@ -12,8 +12,9 @@ lower. A low one makes room for names and words of another script in the middle 
 lets the model begin in the wrong language. The usual ones are fitted to all other positions: a reply that rightly
 begins in another script is hard to foresee, and says nothing of the middle of others.
 
-Traditional characters may come from a low probability on (`ALLOW`), whatever their thresholds. Their families are as
-probable as such characters are frequent, and a text can go on for long without one; hardly any slips into other texts.
+Some Chinese characters may come from a lower probability on (`ALLOW`), whatever their thresholds. Families of traditional
+ones are as probable as such characters are frequent, and a text can go on for long without one; hardly any slips into
+other texts. Those that all share are right wherever a gate is sure of Chinese or Japanese, which of them it may be.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ HIGHEST = 0.5  # the paper's; a higher one would only look better on text that i
 HIGHEST_OF_SIBLINGS = 0.9  # of Han and kana: their labels are windowed, so that a right one is nearly certain
 # From which probability a family may come; the gate does not count on it there: of the two ways to write a word that a
 # question asks for, it would remove the other one.
-ALLOW = {"hant": 0.1, "hantj": 0.1, "hanst": 0.5}
+ALLOW = {"han": 0.5, "hant": 0.1, "hantj": 0.1, "hanst": 0.5}
 LOWEST = 0.01  # below it a gate hardly bans anything
 MOST_UNLIKELY = 0.1  # share of a family's right positions
 UNLEARNED = 1e-6  # the lowest of a family that the gate has not learned
