@@ -288,6 +288,7 @@ def test_a_checkpoint_that_says_nothing_of_its_gate_has_the_references_rules(tmp
             "metadata `lcg.thresholds` is [1.0], expected an array of probabilities between 0 and 1",
         ),
         ("first_thresholds", "[0]", "metadata `lcg.first_thresholds` is [0], expected an array of probabilities"),
+        ("allow_thresholds", "[1]", "metadata `lcg.allow_thresholds` is [1], expected an array of probabilities"),
         ("allow_thresholds", "[1.5]", "metadata `lcg.allow_thresholds` is [1.5], expected an array of probabilities"),
         ("thresholds", '["0.5"]', "metadata `lcg.thresholds` is ['0.5']"),
         ("datasets", "{}", "metadata `lcg.datasets` is {}, expected an array of objects with a name"),

@@ -122,8 +122,8 @@ def read_provenance(path: Path, metadata: Mapping[str, str]) -> Provenance:
     names = ("thresholds", "first_thresholds", "allow_thresholds")
     thresholds = {name: _parsed(path, metadata, name, []) for name in names}
     for name, values in thresholds.items():
-        is_right = _is_likelihood if name == "allow_thresholds" else _is_probability
-        if not isinstance(values, list) or not all(map(is_right, values)):
+        or_one = name == "allow_thresholds"
+        if not isinstance(values, list) or not all(_is_probability(value, or_one) for value in values):
             raise _bad(path, name, values, "an array of probabilities between 0 and 1")
     datasets = _parsed(path, metadata, "datasets", [])
     if not isinstance(datasets, list) or not all(map(_is_source, datasets)):
@@ -154,12 +154,8 @@ def _parsed(path: Path, metadata: Mapping[str, str], name: str, default: Any) ->
         raise _bad(path, name, text, "JSON") from error
 
 
-def _is_probability(value: Any) -> bool:
-    return isinstance(value, float) and 0 < float(np.float32(value)) < 1
-
-
-def _is_likelihood(value: Any) -> bool:
-    return value == 1 or _is_probability(value)
+def _is_probability(value: Any, or_one: bool) -> bool:
+    return isinstance(value, float) and (0 < float(np.float32(value)) < 1 or (or_one and value == 1))
 
 
 def _is_source(value: Any) -> bool:

@@ -12,9 +12,9 @@ lower. A low one makes room for names and words of another script in the middle 
 lets the model begin in the wrong language. The usual ones are fitted to all other positions: a reply that rightly
 begins in another script is hard to foresee, and says nothing of the middle of others.
 
-Some Chinese characters may come from a lower probability on (`ALLOW`), whatever their thresholds. Families of traditional
-ones are as probable as such characters are frequent, and a text can go on for long without one; hardly any slips into
-other texts. Those that all share are right wherever a gate is sure of Chinese or Japanese, which of them it may be.
+Some Chinese characters may come from a lower probability on (`ALLOW`), whatever their thresholds. Families of
+traditional ones are as probable as such characters are frequent, and a text can go on for long without one; hardly any
+slips into other texts. Those that all share are right wherever any of Chinese and Japanese is.
 """
 
 from __future__ import annotations
