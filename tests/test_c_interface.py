@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import pytest
@@ -91,24 +92,28 @@ def test_a_program_gets_the_tokens_and_interventions_of_gated_llama(
     assert run(program, mode, prompts).splitlines() == in_python(prompts)
 
 
-def test_first_tokens_have_the_thresholds_of_the_gate_file(
-    program: Path, prompts: list[list[int]], tmp_path: Path
-) -> None:
-    weights = read_weights(demo.GATES["default"])
-    spec = spec_for(read_base_model(demo.MODEL), n_hidden=len(weights["lcg.fc1.weight"]), first_thresholds=(1e-6,) * 4)
-    gate = tmp_path / "lenient.gguf"
-    write_gate(gate, spec, weights, "f32")
-    expected = in_python(prompts, gate=gate)
-    assert run(program, "greedy", prompts, gate).splitlines() == expected
-    assert expected != in_python(prompts)
-
-
 # `new_phases` in tests/cpp/c_interface.cpp
 PHASES = (
     Phase("thinking", GateOptions(mode="observe")),
     Phase(((", ", "и"),), GateOptions(mode="off")),
     Phase((("а", ""),), GateOptions(deny=("latin", "cyrillic"), threshold=0.9)),
 )
+
+
+@pytest.mark.parametrize("thresholds", ["first_thresholds", "allow_thresholds"])
+def test_the_thresholds_of_the_gate_file_hold(
+    program: Path, prompts: list[list[int]], tmp_path: Path, thresholds: str
+) -> None:
+    weights = read_weights(demo.GATES["default"])
+    lenient: dict[str, Any] = {thresholds: (1e-6, 0.5, 0.5, 0.5)}
+    spec = spec_for(read_base_model(demo.MODEL), n_hidden=len(weights["lcg.fc1.weight"]), **lenient)
+    gate = tmp_path / "lenient.gguf"
+    write_gate(gate, spec, weights, "f32")
+    expected = in_python(prompts, gate=gate)
+    assert run(program, "greedy", prompts, gate).splitlines() == expected
+    assert expected != in_python(prompts)
+    phases = GateOptions(phases=PHASES)  # one has a threshold for all families
+    assert run(program, "phases", prompts, gate).splitlines() == in_python(prompts, phases, gate)
 
 
 @pytest.mark.parametrize("mode", ["phases", "phases accepted"])
