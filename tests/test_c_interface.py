@@ -112,8 +112,9 @@ def test_the_thresholds_of_the_gate_file_hold(
     expected = in_python(prompts, gate=gate)
     assert run(program, "greedy", prompts, gate).splitlines() == expected
     assert expected != in_python(prompts)
-    phases = GateOptions(phases=PHASES)  # one has a threshold for all families
-    assert run(program, "phases", prompts, gate).splitlines() == in_python(prompts, phases, gate)
+    strict = in_python(prompts, GateOptions(threshold=0.9), gate)
+    assert run(program, "strict", prompts, gate).splitlines() == strict
+    assert strict != expected
 
 
 @pytest.mark.parametrize("mode", ["phases", "phases accepted"])

@@ -86,6 +86,7 @@ void one_by_one(const program & p, const std::string & mode, const std::vector<t
     for (tokens_t tokens : prompts) {
         lcg_params params       = lcg_params_default();
         params.mode             = mode == "observe" ? LCG_MODE_OBSERVE : LCG_MODE_MASK;
+        params.threshold        = mode == "strict" ? 0.9f : 0.0f;
         lcg_pin * pin           = mode == "pinned" ? lcg_pin_init(p.model, nullptr, "lowres, cj", nullptr) : nullptr;
         params.pin              = pin;
         const bool   has_phases = mode == "phases" || mode == "phases accepted";
