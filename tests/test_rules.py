@@ -252,6 +252,8 @@ def test_the_first_language_token_has_the_thresholds_that_the_file_gives_it(make
     early = decide(gate, c, [CJ_0, LATIN_0], z, None, gate_options=GateOptions())
     assert (early.predicted, early.candidates.tolist()) == (("latin", "lowres"), [LATIN_0, LOWRES_0])
     assert decide(gate, c, [CJ_0, LATIN_0], z, LOWRES).predicted == ("cj", "latin", "lowres")
+    one_for_all = GateOptions(threshold=0.25)
+    assert decide(gate, c, [CJ_0, LATIN_0], z, None, gate_options=one_for_all).predicted == ("cj", "latin", "lowres")
 
 
 def test_a_family_may_come_without_being_predicted(make_gate: MakeGate) -> None:
@@ -268,8 +270,6 @@ def test_a_family_may_come_without_being_predicted(make_gate: MakeGate) -> None:
     assert decide(gate, unsure, [CJ_0, LATIN_0], z, LOWRES).reason == "not_confident"
     strict = GateOptions(first_token=False, threshold=0.5)
     assert decide(gate, c, [CJ_0, LATIN_0], z, LOWRES, gate_options=strict).banned == ("cj", "latin")
-    one_for_all = GateOptions(threshold=0.25)
-    assert decide(gate, c, [CJ_0, LATIN_0], z, None, gate_options=one_for_all).predicted == ("cj", "latin", "lowres")
 
 
 def test_confidence_sets_of_the_file_are_used(make_gate: MakeGate) -> None:

@@ -120,8 +120,14 @@ def with_confidence(gate: Path, model: Path, confidence: Sets, out: Path) -> Non
     base = read_base_model(model)
     spec = spec_for(base, n_hidden=len(weights["lcg.fc1.weight"]), rules=loaded.families.rules)
     at = loaded.thresholds
-    spec = replace(spec, own_thresholds=at.usual, first_thresholds=at.first, allow_thresholds=at.allow)
-    spec = replace(spec, families=loaded.families, confidence=confidence)
+    spec = replace(
+        spec,
+        families=loaded.families,
+        own_thresholds=at.usual,
+        first_thresholds=at.first,
+        allow_thresholds=at.allow,
+        confidence=confidence,
+    )
     write_gate(out, spec, weights, "f16")
 
 
